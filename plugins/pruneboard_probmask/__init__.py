@@ -1,0 +1,177 @@
+"""ProbMask: keep-probabilities learned under one global sparsity budget (arXiv:2105.01571, CVPR 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from pruneboard.api import GateOptimizer, Layer, Progress, Pruner, Track, Traits, Validate
+from pruneboard.scores import budget, cubic, top_k
+from pruneboard_probmask.gate import ProbabilityGate
+from pruneboard_probmask.projection import clipped, shift
+
+__all__ = ["ProbMask", "ProbabilityGate"]
+
+Layers = Sequence[Layer[ProbabilityGate]]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ProbMask(Pruner[ProbabilityGate]):
+    """Learn a keep-probability per weight, under one budget for the whole network.
+
+        min over w, s of  E_{m ~ Bern(s)} L(w * m)    subject to  s in [0,1]^n,  sum s <= K(t)
+
+    One step, with f the fraction of the search that is over:
+
+    1. `passes` relaxed samples m = sigmoid(T (logit s + logit u)), u ~ U(0,1), their losses averaged, with
+       1/T = (1 - final_temperature)(1 - f) + final_temperature;
+    2. the recipe's SGD on w and Adam(lr) on s, gradients clipped jointly;
+    3. s <- clip(s - v, 0, 1), the Euclidean projection onto the constraint, with K(t) falling from n to
+       the budget k along a cubic between `begin` and `end`.
+
+    At `harden_at` of the budget, `samples` masks are drawn, each repaired to exactly k, and the one with the
+    best *validation* top-1 is fixed; the rest of the budget fine-tunes w.
+
+    Source: the paper, and x-zho14/ProbMask-official@dff770a: utils/conv_type.py:33-43 (relaxation),
+    main.py:95-111 (budget and temperature), utils/net_utils.py:83-120 (projection), main.py:183-269
+    (fine-tuning); its CIFAR configuration gives every default. No code was copied (it has no licence).
+
+    Deviations:
+        * Budget and temperature move per step, not per epoch, so short budgets see the whole schedule.
+        * One uniform draw per weight where the official code takes the difference of two Gumbels; both are
+          Logistic(0, 1). No epsilon inside the logarithms: a probability of exactly 0 stays 0, where the
+          official code lets it return by chance in the first epochs after `begin` (T below about 2).
+        * The projection is exact, in float64, and never exceeds K; the official one bisects 21 times.
+        * The mask is chosen among the samples by validation top-1 (official: training top-1, in train mode,
+          with augmentation), and repaired to exactly k (official: whatever was drawn, about K on average):
+          of a sample with too many weights those with the least probability go, of one with too few those
+          left out with the highest probability return.
+        * Fine-tuning is part of the budget and follows its cosine (official: 20 more epochs at 1e-3).
+        * Batch statistics are recorded in the first pass of a step only (official: in both).
+
+    A weight whose probability is above 0 may regain probability until hardening; one at 0 never returns.
+
+    Attributes:
+        lr: peak learning rate of the probabilities (Adam, no weight decay), on the recipe's schedule shape.
+        begin: fraction of the search at which the budget starts to fall.
+        end: fraction of the search at which it reaches the target.
+        final_temperature: 1/T at the end of the search; it is 1 at the start.
+        passes: relaxed samples per step.
+        samples: masks drawn at hardening.
+        harden_at: fraction of the step budget spent on the search.
+    """
+
+    lr: float = 6e-3
+    begin: float = 0.16
+    end: float = 0.6
+    final_temperature: float = 0.03
+    passes: int = 2
+    samples: int = 10
+    harden_at: float = 0.9375
+
+    def __post_init__(self) -> None:
+        """Refuse options no search could mean."""
+        super().__post_init__()
+        if not 0 <= self.begin < self.end <= 1:
+            raise ValueError(
+                f"begin and end are fractions of the search, 0 <= begin < end <= 1; found {self.begin}, {self.end}"
+            )
+        if not 0 < self.final_temperature <= 1:
+            raise ValueError(f"final_temperature is in (0, 1]; found {self.final_temperature}")
+        if self.passes < 1 or self.samples < 1:
+            raise ValueError(f"passes and samples are 1 or more; found {self.passes}, {self.samples}")
+        if not 0 < self.harden_at <= 1:
+            raise ValueError(f"harden_at is a fraction of the step budget, in (0, 1]; found {self.harden_at}")
+        if self.lr <= 0:
+            raise ValueError(f"lr is above 0; found {self.lr}")
+
+    def traits(self, track: Track) -> Traits:
+        """Declare the passes per step and the hardening; at sparsity 0 there is nothing to search."""
+        del track
+        return Traits(forward_passes=self.passes if self.sparsity else 1, harden_at=self.harden_at)
+
+    def gate(self, weight: Tensor) -> ProbabilityGate:
+        """Return a gate with every probability at 1."""
+        return ProbabilityGate(weight, learn=self.sparsity > 0)
+
+    def gate_optimizer(self) -> GateOptimizer:
+        """Return Adam without weight decay."""
+        return GateOptimizer(rule="adam", lr=self.lr)
+
+    def inverse_temperature(self, fraction: float) -> float:
+        """Return T at a fraction of the search: 1 at its start, 1 / final_temperature at its end."""
+        return 1 / ((1 - self.final_temperature) * (1 - fraction) + self.final_temperature)
+
+    def kept_share(self, fraction: float) -> float:
+        """Return the share of the way from the target to everything that is still kept: 1 at `begin`, 0 at `end`."""
+        return cubic(fraction, self.begin, self.end, 1.0, 0.0)
+
+    def before_step(self, layers: Layers, at: Progress) -> None:
+        """Set the temperature, and whether there is anything to draw yet."""
+        # Until `begin` every probability is exactly 1: its gradient is 0 there, so nothing moves.
+        binary = at.fraction <= self.begin
+        for layer in layers:
+            layer.gate.inverse_temperature = self.inverse_temperature(at.fraction)
+            layer.gate.binary = binary
+
+    def after_step(self, layers: Layers, at: Progress) -> None:
+        """Project the probabilities of all layers together onto the budget of this step."""
+        share = self.kept_share(at.fraction)
+        if share == 1.0:
+            return
+        k, n = budget(layers), sum(layer.dense.numel() for layer in layers)
+        scores = [layer.gate.probability.detach() for layer in layers]
+        v = shift(scores, k + (n - k) * share)
+        for layer, score in zip(layers, scores, strict=True):
+            at.assign(layer.gate.probability, clipped(score, v))
+
+    def harden(self, layers: Layers, at: Progress, validate: Validate) -> None:
+        """Fix the best of `samples` masks, each of exactly the budget, by validation top-1."""
+        if not self.sparsity:
+            return
+        probabilities = [layer.gate.probability.detach().clone() for layer in layers]
+        generators = [at.generator(layer) for layer in layers]
+        best: tuple[float, list[Tensor]] | None = None
+        for _ in range(self.samples):
+            masks = sample(probabilities, budget(layers), generators)
+            _fix(layers, masks, at)
+            found = validate()
+            if best is None or found > best[0]:
+                best = (found, masks)
+        assert best is not None
+        _fix(layers, best[1], at)
+
+    def diagnostics(self, layers: Layers, at: Progress) -> Mapping[str, float]:
+        """Return the temperature, the mean keep-probability, and the share strictly between 0 and 1."""
+        n = sum(layer.dense.numel() for layer in layers)
+        probabilities = [layer.gate.probability.detach() for layer in layers]
+        undecided = sum(int(((p > 0) & (p < 1)).sum()) for p in probabilities)
+        return {
+            "temperature": 1 / self.inverse_temperature(at.fraction),
+            "mean_probability": sum(float(p.sum(dtype=torch.float64)) for p in probabilities) / n,
+            "undecided": undecided / n,
+        }
+
+
+def sample(probabilities: Sequence[Tensor], k: int, generators: Sequence[torch.Generator]) -> list[Tensor]:
+    """Return one mask m ~ Bern(s) per tensor, repaired to exactly `k` kept positions over all.
+
+    The k highest of m + s are kept: every drawn position ranks above every other one, and within each of the
+    two groups the more probable goes first.
+    """
+    ranked = []
+    for probability, generator in zip(probabilities, generators, strict=True):
+        draw = torch.rand(probability.shape, generator=generator).to(probability.device)
+        ranked.append((draw < probability).to(probability.dtype) + probability)
+    return top_k(ranked, k)
+
+
+def _fix(layers: Layers, masks: Sequence[Tensor], at: Progress) -> None:
+    for layer, mask in zip(layers, masks, strict=True):
+        at.assign(layer.gate.probability, mask.to(layer.gate.probability.dtype))
+        layer.gate.binary = True

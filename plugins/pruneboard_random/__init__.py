@@ -1,0 +1,41 @@
+"""The floor: a random mask, drawn once before training. A method worth its name is clearly above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+
+from pruneboard.api import Layer, Mask, MaskPruner, Progress, Track, Traits
+from pruneboard.scores import budget, erk, set_masks, top_k, top_k_per_layer
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Random(MaskPruner):
+    """Keep a uniformly random set of exactly k weights, fixed before step 0.
+
+    Attributes:
+        allocation: `uniform` (every layer keeps the same share), `global` (every weight of the network is
+            equally likely) or `erk` (Erdos-Renyi-Kernel, arXiv:1911.11134).
+    """
+
+    allocation: Literal["uniform", "global", "erk"] = "uniform"
+
+    def traits(self, track: Track) -> Traits:
+        """Declare the floor control, hardened before the first step."""
+        del track
+        return Traits(harden_at=0.0, control="floor")
+
+    def before_step(self, layers: Sequence[Layer[Mask]], at: Progress) -> None:
+        """Draw the mask: the k highest of independent uniform scores."""
+        draws = [torch.rand(layer.dense.shape, generator=at.generator(layer)) for layer in layers]
+        if self.allocation == "global":
+            masks = top_k(draws, budget(layers))
+        elif self.allocation == "erk":
+            masks = top_k_per_layer(draws, erk([tuple(layer.dense.shape) for layer in layers], budget(layers)))
+        else:
+            masks = top_k_per_layer(draws, [layer.keep or 0 for layer in layers])
+        set_masks(layers, masks)

@@ -1,0 +1,49 @@
+"""pruneboard: leaderboards for neural-network pruning, under identical training.
+
+    import pruneboard
+    record = pruneboard.run(pruneboard.RunSpec(method="probmask", model="resnet18", sparsity=0.9))
+    board = pruneboard.compare("results")
+
+Importing this package imports no torch: `run` loads it when it is called.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from pruneboard.spec import Recipe, RunSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pruneboard.leaderboard import Board
+
+__all__ = ["Recipe", "RunSpec", "__version__", "compare", "run"]
+
+try:
+    __version__ = version("pruneboard")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+
+def run(spec: RunSpec) -> dict[str, Any]:
+    """Carry out one run and return its record; see `pruneboard.experiment.run`.
+
+    Raises:
+        pruneboard.errors.PruneboardError: the request is wrong, or the run failed.
+    """
+    from pruneboard import experiment
+
+    return experiment.run(spec)
+
+
+def compare(*results: str | Path) -> list[Board]:
+    """Return the boards of one or more results folders; see `pruneboard.leaderboard`.
+
+    Raises:
+        pruneboard.errors.NotFoundError: no record is there.
+    """
+    from pruneboard import boards
+
+    return boards.compare(results)

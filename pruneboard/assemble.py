@@ -1,0 +1,249 @@
+"""The two ends of a run: the training put together, and the record of what came out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from pruneboard import audit, cost, gates, models, optim, provenance, registry, scores, store
+from pruneboard import record as records
+from pruneboard.audit import Count
+from pruneboard.data import BatchPlan, Dataset, Split, eval_batches, order_sha256
+from pruneboard.engine import Engine
+from pruneboard.errors import AuditError
+from pruneboard.evaluate import Scores, evaluate
+from pruneboard.launch import World
+from pruneboard.prepare import SCOPE, Job, micro_batch
+from pruneboard.train import Listener, Training, plan_budget
+
+
+def training(job: Job, dataset: Dataset, device: torch.device, listener: Listener) -> tuple[Training, str]:
+    """Build model, gates and engine.
+
+    Returns:
+        What `train.fit` needs, and the sha256 of the initial weights before any gate was attached.
+    """
+    world = World.current()
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    pruner = registry.build(job.info, job.spec.sparsity, job.spec.options)
+    traits = job.known["method"]["traits"]
+    model = models.build_model(job.plan, init=job.spec.init, seed=job.seeds["init"])
+    initial_sha256 = models.state_sha256(model.state_dict())
+    clock = gates.DrawClock(job.seeds["pruner"])
+    layers = gates.attach(pruner, models.prunable_layers(model), clock, hits_target=traits["hits_target"])
+    groups = optim.parameter_groups(model, gates.gate_parameters(layers), job.recipe, pruner.gate_optimizer())
+    micro = micro_batch(job.recipe, job.plan, world.size)
+    engine = Engine(
+        model,
+        groups,
+        device=device,
+        micro_batch=micro,
+        clip=job.recipe.clip,
+        zero=job.spec.zero,
+        precision=job.spec.precision,
+    )
+    plan = BatchPlan(
+        batch_size=job.recipe.batch_size,
+        micro_batch=micro,
+        rank=engine.rank,
+        world=engine.world,
+        augment=job.recipe.augment,
+        order_seed=job.seeds["order"],
+        augment_seed=job.seeds["augmentation"],
+        device=device,
+    )
+    ready = Training(
+        engine=engine,
+        pruner=pruner,
+        layers=layers,
+        dataset=dataset,
+        plan=plan,
+        recipe=job.recipe,
+        budget=plan_budget(job.recipe, dataset, traits["harden_at"]),
+        clock=clock,
+        forward_passes=traits["forward_passes"],
+        method=job.info.origin,
+        listener=listener,
+    )
+    return ready, initial_sha256
+
+
+def record(job: Job, run: Training, initial_sha256: str, started: float) -> dict[str, Any]:
+    """Fold, audit, evaluate the plain model on the test split, once, and return the finished record.
+
+    The folded weights are written as `model.safetensors` by the first process.
+    """
+    run.listener.on_phase("evaluating the folded model on the test split")
+    state = gates.fold(run.engine.model, run.layers)
+    _same_everywhere(run, state)
+    counts = audit.count(run.layers, state)
+    keep = scores.kept_of(sum(c.n for c in counts), run.pruner.sparsity)
+    audit.audit(counts, keep if job.known["method"]["traits"]["hits_target"] else None)
+    plain = models.build_model(job.plan, init="random", seed=0)
+    plain.load_state_dict(state)
+    plain = plain.to(run.engine.device).eval()
+    test, validation = (_evaluate(run, plain, split) for split in (run.dataset.test, run.dataset.validation))
+    if run.engine.rank == 0:
+        _save(job, state)
+    positions = cost.positions(plain, run.dataset.image_size)
+    parameters = sum(p.numel() for p in plain.parameters())
+    return {
+        **job.known,
+        "status": "done",
+        "error": None,
+        "model": {**job.known["model"], "parameters": parameters, "initial_sha256": initial_sha256},
+        "data": {**job.known["data"], "order_sha256": _order(run)},
+        "board": board(job, run, sum(c.n for c in counts)),
+        "budget": _budget(job, run),
+        "engine": _engine(job, run),
+        "hardware": provenance.hardware(run.engine.device, torch.get_num_threads()),
+        "software": provenance.software(),
+        "sparsity": audit.sparsity_block(counts, job.spec.sparsity, keep, positions, parameters),
+        "metrics": {
+            "test": test.as_dict(),
+            "validation": validation.as_dict(),
+            "best_validation": run.best_validation,
+        },
+        "cost": _cost(run, counts, positions, parameters, started),
+        "weights_sha256": models.state_sha256(state),
+        "lifecycle": {"started": now(time.perf_counter() - started), "ended": now(), "resumes": 0},
+    }
+
+
+def unfinished(job: Job, started: str, status: str, kind: str, message: str) -> dict[str, Any]:
+    """Return the record of a run that started and did not finish."""
+    known = {"track": job.track, "model": job.spec.model, "data": job.spec.dataset, "rules": job.known["rules"]}
+    return {
+        **job.known,
+        "status": status,
+        "error": {"kind": kind, "message": message},
+        "board": {"fingerprint": records.fingerprint(known), **known},
+        "software": provenance.software(),
+        "lifecycle": {"started": started, "ended": now(), "resumes": 0},
+    }
+
+
+def board(job: Job, run: Training, prunable: int) -> dict[str, Any]:
+    """Return what must be equal for two rows to stand in one table, and its fingerprint.
+
+    See `docs/protocol.md`. Two runs that differ in any of it are never ranked against each other.
+    """
+    torch_version = str(provenance.version_of("torch"))
+    fields = {
+        "rules": job.known["rules"],
+        "track": job.track,
+        "model": job.plan.load_as,
+        "stem": job.plan.stem,
+        "create_args": job.plan.create_args,
+        "init": "file" if job.spec.init.endswith(".safetensors") else job.spec.init,
+        "data": job.spec.dataset,
+        "data_sha256": job.known["data"]["sha256"],
+        "limit_train": job.spec.limit_train,
+        "recipe": {k: v for k, v in job.known["recipe"].items() if k != "name"},
+        "steps": run.budget.total,
+        "global_batch": run.plan.batch_size,
+        "norm_batch": job.recipe.micro_batch if job.plan.batch_statistics else None,
+        "precision": job.spec.precision,
+        "scope": SCOPE,
+        "prunable": prunable,
+        "torch": ".".join(torch_version.split(".")[:2]),
+    }
+    return {"fingerprint": records.fingerprint(fields), **fields}
+
+
+def _same_everywhere(run: Training, state: Mapping[str, Tensor]) -> None:
+
+    name = run.engine.first_difference(state)
+    if name is not None:
+        raise AuditError(f"tensor {name} of the folded model differs between processes")
+
+
+def _evaluate(run: Training, plain: nn.Module, split: Split) -> Scores:
+
+    batches = eval_batches(
+        split,
+        run.dataset,
+        batch_size=run.plan.micro_batch,
+        rank=run.plan.rank,
+        world=run.plan.world,
+        device=run.plan.device,
+    )
+    return evaluate(plain, batches, len(run.dataset.classes), run.engine.sum)
+
+
+def _save(job: Job, state: Mapping[str, Tensor]) -> None:
+
+    metadata = {"load_as": job.plan.load_as, "format": "pt"}
+    store.write_atomic(job.folder / "model.safetensors", save(dict(state), metadata))
+
+
+def _order(run: Training) -> dict[str, str]:
+
+    last = run.budget.epochs - 1
+    return {
+        "first": order_sha256(run.dataset, run.plan, epoch=0),
+        "last": order_sha256(run.dataset, run.plan, epoch=last),
+    }
+
+
+def _budget(job: Job, run: Training) -> dict[str, Any]:
+    return {
+        "epochs": run.budget.epochs,
+        "steps": run.budget.total,
+        "steps_per_epoch": run.budget.steps_per_epoch,
+        "harden_step": run.budget.harden_step,
+        "global_batch": run.plan.batch_size,
+        "norm_batch": job.recipe.micro_batch if job.plan.batch_statistics else None,
+        "limit_train": job.spec.limit_train,
+    }
+
+
+def _engine(job: Job, run: Training) -> dict[str, Any]:
+    return {
+        "deepspeed": provenance.version_of("deepspeed"),
+        "zero": job.spec.zero,
+        "world_size": run.engine.world,
+        "micro_batch": run.plan.micro_batch,
+        "accumulation": run.plan.batch_size // (run.plan.micro_batch * run.engine.world),
+        "precision": job.spec.precision,
+        "deterministic": run.engine.device.type == "cpu",
+    }
+
+
+def _cost(
+    run: Training, counts: Sequence[Count], positions: Mapping[str, int], parameters: int, started: float
+) -> dict[str, Any]:
+
+    layers = [cost.LayerCost(c.name, c.n, c.kept, c.nonzero, positions[c.name]) for c in counts]
+    dense = sum(layer.macs_dense for layer in layers)
+    budget = run.budget
+    images = run.plan.batch_size * (budget.harden_step * run.forward_passes + budget.total - budget.harden_step)
+    trained = cost.train_macs(dense, images + run.scoring_passes)
+    reference = cost.train_macs(dense, run.plan.batch_size * budget.total)
+    return {
+        "forward_passes": run.forward_passes,
+        "train_macs": trained,
+        "dense_train_macs": reference,
+        "relative_train_macs": trained / reference,
+        "macs_dense": dense,
+        "macs_remaining": sum(layer.macs_remaining for layer in layers),
+        "macs_definition": cost.MACS_DEFINITION,
+        "parameters": parameters,
+        "bytes": cost.storage_bytes(layers),
+        "wall_seconds": round(time.perf_counter() - started, 3),
+        "hook_seconds": round(run.hook_seconds, 3),
+        "peak_memory_bytes": cost.peak_memory_bytes(run.engine.device),
+    }
+
+
+def now(ago: float = 0.0) -> str:
+    """Return the time in UTC, to the second, `ago` seconds before now."""
+    moment = dt.datetime.now(dt.timezone.utc) - dt.timedelta(seconds=ago)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,77 @@
+"""Count the zeros of the folded model, and hold the method to the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from pruneboard.api import Layer
+from pruneboard.errors import AuditError
+
+KEPT_ZERO_TOLERANCE = 1e-4
+"""Share of the kept positions that may hold 0.0: a weight can reach it by chance, a mask cannot."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """One layer of the folded model: entries, positions its gate keeps, entries that are not 0."""
+
+    name: str
+    n: int
+    kept: int
+    nonzero: int
+
+
+def count(layers: Sequence[Layer[Any]], state: Mapping[str, Tensor]) -> list[Count]:
+    """Count every prunable layer of the folded `state`.
+
+    Raises:
+        AuditError: a position outside the kept ones holds a number.
+    """
+    counts = []
+    for layer in layers:
+        weight = state[f"{layer.name}.weight"]
+        kept = layer.gate.kept(layer.dense.detach()).cpu()
+        stray = int(((weight != 0) & ~kept).sum())
+        if stray:
+            raise AuditError(f"layer {layer.name}: {stray} weights outside the mask are not zero")
+        counts.append(Count(layer.name, weight.numel(), int(kept.sum()), int((weight != 0).sum())))
+    return counts
+
+
+def audit(counts: Sequence[Count], keep: int | None) -> None:
+    """Hold the folded model to the budget of `keep` positions; None where the sparsity emerges.
+
+    Raises:
+        AuditError: another number of positions is kept, or too many kept positions hold 0.0.
+    """
+    kept, nonzero = sum(c.kept for c in counts), sum(c.nonzero for c in counts)
+    if keep is not None and kept != keep:
+        raise AuditError(f"{kept} positions are kept where the budget is {keep}")
+    if kept - nonzero > KEPT_ZERO_TOLERANCE * kept:
+        raise AuditError(f"{kept - nonzero} of {kept} kept positions hold 0.0: the mask claims more than the model has")
+
+
+def sparsity_block(
+    counts: Sequence[Count], target: float | None, keep: int, positions: Mapping[str, int], parameters: int
+) -> dict[str, Any]:
+    """Return the record's `sparsity`: target and measured, over prunable weights and over the whole model."""
+    n, kept, nonzero = (sum(getattr(c, field) for c in counts) for field in ("n", "kept", "nonzero"))
+    return {
+        "target": target,
+        "measured": (n - nonzero) / n,
+        "prunable": n,
+        "keep": keep,
+        "kept": kept,
+        "nonzero": nonzero,
+        "kept_zero": kept - nonzero,
+        "whole_model": (n - nonzero) / parameters,
+        "layers": [
+            {"name": c.name, "n": c.n, "kept": c.kept, "nonzero": c.nonzero, "positions": positions[c.name]}
+            for c in counts
+        ],
+        "collapsed": [c.name for c in counts if c.nonzero == 0],
+    }

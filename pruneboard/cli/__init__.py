@@ -1,0 +1,58 @@
+"""The command line: one module per command, its flags beside it. Nothing here imports torch until a command runs."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from pruneboard import __version__
+from pruneboard.cli import compare, completion, doctor, listing, run, show
+from pruneboard.errors import PruneboardError
+from pruneboard.leaving import leave
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="pruneboard")
+def cli() -> None:
+    """Leaderboards for neural-network pruning: every pruner under identical training.
+
+    \b
+    pruneboard run --method probmask --model resnet18 --sparsity 0.9
+    pruneboard compare results/
+
+    Exit codes: 0 all good; 1 a run failed; 2 wrong usage; 3 a check failed; 4 no record found;
+    75 interrupted, run it again; 130 Ctrl-C.
+    """
+
+
+for module in (run, compare, show, listing, doctor, completion):
+    cli.add_command(module.command)
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    leave(invoke(sys.argv[1:]))
+
+
+def invoke(arguments: list[str]) -> int:
+    """Run one command and return its exit code; errors become one line on standard error."""
+    try:
+        code = cli.main(arguments, prog_name="pruneboard", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except PruneboardError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,134 @@
+"""`pruneboard doctor`: what this machine can do, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from pruneboard import provenance, registry, store
+from pruneboard.errors import PruneboardError
+from pruneboard.report import render
+
+LOW_DISK = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, how it is, and what to do where something is wrong."""
+
+    status: Literal["ok", "note", "wrong"]
+    what: str
+    detail: str
+
+
+@click.command("doctor")
+@click.option("--results", type=click.Path(), default="results", show_default=True, help="The results folder to check.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def command(results: str, *, as_json: bool) -> int:
+    """Say what this machine can do and what is wrong.
+
+    Trains two steps through DeepSpeed, loads every installed pruner, and looks at devices, disk and
+    versions. Exit code 0 when a run can work here, 1 when something stops it.
+    """
+    findings = [
+        finding
+        for check in (_versions, _devices, _deepspeed, _plugins, lambda: _disk(results), _extras)
+        for finding in check()
+    ]
+    code = 1 if any(f.status == "wrong" for f in findings) else 0
+    if as_json:
+        click.echo(json.dumps({"ok": code == 0, "findings": [asdict(f) for f in findings]}, indent=2))
+        return code
+    table = Table("", "what", "found", box=box.SIMPLE_HEAD)
+    styles = {"ok": "green", "note": "yellow", "wrong": "bold red"}
+    for finding in findings:
+        table.add_row(Text(finding.status, styles[finding.status]), finding.what, Text(finding.detail))
+    click.echo(render(table))
+    return code
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in ("pruneboard", *provenance.PACKAGES, "scipy", "entrypoints"):
+        version = provenance.version_of(name)
+        yield Finding("ok" if version else "wrong", name, version or f"not installed: pip install {name}")
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    yield Finding("ok", "cpu", f"{provenance.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    if not torch.cuda.is_available():
+        yield Finding("note", "cuda", "no device that torch can use: runs go to the CPU")
+        return
+    for index in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(index).total_memory / 1024**3
+        yield Finding("ok", f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
+
+
+def _deepspeed() -> Iterator[Finding]:
+    try:
+        loss = _two_steps()
+    except Exception as error:  # noqa: BLE001 - whatever stops DeepSpeed here is the finding
+        yield Finding("wrong", "deepspeed engine", f"two steps failed: {type(error).__name__}: {error}")
+        return
+    yield Finding("ok", "deepspeed engine", f"two training steps done, loss {loss:.3f}")
+
+
+def _two_steps() -> float:
+    import torch
+
+    from pruneboard.engine import Engine
+    from pruneboard.optim import parameter_groups
+    from pruneboard.spec import load_recipe
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = torch.nn.Linear(4, 2)
+    groups = parameter_groups(model, [], load_recipe("digits"), None)
+    engine = Engine(model, groups, device=device, micro_batch=8, clip=1.0, zero=0, precision="fp32")
+    for _ in range(2):
+        loss = engine.forward(torch.ones(8, 4, device=device)).square().mean()
+        engine.backward(loss, last=True)
+        engine.step()
+    engine.close()
+    return float(loss.detach())
+
+
+def _plugins() -> Iterator[Finding]:
+    for info in registry.installed():
+        what = f"method {info.name}"
+        try:
+            registry.load(registry.find(info.name))
+        except PruneboardError as error:
+            yield Finding("wrong" if info.distribution == "pruneboard" else "note", what, str(error))
+        else:
+            yield Finding("ok", what, f"{info.distribution} {info.version} ({info.target})")
+
+
+def _disk(results: str) -> Iterator[Finding]:
+    try:
+        store.check_writable(results)
+    except PruneboardError as error:
+        yield Finding("wrong", "results folder", str(error))
+        return
+    folder = Path(results).absolute()
+    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    status: Literal["ok", "note"] = "ok" if free > LOW_DISK else "note"
+    yield Finding(status, "results folder", f"{results} can be written, {free / 1024**3:.0f} GiB free")
+
+
+def _extras() -> Iterator[Finding]:
+    version = provenance.version_of("tensorboard")
+    missing = "not installed; only --tensorboard needs it: pip install 'pruneboard[tensorboard]'"
+    yield Finding("ok" if version else "note", "tensorboard", version or missing)

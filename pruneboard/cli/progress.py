@@ -1,0 +1,78 @@
+"""What a person sees while a run goes on: a live bar on a terminal, a line per epoch elsewhere; all on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class LineProgress:
+    """One plain line per epoch: for logs, pipes and batch jobs."""
+
+    def __init__(self) -> None:
+        """Start before the first step."""
+        self._total = 0
+
+    def on_step(self, step: int, total: int, loss: float) -> None:
+        """Remember the budget."""
+        del step, loss
+        self._total = total
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """Print the epoch."""
+        print(
+            f"epoch {row['epoch']:>3}  step {row['step']}/{self._total}  {_figures(row)}", file=sys.stderr, flush=True
+        )
+
+    def on_phase(self, message: str) -> None:
+        """Print it."""
+        print(message, file=sys.stderr, flush=True)
+
+
+class LiveProgress:
+    """A bar with epoch, loss, validation top-1, sparsity, the method's diagnostic and the time left."""
+
+    def __init__(self) -> None:
+        """Start before the first step; the bar appears with it (so that this object can be sent to a process)."""
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._row = ""
+
+    def on_step(self, step: int, total: int, loss: float) -> None:
+        """Move the bar."""
+        bar = self._started(total)
+        bar.update(self._task, completed=step, loss=f"loss {loss:.3f}", row=self._row)
+        if step == total:
+            bar.stop()
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """Show the epoch's figures beside the bar."""
+        self._row = f"epoch {row['epoch']}: {_figures(row)}"
+        if self._bar is not None:
+            self._bar.update(self._task, row=self._row)
+
+    def on_phase(self, message: str) -> None:
+        """Print it above the bar."""
+        (self._bar.console if self._bar is not None else Console(stderr=True)).print(message, style="dim")
+
+    def _started(self, total: int) -> Progress:
+        if self._bar is None:
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, TextColumn("{task.fields[row]}"), console=Console(stderr=True))
+            self._task = self._bar.add_task("steps", total=total, loss="", row="")
+            self._bar.start()
+        return self._bar
+
+
+def _figures(row: Mapping[str, Any]) -> str:
+    shown = [
+        f"loss {row['loss']:.3f}",
+        f"validation {row['validation']['top1']:.2%}",
+        f"sparsity {row['sparsity']:.4f}",
+        *(f"{name.replace('_', ' ')} {value:.3g}" for name, value in row["diagnostics"].items()),
+    ]
+    return "  ".join(shown)

@@ -1,0 +1,171 @@
+"""What a network costs: multiply-adds, bytes and memory.
+
+Counts are of the prunable scope (`pruneboard.models.prunable_layers`) and exact: a layer's multiply-adds
+are the weights it holds times the output positions each of them is used at, also for grouped convolutions,
+whose weights are fewer by the number of groups.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from pruneboard.models import prunable_layers
+
+MACS_DEFINITION = (
+    "one multiply-add = 1 MAC, FLOPs = 2 x MACs; counted are convolutions and linear layers (the prunable scope), "
+    "per image, one forward pass; attention products, normalization, activations and biases are not counted"
+)
+"""Printed with every number of multiply-adds."""
+
+FORWARD_AND_BACKWARD = 3
+"""A training pass costs three forward passes: the forward, the gradient of the inputs, the gradient of the weights."""
+
+VALUE_BYTES = 4
+"""Of a float32 value, and of an index or a row pointer of the CSR format."""
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One prunable layer.
+
+    Attributes:
+        name: as `named_modules` has it.
+        n: weights.
+        kept: weights that the masks keep.
+        nonzero: weights that are not 0, at most `kept`.
+        positions: output positions each weight is used at, per image.
+    """
+
+    name: str
+    n: int
+    kept: int
+    nonzero: int
+    positions: int
+
+    @property
+    def macs_dense(self) -> int:
+        """Multiply-adds per image of the dense layer."""
+        return self.n * self.positions
+
+    @property
+    def macs_remaining(self) -> int:
+        """Multiply-adds per image left when zeros cost nothing."""
+        return self.nonzero * self.positions
+
+
+def positions(model: nn.Module, image_size: int) -> dict[str, int]:
+    """Return for each prunable layer the number of output positions its weights are used at, per image.
+
+    A convolution's are its output pixels, a linear layer's the rows it is applied to; a layer called several
+    times has the sum, one that is never called has 0. Measured with one black image in evaluation mode on the
+    model's device: no parameter, buffer, mode flag or random state changes.
+
+    Args:
+        model: a plain network (no gates attached) for images of three channels.
+        image_size: side of the image, in pixels.
+    """
+    layers = prunable_layers(model)
+    counter = _Counter(layers)
+    reference = next(model.parameters())
+    image = torch.zeros(1, 3, image_size, image_size, device=reference.device, dtype=reference.dtype)
+    with ExitStack() as stack:
+        for _, layer in layers:
+            stack.callback(layer.register_forward_hook(counter.called).remove)
+        stack.enter_context(_evaluating(model))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(counter)
+        model(image)
+    return {name: counter.of(layer) for name, layer in layers}
+
+
+class _Counter(TorchFunctionMode):
+    """Counts output positions per layer, of its own calls or else of linear maps made with its weight.
+
+    The attention of BEiT, EVA and Swin V2 hands the weight of a layer to `linear` and never calls the layer.
+    """
+
+    def __init__(self, layers: Iterable[tuple[str, nn.Module]]) -> None:
+        super().__init__()
+        self._owners = {id(layer.weight): layer for _, layer in layers}
+        self._by_call: Counter[nn.Module] = Counter()
+        self._by_weight: Counter[nn.Module] = Counter()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if func is functional.linear:
+            weight = kwargs["weight"] if "weight" in kwargs else args[1]
+            owner = self._owners.get(id(weight))
+            if owner is not None:
+                self._by_weight[owner] += output.numel() // weight.shape[0]
+        return output
+
+    def called(self, layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        """Forward hook of every layer: its outputs, divided by its output channels."""
+        assert isinstance(layer.weight, Tensor)
+        self._by_call[layer] += output.numel() // layer.weight.shape[0]
+
+    def of(self, layer: nn.Module) -> int:
+        """Return the positions counted for `layer`."""
+        return self._by_call[layer] or self._by_weight[layer]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode inside, and each back into its own mode behind."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def train_macs(dense_macs_per_image: int, images: int) -> int:
+    """Return the multiply-adds of training: three forward passes for every image, executed densely.
+
+    Args:
+        dense_macs_per_image: sum of `LayerCost.macs_dense`.
+        images: images passed through the network, each as often as it was passed: every forward pass of a
+            step and every epoch counts.
+    """
+    return FORWARD_AND_BACKWARD * dense_macs_per_image * images
+
+
+def storage_bytes(layers: Iterable[LayerCost], rows: Mapping[str, int]) -> dict[str, int]:
+    """Return the bytes of the prunable weights in float32, by format.
+
+    `dense`: 4 per weight. `bitmask`: one bit per weight, filled up to whole bytes in each layer, and 4 per
+    nonzero. `csr`: each layer as a matrix of `rows` rows: 4 per nonzero value, 4 per column index, 4 per row
+    pointer, of which there is one more than rows.
+
+    Args:
+        layers: the prunable layers.
+        rows: output channels by layer name, `weight.shape[0]`.
+    """
+    dense = bitmask = csr = 0
+    for layer in layers:
+        dense += VALUE_BYTES * layer.n
+        bitmask += -(-layer.n // 8) + VALUE_BYTES * layer.nonzero
+        csr += 2 * VALUE_BYTES * layer.nonzero + VALUE_BYTES * (rows[layer.name] + 1)
+    return {"dense": dense, "bitmask": bitmask, "csr": csr}
+
+
+def peak_memory_bytes(device: torch.device | str) -> int:
+    """Return the most memory used so far: allocated on a GPU, or resident of this process elsewhere."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts kilobytes

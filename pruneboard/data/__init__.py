@@ -1,0 +1,37 @@
+"""Images behind one small interface: where they come from, and how they reach the device.
+
+`open_dataset` answers with a `Dataset` of three splits; `train_batches`, `calibration_batches` and
+`eval_batches` turn a split into normalized batches on the device. Every draw (order, crops, flips) is
+made for the global batch and sliced, as a pure function of a seed and an epoch: nothing depends on the
+number of processes or loader workers, and there is no state to save.
+"""
+
+from __future__ import annotations
+
+from pruneboard.data.batches import (
+    BatchPlan,
+    calibration_batches,
+    eval_batches,
+    order_sha256,
+    steps_per_epoch,
+    train_batches,
+)
+from pruneboard.data.folder import SMALL_IMAGE
+from pruneboard.data.listing import first_image_side
+from pruneboard.data.sources import DATASETS, open_dataset
+from pruneboard.data.splits import Dataset, Split
+
+__all__ = [
+    "DATASETS",
+    "SMALL_IMAGE",
+    "BatchPlan",
+    "Dataset",
+    "Split",
+    "calibration_batches",
+    "eval_batches",
+    "first_image_side",
+    "open_dataset",
+    "order_sha256",
+    "steps_per_epoch",
+    "train_batches",
+]

@@ -1,0 +1,136 @@
+"""`folder` and `imagenet`: images in files. Small ones are decoded once into memory, large ones stream."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pruneboard.data.images import RGB, channel_statistics, decode, fingerprint, image_side
+from pruneboard.data.listing import TEST_FOLDERS, Listing, read_tree
+from pruneboard.data.splits import Files, Pixels, Source, Split
+from pruneboard.errors import DataError
+
+SMALL_IMAGE = 64
+"""Images up to this side, in pixels, are decoded once into memory."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """A listing in memory: pixels uint8 [N, 3, S, S], each file's sha256, the largest side before resizing."""
+
+    pixels: Tensor
+    sha256: list[str]
+    side: int
+
+
+def read_folder(data_dir: str | None, image_size: int, limit_train: int | None) -> Source:
+    """Return any tree of images: in memory where the first one is small, else streaming.
+
+    In memory an image that is not square is squeezed into one; streaming images are cropped.
+
+    Raises:
+        UsageError: no folder was named.
+        DataError: the tree is missing, empty, inconsistent, or holds a file that does not decode.
+    """
+    classes, train, test = read_tree("folder", data_dir, limit_train, TEST_FOLDERS)
+    if image_side(train.root / train.names[0]) <= SMALL_IMAGE:
+        return _in_memory(classes, train, test, image_size)
+    return _streaming(classes, train, test)
+
+
+def read_imagenet(data_dir: str | None, limit_train: int | None) -> Source:
+    """Return ImageNet from its usual `train/` and `val/` trees; it always streams.
+
+    Raises:
+        UsageError: no folder was named.
+        DataError: the tree is missing, empty or inconsistent.
+    """
+    return _streaming(*read_tree("imagenet", data_dir, limit_train, ("val",)))
+
+
+def _in_memory(classes: tuple[str, ...], train: Listing, test: Listing, image_size: int) -> Source:
+    seen, unseen = _decode_all(train, image_size), _decode_all(test, image_size)
+    mean, std = channel_statistics(seen.pixels)
+    return Source(
+        classes=classes,
+        train=Split.of_all(Pixels(seen.pixels), train.labels),
+        test=Split.of_all(Pixels(unseen.pixels), test.labels),
+        mean=mean,
+        std=std,
+        sha256=_content(train, seen.sha256, test, unseen.sha256),
+        original_size=max(seen.side, unseen.side),
+    )
+
+
+def _streaming(classes: tuple[str, ...], train: Listing, test: Listing) -> Source:
+    mean, std = _imagenet_statistics()
+    return Source(
+        classes=classes,
+        train=Split.of_all(Files(str(train.root), train.names), train.labels),
+        test=Split.of_all(Files(str(test.root), test.names), test.labels),
+        mean=mean,
+        std=std,
+        sha256=_content(train, _sizes(train), test, _sizes(test)),
+        original_size=image_side(train.root / train.names[0]),
+    )
+
+
+def _imagenet_statistics() -> tuple[RGB, RGB]:
+    from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+
+def _decode_all(listing: Listing, image_size: int) -> _Decoded:
+    """Decode every file into one tensor, each thread writing its images where they belong."""
+    pixels = np.empty((len(listing.names), 3, image_size, image_size), dtype=np.uint8)
+
+    def decode_one(row: int, path: Path) -> tuple[str, int]:
+        data = _read(path)
+        image = decode(path, io.BytesIO(data))
+        pixels[row] = np.asarray(_fit(image, image_size)).transpose(2, 0, 1)
+        return fingerprint(data), max(image.size)
+
+    found = _in_threads(decode_one, listing.paths)
+    return _Decoded(torch.from_numpy(pixels), [sha256 for sha256, _ in found], max(side for _, side in found))
+
+
+def _fit(image: Image.Image, size: int) -> Image.Image:
+    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def _in_threads(work: Callable[[int, Path], _T], paths: list[Path]) -> list[_T]:
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(work, range(len(paths)), paths))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; make it readable, or delete it") from None
+
+
+def _sizes(listing: Listing) -> list[str]:
+    """Return each file's size in bytes: reading all of a large set to fingerprint it would take hours."""
+    try:
+        return [str(path.stat().st_size) for path in listing.paths]
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}; make it readable, or delete it") from None
+
+
+def _content(train: Listing, train_marks: list[str], test: Listing, test_marks: list[str]) -> str:
+    pairs = sorted([*zip(train.names, train_marks, strict=True), *zip(test.names, test_marks, strict=True)])
+    return fingerprint(*(text for pair in pairs for text in pair))

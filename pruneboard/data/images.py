@@ -1,0 +1,123 @@
+"""Pictures as numbers: decoding files, resizing, channel statistics, fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional
+
+from pruneboard.errors import DataError
+
+RGB = tuple[float, float, float]
+_CHUNK = 1024  # images resized at once: bounds the float copy to some tens of MB
+
+
+def decode(path: Path, stream: IO[bytes] | None = None) -> Image.Image:
+    """Return the picture in `path` as 8-bit RGB.
+
+    Args:
+        path: the file, also named in the error.
+        stream: its bytes, where they have been read already.
+
+    Raises:
+        DataError: the file is missing, broken, or holds more than 8 bits per channel.
+    """
+    with _named(path), Image.open(stream or path) as image:
+        if image.mode[0] in "IF":  # PIL would clip these to white without a word
+            raise ValueError(f"it has mode {image.mode}, only 8 bits per channel are read")
+        converted: Image.Image = image.convert("RGB")
+        return converted
+
+
+def image_side(path: Path) -> int:
+    """Return the longer side of the picture in `path`, in pixels, from its header alone."""
+    with _named(path), Image.open(path) as image:
+        width, height = image.size
+        return max(int(width), int(height))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - decoders raise whatever a broken file leads them into
+        raise DataError(f"cannot decode {path}: {_reason(error)}; replace or delete it") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def resize(pixels: Tensor, size: int) -> Tensor:
+    """Resize a stack of square images with bilinear interpolation.
+
+    Args:
+        pixels: uint8 [N, C, H, H].
+        size: the new side.
+
+    Returns:
+        uint8 [N, C, size, size]; `pixels` itself where the side is right already.
+    """
+    if pixels.shape[-1] == size:
+        return pixels
+    return torch.cat([_resize(chunk, size) for chunk in torch.split(pixels, _CHUNK)])
+
+
+def _resize(pixels: Tensor, size: int) -> Tensor:
+    shrinks = size < pixels.shape[-1]
+    scaled = functional.interpolate(
+        pixels.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=shrinks
+    )
+    return scaled.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def channel_statistics(pixels: Tensor) -> tuple[RGB, RGB]:
+    """Return mean and standard deviation per channel, of values in [0, 1].
+
+    Counted in whole numbers and divided once, so no order of summation can show. A channel without any
+    variation gets a deviation of 1, which leaves it at 0 after normalization.
+
+    Args:
+        pixels: uint8 [N, 3, H, W].
+    """
+    found = [_moments(torch.bincount(pixels[:, c].flatten(), minlength=256).tolist()) for c in range(3)]
+    (r, dr), (g, dg), (b, db) = found
+    return (r, g, b), (dr, dg, db)
+
+
+def _moments(counts: list[int]) -> tuple[float, float]:
+    total = sum(counts)
+    first = sum(level * count for level, count in enumerate(counts))
+    second = sum(level**2 * count for level, count in enumerate(counts))
+    variance = (total * second - first**2) / (255 * total) ** 2
+    return first / (255 * total), math.sqrt(variance) or 1.0
+
+
+def fingerprint(*parts: str | bytes | Tensor) -> str:
+    """Return the sha256 of `parts` in their order, each with its length so that none runs into the next."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = memoryview(_raw(part))
+        digest.update(f"{data.nbytes}:".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _raw(part: str | bytes | Tensor) -> bytes | memoryview:
+    if isinstance(part, Tensor):
+        array = part.contiguous().numpy()
+        return array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).data
+    return part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part

@@ -1,0 +1,271 @@
+"""The one door to DeepSpeed: start it, forward, backward, step, and the one durable way to write.
+
+The default engine keeps parameters in float32 at ZeRO stage 0, where DeepSpeed equals plain PyTorch to
+rounding. Stages 1 and 2 and bfloat16 autocast are options. Nothing here knows a method.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pruneboard.optim import GroupedOptimizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ONE_PROCESS = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "0",
+}
+
+
+def boot(device: torch.device) -> Any:
+    """Import DeepSpeed, start its process group, and return the module.
+
+    Works with no launcher, compiler, ninja or MPI, and leaves standard output to us: DeepSpeed logs there,
+    and on a CPU it would compile an operator that only inference uses.
+    """
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else a warning on stdout at first use
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    with _stdout_to_stderr():
+        import deepspeed
+
+        _quiet()
+        if device.type == "cpu":
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        with _environment({} if "RANK" in os.environ else _ONE_PROCESS):
+            deepspeed.init_distributed(dist_backend=backend(device), verbose=False)
+    return deepspeed
+
+
+def backend(device: torch.device) -> str:
+    """Return the collective backend for `device`."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def version() -> str:
+    """Return DeepSpeed's version without importing it."""
+    from importlib.metadata import version as installed
+
+    return installed("deepspeed")
+
+
+def shutdown() -> None:
+    """Leave the process group; a later run in this process starts a new one."""
+    from deepspeed import comm
+
+    if comm.is_initialized():
+        comm.destroy_process_group()
+
+
+class Engine:
+    """A model under DeepSpeed. It trains whatever is trainable, with one rule per parameter group.
+
+    Attributes:
+        model: the module, with gates attached; the same object that was given.
+        rank, world: this process and how many there are.
+        device: where it runs.
+        groups: the live parameter groups; set `lr` there before each step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[dict[str, Any]],
+        *,
+        device: torch.device,
+        micro_batch: int,
+        clip: float,
+        zero: int,
+        precision: str,
+    ) -> None:
+        """Hand `model` to `deepspeed.initialize`.
+
+        Args:
+            model: parameters in float32, all of one dimension or more.
+            groups: as built by `pruneboard.optim.parameter_groups`.
+            device: where to run.
+            micro_batch: images per forward pass on this process.
+            clip: joint gradient norm over all that is trained; 0 is off.
+            zero: stage 0, 1 or 2.
+            precision: `fp32`, or `bf16` for autocast.
+        """
+        deepspeed = boot(device)
+        self.model = model.to(device)
+        self.device = device
+        self._comm = deepspeed.comm
+        self._zero = zero
+        optimizer = GroupedOptimizer(groups)
+        with _stdout_to_stderr(), _environment({} if "RANK" in os.environ else _ONE_PROCESS):
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=self.model, optimizer=optimizer, config=_config(micro_batch, clip, zero, precision)
+            )
+        _quiet()
+        self._base_optimizer = optimizer
+        self.rank: int = self._comm.get_rank()
+        self.world: int = self._comm.get_world_size()
+        if self.world == 1 and zero == 0:
+            self._engine.enable_backward_allreduce = False  # it would flatten every gradient to reduce nothing
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The live parameter groups, at every ZeRO stage."""
+        return self._optimizer.param_groups  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [batch, classes] in float32; every gate is evaluated exactly once."""
+        with parametrize.cached():
+            return self._engine(images).float()  # type: ignore[no-any-return]
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradients of `loss`; `last` marks the step's final one, after which they are reduced."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss)
+
+    def step(self) -> None:
+        """Clip, take the optimizer's step and clear the gradients."""
+        self._engine.step()
+
+    @torch.no_grad()
+    def assign(self, parameter: nn.Parameter, new: Tensor) -> None:
+        """Set `parameter` to `new`, on the module's copy and on the float32 master where there is one.
+
+        Call it on every process with the same values. An in-place write alone would be undone by the next
+        step at ZeRO stages 1 and 2, and a write to the master alone is a silent no-op at stage 0.
+        """
+        if self._zero:
+            from deepspeed.utils import safe_set_full_fp32_param
+
+            safe_set_full_fp32_param(parameter, new.contiguous())
+        parameter.copy_(new)
+
+    @torch.no_grad()
+    def reset_optimizer_state(self, parameter: nn.Parameter, mask: Tensor) -> None:
+        """Zero the per-element optimizer state of `parameter` where `mask` is true."""
+        if not self._zero:
+            for value in self._base_optimizer.state.get(parameter, {}).values():
+                if value.shape == parameter.shape:
+                    value.masked_fill_(mask, 0)
+            return
+        fragment = parameter._hp_mapping  # type: ignore[attr-defined]
+        if fragment is None:  # this process holds no part of it
+            return
+        held = fragment.lp_fragment_address
+        part = mask.reshape(-1)[held.start : held.start + held.numel]
+        place = fragment.hp_fragment_address
+        (flat,) = self._base_optimizer.param_groups[fragment.param_group_index]["params"]
+        for value in self._base_optimizer.state.get(flat, {}).values():
+            if value.shape == flat.shape:
+                value[place.start : place.start + place.numel].masked_fill_(part, 0)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return `values` summed over all processes."""
+        total = values.to(self.device).clone()
+        if self.world > 1:
+            self._comm.all_reduce(total)
+        return total
+
+    def average_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over all processes (running statistics, dense gradients)."""
+        if self.world == 1:
+            return
+        for tensor in tensors:
+            self._comm.all_reduce(tensor)
+            tensor.div_(self.world)
+
+    def first_difference(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """Return the name of the first tensor whose bits differ between processes, or None.
+
+        Compared by the sum of the bit patterns as integers, which a change of one unit in the last place
+        in one element moves.
+        """
+        if self.world == 1 or not tensors:
+            return None
+        sums = torch.stack([_bit_sum(tensor) for tensor in tensors.values()]).to(self.device)
+        low, high = sums.clone(), sums.clone()
+        self._comm.all_reduce(low, op=self._comm.ReduceOp.MIN)
+        self._comm.all_reduce(high, op=self._comm.ReduceOp.MAX)
+        return next((name for name, same in zip(tensors, (low == high).tolist(), strict=True) if not same), None)
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        if self.world > 1:
+            self._comm.barrier()
+
+    def close(self) -> None:
+        """Drop DeepSpeed's hold on the model."""
+        self._engine.destroy()
+
+
+def _config(micro_batch: int, clip: float, zero: int, precision: str) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": 1,  # passes and micro-batches are counted by us: their number changes
+        "gradient_clipping": clip,  # never left out: that would mean 1.0
+        "zero_optimization": {"stage": zero},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": None,
+        "wall_clock_breakdown": False,
+    }
+    if precision == "bf16":
+        # An empty list reduces every gradient in float32; else plain layers would be reduced in bfloat16
+        # and gated ones not, which would train methods differently.
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    return config
+
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _bit_sum(tensor: Tensor) -> Tensor:
+    raw = tensor.detach().reshape(-1).contiguous()
+    return raw.view(_BITS[raw.element_size()]).sum(dtype=torch.int64)
+
+
+def _quiet() -> None:
+    for name in ("DeepSpeed", "torch.distributed"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.ERROR)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                handler.setStream(sys.stderr)
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what libraries print while they start to standard error, where it harms no reader of ours."""
+    sys.stdout.flush()
+    saved = sys.stdout
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = saved
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for a while: a caller's later torchrun or DeepSpeed must not inherit our one-process world."""
+    saved = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

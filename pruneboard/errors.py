@@ -1,0 +1,110 @@
+"""Every error that pruneboard raises on purpose, and the exit code each one ends a command with.
+
+    PruneboardError                 1
+      UsageError                    2   the request is wrong: nothing was run, nothing was written
+        UnknownNameError            2   a method, model, data set, recipe, option or key that does not exist
+        DataError                   2   a data set that cannot be read: missing, empty, corrupt
+        PluginError                 2   a plugin that cannot be loaded or breaks the interface
+        StoreError                  2   a results folder that cannot be read or written
+      RunError                      1   a run that started and failed; it leaves a record with `status`
+        DivergedError               1   the loss is no longer finite
+        AuditError                  1   the folded model breaks the contract (sparsity, masks, weights)
+        OutOfMemoryError            1   the device or the host has no memory left
+      ConformanceError              3   a validation or conformance check failed
+      NotFoundError                 4   no record where one was asked for
+      InterruptedRunError          75   stopped by SIGTERM or by the loss of a process; run it again
+
+A message says what was found, where, what is allowed, and what to do. The command line prints it as
+one line, without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class PruneboardError(Exception):
+    """Base of all of them."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(PruneboardError):
+    """The request itself is wrong: nothing was run and nothing was written."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that does not exist, with the nearest ones that do."""
+
+    def __init__(self, kind: str, name: str, allowed: Iterable[str], hint: str = "") -> None:
+        """`kind` is the noun shown ("method"), `hint` says where to look when nothing is near."""
+        super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, allowed)}{'; ' + hint if hint else ''}")
+
+
+class DataError(UsageError):
+    """A data set that cannot be read: missing, empty, or with a file that does not decode."""
+
+
+class PluginError(UsageError):
+    """A plugin that cannot be imported, is not a pruner, or rejects its options."""
+
+
+class StoreError(UsageError):
+    """A results folder that cannot be read or written."""
+
+
+class RunError(PruneboardError):
+    """A run that started and failed; `status` is what its record says."""
+
+    status: ClassVar[str] = "failed"
+
+
+class DivergedError(RunError):
+    """The loss is no longer a finite number."""
+
+    status = "diverged"
+
+
+class AuditError(RunError):
+    """The folded model breaks the contract: wrong count, masks that differ, weights that moved."""
+
+    status = "invalid"
+
+
+class OutOfMemoryError(RunError):
+    """The device, or the host, has no memory left."""
+
+    status = "oom"
+
+
+class ConformanceError(PruneboardError):
+    """A validation or conformance check failed."""
+
+    exit_code = 3
+
+
+class NotFoundError(PruneboardError):
+    """No record where one was asked for."""
+
+    exit_code = 4
+
+
+class InterruptedRunError(PruneboardError):
+    """A run stopped from outside (SIGTERM, a lost process): the same command takes it up again."""
+
+    exit_code = 75
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """Return `": did you mean X?"`, or the whole list when nothing is near and it is short."""
+    names = sorted(set(allowed))
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if near:
+        return f": did you mean {' or '.join(near)}?"
+    if 0 < len(names) <= 20:
+        return f": choose from {', '.join(names)}"
+    return ""

@@ -1,0 +1,181 @@
+"""One run, from a spec to its record: the walk, readable as a table of contents.
+
+`run` is what the command line and Python users call; `execute` is what every process of a run does.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruneboard import assemble, store, train
+from pruneboard.data import Dataset
+from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError
+from pruneboard.launch import World, launch
+from pruneboard.prepare import Job, open_data, pick_device, prepare
+from pruneboard.spec import RunSpec
+from pruneboard.train import Listener
+
+logger = logging.getLogger("pruneboard")
+
+
+def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
+    """Carry out one run and return its record; a finished record of the same content is returned as it is.
+
+    Args:
+        spec: what to run.
+        listener: who watches; nobody by default.
+
+    Raises:
+        UsageError: the request is wrong; nothing was written.
+        RunError: the run failed; its record is in the run's folder.
+        InterruptedRunError: stopped by SIGTERM or by a lost process.
+    """
+    world = World.current()
+    job, dataset = prepare(spec)
+    finished = store.finished(job.folder, job.hash)
+    if finished is not None and not spec.force:
+        return finished
+    if world.leads:
+        store.begin(job.folder, force=spec.force)
+    with _recorded(job, world), _log_file(job, world):
+        outcome = launch(guarded, (job, listener or Silent()), spec.procs, world, dataset)
+        if world.leads:
+            store.put(job.folder, outcome)
+    return outcome
+
+
+def execute(job: Job, listener: Listener, dataset: Dataset | None = None) -> dict[str, Any]:
+    """Do this process's part of a run and return its record; only the first process's is kept.
+
+    model -> gates -> engine -> fit, which hardens on the way -> fold -> audit -> evaluate -> cost -> record.
+    """
+    started = time.perf_counter()
+    device = pick_device(job.spec)
+    if dataset is None:  # a started process opens the data itself
+        dataset = open_data(job.spec, job.recipe, job.seeds)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        training, initial_sha256 = assemble.training(job, dataset, device, listener)
+        try:
+            train.fit(training)
+            return assemble.record(job, training, initial_sha256, started)
+        finally:
+            training.engine.close()
+
+
+def guarded(job: Job, listener: Listener, dataset: Dataset | None = None) -> dict[str, Any]:
+    """Carry out `execute` and turn whatever stops it into an error of ours, with the traceback in `log.txt`.
+
+    Raises:
+        RunError: with the status the record gets.
+    """
+    watcher = Recorder(job.folder, listener) if World.current().leads else Silent()
+    try:
+        return execute(job, watcher, dataset)
+    except RunError:
+        logger.exception("the run failed")
+        raise
+    except PruneboardError as error:  # the data or the plugin, found wanting once the run was under way
+        logger.exception("the run failed")
+        raise RunError(str(error)) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        logger.exception("out of memory")
+        raise OutOfMemoryError(f"out of memory: lower --batch-size or --norm-batch ({_first_line(error)})") from error
+    except OSError as error:
+        logger.exception("the run failed")
+        full = "the disk is full: " if error.errno == errno.ENOSPC else ""
+        raise RunError(f"{full}{_first_line(error)}") from error
+    except Exception as error:
+        logger.exception("the run failed")
+        raise RunError(
+            f"{type(error).__name__}: {_first_line(error)}; the traceback is in the run's log.txt"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+class Silent:
+    """A listener that says nothing."""
+
+    def on_step(self, step: int, total: int, loss: float) -> None:
+        """Ignore it."""
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """Ignore it."""
+
+    def on_phase(self, message: str) -> None:
+        """Ignore it."""
+
+
+@dataclass
+class Recorder:
+    """Writes `metrics.jsonl` and `log.txt`, and passes everything on to the listener of the user."""
+
+    folder: Path
+    listener: Listener
+
+    def on_step(self, step: int, total: int, loss: float) -> None:
+        """Pass it on."""
+        self.listener.on_step(step, total, loss)
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """Append the epoch to `metrics.jsonl`, then pass it on."""
+        store.append_metrics(self.folder, dict(row))
+        logger.info("epoch %s: validation top-1 %.4f", row["epoch"], row["validation"]["top1"])
+        self.listener.on_epoch(row)
+
+    def on_phase(self, message: str) -> None:
+        """Log it and pass it on."""
+        logger.info(message)
+        self.listener.on_phase(message)
+
+
+@contextmanager
+def _recorded(job: Job, world: World) -> Iterator[None]:
+    """Leave a record of any run that started and did not finish, then let the error go on."""
+    started = assemble.now()
+    try:
+        yield
+    except KeyboardInterrupt:
+        _put_unfinished(job, world, started, "interrupted", "KeyboardInterrupt", "stopped by Ctrl-C")
+        raise
+    except InterruptedRunError as error:
+        _put_unfinished(job, world, started, "interrupted", type(error).__name__, str(error))
+        raise
+    except RunError as error:
+        _put_unfinished(job, world, started, error.status, type(error).__name__, str(error))
+        raise
+
+
+def _put_unfinished(job: Job, world: World, started: str, status: str, kind: str, message: str) -> None:
+    if world.leads:
+        store.put(job.folder, assemble.unfinished(job, started, status, kind, message))
+
+
+@contextmanager
+def _log_file(job: Job, world: World) -> Iterator[None]:
+    """Send what we log to `log.txt` of the run while it lasts."""
+    if not world.leads:
+        yield
+        return
+    handler = logging.FileHandler(job.folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()

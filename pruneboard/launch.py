@@ -1,0 +1,180 @@
+"""One process, or several: the same run either way.
+
+One process runs in place, without any launcher. `--procs N` starts N on this machine; under torchrun, the
+`deepspeed` launcher or srun every process finds its place in the environment and is used as it is.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from typing import Any, cast
+
+from pruneboard import errors
+from pruneboard.errors import InterruptedRunError, PruneboardError, RunError
+from pruneboard.leaving import leave
+
+GRACE_SECONDS = 1.0
+"""How long to listen for the cause once the first sign of a failure is seen: peers of a lost process fail too."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among those of a run."""
+
+    rank: int
+    size: int
+
+    @classmethod
+    def current(cls) -> World:
+        """Return what the environment says; alone where it says nothing."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+
+def launch(target: Callable[..., Any], arguments: tuple[Any, ...], procs: int, world: World, local: Any) -> Any:
+    """Run `target(*arguments, local)` here, or `target(*arguments)` in `procs` processes; return rank 0's result.
+
+    Args:
+        target: a module-level function.
+        arguments: picklable.
+        procs: how many processes to start; 1 runs in place.
+        world: where this process stands already; one of several never starts more.
+        local: what only a run in place can use (an opened data set).
+    """
+    if procs == 1 or world.size > 1:
+        return target(*arguments, local)
+    return Group(target, arguments, procs).result()
+
+
+class Group:
+    """Processes on this machine that end together: with their work, with the first failure, or with us."""
+
+    def __init__(self, target: Callable[..., Any], arguments: tuple[Any, ...], procs: int) -> None:
+        """Start them."""
+        context = multiprocessing.get_context("spawn")
+        port = free_port()
+        self._reports: list[Connection] = []
+        self._lifelines: list[Connection] = []
+        self._processes = []
+        for rank in range(procs):
+            report, child_report = context.Pipe(duplex=False)
+            child_lifeline, lifeline = context.Pipe(duplex=False)
+            process = context.Process(
+                target=_child, args=(target, arguments, rank, procs, port, child_report, child_lifeline), daemon=True
+            )
+            process.start()
+            child_report.close()
+            child_lifeline.close()
+            self._reports.append(report)
+            self._lifelines.append(lifeline)
+            self._processes.append(process)
+
+    def result(self) -> Any:
+        """Wait for all; return rank 0's result.
+
+        Raises:
+            PruneboardError: the first failure a process reported.
+            InterruptedRunError: a process was lost without a word.
+        """
+        try:
+            return self._collect()
+        finally:
+            for process in self._processes:
+                process.terminate()
+            for process in self._processes:
+                process.join(5)
+                if process.is_alive():
+                    process.kill()
+
+    def _collect(self) -> Any:
+        results: dict[int, Any] = {}
+        while len(results) < len(self._processes):
+            waiting = [r for rank, r in enumerate(self._reports) if rank not in results]
+            for report in connection.wait(waiting):
+                rank = self._reports.index(cast("Connection", report))
+                results[rank] = self._receive(rank)
+            if any(isinstance(outcome, BaseException) for outcome in results.values()):
+                raise self._cause(results)
+        return results[0]
+
+    def _receive(self, rank: int) -> Any:
+        """Return what a process reports; a lost one reports the end of its pipe."""
+        try:
+            kind, value = self._reports[rank].recv()
+        except EOFError:
+            self._processes[rank].join(5)
+            code = self._processes[rank].exitcode
+            return InterruptedRunError(f"process {rank} was lost (exit code {code}): run the same command again")
+        return value if kind == "" else _rebuilt(kind, value)
+
+    def _cause(self, results: dict[int, Any]) -> BaseException:
+        """Return the failure that explains the others: a lost process before its peers' broken connections."""
+        deadline = time.monotonic() + GRACE_SECONDS
+        found = [outcome for outcome in results.values() if isinstance(outcome, BaseException)]
+        while (left := deadline - time.monotonic()) > 0 and len(results) < len(self._processes):
+            waiting = [r for rank, r in enumerate(self._reports) if rank not in results]
+            for report in connection.wait(waiting, timeout=left):
+                rank = self._reports.index(cast("Connection", report))
+                results[rank] = self._receive(rank)
+                if isinstance(results[rank], BaseException):
+                    found.append(results[rank])
+        lost = [error for error in found if isinstance(error, InterruptedRunError)]
+        return (lost or found)[0]
+
+
+def _rebuilt(kind: str, message: str) -> PruneboardError:
+    cls = getattr(errors, kind, RunError)
+    error = cast("PruneboardError", cls.__new__(cls))
+    error.args = (message,)
+    return error
+
+
+def _child(
+    target: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    rank: int,
+    procs: int,
+    port: int,
+    report: Connection,
+    lifeline: Connection,
+) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": procs, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // procs))
+    try:
+        report.send(("", target(*arguments)))
+    except PruneboardError as error:
+        report.send((type(error).__name__, str(error)))
+    except KeyboardInterrupt:
+        pass  # the parent was interrupted too, and speaks for all
+    leave(0)
+
+
+def _die_with_parent(lifeline: Connection) -> None:
+    """End this process when the other end of `lifeline` closes, which even kill -9 of the parent does."""
+    try:
+        lifeline.recv()
+    except (EOFError, OSError):
+        leave(InterruptedRunError.exit_code)
+
+
+def free_port() -> int:
+    """Return a TCP port that was free a moment ago on this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

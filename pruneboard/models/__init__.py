@@ -1,0 +1,31 @@
+"""Networks: any timm classifier, and three of pruneboard's own, under names that timm loads.
+
+Importing this package registers with timm the networks of `cifar.py` and the adapted stems of `stems.py`.
+It is the one place where timm is imported.
+
+    plan = plan_model("resnet18", num_classes=10, image_size=32, original_size=32, enlarged=False, stem=None)
+    model = build_model(plan, seed=0)
+    again = timm.create_model(plan.load_as, **plan.create_args)      # the same network
+"""
+
+from __future__ import annotations
+
+from pruneboard.models import cifar, stems
+from pruneboard.models.building import build_model, state_sha256
+from pruneboard.models.names import model_names
+from pruneboard.models.planning import ModelPlan, plan_model
+from pruneboard.models.scope import SCOPES, decays, prunable_layers, uses_batch_statistics
+
+__all__ = [
+    "SCOPES",
+    "ModelPlan",
+    "build_model",
+    "cifar",
+    "decays",
+    "model_names",
+    "plan_model",
+    "prunable_layers",
+    "state_sha256",
+    "stems",
+    "uses_batch_statistics",
+]

@@ -1,0 +1,240 @@
+"""From a spec to a job: everything that can be resolved, and refused, before a run starts.
+
+Nothing is trained and nothing is written here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruneboard import record, registry, store
+from pruneboard.api import Pruner, Traits
+from pruneboard.data import SMALL_IMAGE, Dataset, first_image_side, open_dataset, steps_per_epoch
+from pruneboard.draws import key
+from pruneboard.errors import UsageError
+from pruneboard.models import ModelPlan, plan_model
+from pruneboard.spec import RULES_VERSION, Recipe, RunSpec, default_recipe, load_recipe
+
+SEEDS = ("init", "split", "order", "augmentation", "pruner")
+SCOPE = "all"
+"""Prunable: every convolution and linear weight, first and last included."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A spec with everything resolved that can be before training: what every process of a run is given."""
+
+    spec: RunSpec
+    track: str
+    recipe: Recipe
+    info: registry.PrunerInfo
+    seeds: Mapping[str, int]
+    plan: ModelPlan
+    known: Mapping[str, Any]
+    """The record's blocks that do not depend on how the run ends."""
+    folder: Path
+
+    @property
+    def hash(self) -> str:
+        """The content hash of all that decides the result."""
+        return str(self.known["hash"])
+
+
+def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
+    """Resolve a spec: method, recipe, data, model, content hash, folder. Trains and writes nothing.
+
+    Raises:
+        UsageError: anything that does not exist, does not fit together, or cannot be read or written.
+    """
+    info = registry.find(spec.method)
+    pruner = registry.build(info, spec.sparsity, spec.options)
+    track = choose_track(pruner, spec)
+    recipe = resolve_recipe(spec)
+    store.check_writable(spec.results)
+    pick_device(spec)
+    seeds = {name: key(spec.seed, name) for name in SEEDS}
+    dataset = open_data(spec, recipe, seeds)
+    plan = plan_network(spec, dataset)
+    check_world(spec, recipe, plan)
+    known = describe(spec, track, recipe, info, pruner, seeds, dataset, plan)
+    folder = store.run_folder(
+        spec.results,
+        dataset=dataset.name,
+        model=spec.model,
+        track=track,
+        method=spec.method,
+        sparsity=spec.sparsity,
+        seed=spec.seed,
+        hash=known["hash"],
+    )
+    return Job(spec, track, recipe, info, seeds, plan, known, folder), dataset
+
+
+def choose_track(pruner: Pruner[Any], spec: RunSpec) -> str:
+    """Return the requested track, or the method's only one, or `prune`."""
+    tracks = sorted(pruner.tracks)
+    track = spec.track or (tracks[0] if len(tracks) == 1 else "prune")
+    if track not in tracks:
+        raise UsageError(f"method {spec.method!r} does not run on track {track!r}; it runs on {', '.join(tracks)}")
+    return track
+
+
+def resolve_recipe(spec: RunSpec) -> Recipe:
+    """Return the recipe named, or the data set's own, with the spec's overrides."""
+    name = spec.recipe or _recipe_for(spec)
+    return load_recipe(name, spec.overrides)
+
+
+def _recipe_for(spec: RunSpec) -> str:
+    if spec.dataset != "folder" or spec.data_dir is None:
+        return default_recipe(spec.dataset)
+    return default_recipe("folder" if first_image_side(spec.data_dir) <= SMALL_IMAGE else "imagenet")
+
+
+def open_data(spec: RunSpec, recipe: Recipe, seeds: Mapping[str, int]) -> Dataset:
+    """Open the data set of a spec."""
+    dataset = open_dataset(
+        spec.dataset,
+        data_dir=spec.data_dir,
+        download=spec.download,
+        image_size=recipe.image_size,
+        val_fraction=recipe.val_fraction,
+        limit_train=spec.limit_train,
+        split_seed=seeds["split"],
+    )
+    steps_per_epoch(dataset, recipe.batch_size)
+    return dataset
+
+
+def plan_network(spec: RunSpec, dataset: Dataset) -> ModelPlan:
+    """Decide how timm builds the network of a spec."""
+    return plan_model(
+        spec.model,
+        num_classes=len(dataset.classes),
+        image_size=dataset.image_size,
+        original_size=dataset.original_size,
+        enlarged=dataset.synthetic_scale,
+        stem=spec.stem,
+    )
+
+
+def describe(
+    spec: RunSpec,
+    track: str,
+    recipe: Recipe,
+    info: registry.PrunerInfo,
+    pruner: Pruner[Any],
+    seeds: Mapping[str, int],
+    dataset: Dataset,
+    plan: ModelPlan,
+) -> dict[str, Any]:
+    """Return the record's blocks that are known before training, the content hash among them."""
+    traits = honoured_traits(pruner, track, info)
+    options = {name: getattr(pruner, name) for name in registry.option_types(type(pruner))}
+    training = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in {"name", "default_for"}}
+    method = {"name": info.name, "distribution": info.distribution, "version": info.version, "options": options}
+    network = {"name": spec.model, "load_as": plan.load_as, "create_args": plan.create_args, "stem": plan.stem}
+    data = {
+        "name": dataset.name,
+        "classes": len(dataset.classes),
+        "image_size": dataset.image_size,
+        "train": len(dataset.train),
+        "validation": len(dataset.validation),
+        "test": len(dataset.test),
+        "sha256": dataset.sha256,
+        "split_sha256": dataset.split_sha256,
+        "augment": recipe.augment,
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "limit_train": spec.limit_train,
+    }
+    identity = {
+        "rules": RULES_VERSION,
+        "track": track,
+        "scope": SCOPE,
+        "method": {**method, "sparsity": pruner.sparsity},
+        "model": {**network, "init": init_identity(spec.init)},
+        "data": data,
+        "recipe": training,
+        "seed": spec.seed,
+        "precision": spec.precision,
+    }
+    return {
+        "schema": record.SCHEMA,
+        "rules": RULES_VERSION,
+        "hash": record.content_hash(identity),
+        "track": track,
+        "method": {**method, "traits": dataclasses.asdict(traits)},
+        "model": {**network, "init": init_identity(spec.init)},
+        "data": data,
+        "recipe": {"name": recipe.name, **training},
+        "seed": spec.seed,
+        "seeds": dict(seeds),
+        "sparsity": {"target": spec.sparsity},
+    }
+
+
+def honoured_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo) -> Traits:
+    """Return the pruner's traits; only pruneboard's own distribution may name itself a control."""
+    traits = pruner.traits(track)  # type: ignore[arg-type]
+    return traits if info.distribution == "pruneboard" else dataclasses.replace(traits, control=None)
+
+
+def init_identity(init: str) -> str:
+    """Return what stands for the initial weights in a record: a file by its content, never by its path."""
+    if not init.endswith(".safetensors"):
+        return init
+    try:
+        return f"safetensors:{hashlib.sha256(Path(init).read_bytes()).hexdigest()}"
+    except OSError as error:
+        raise UsageError(f"cannot read the initial weights {init}: {error.strerror}") from None
+
+
+def check_world(spec: RunSpec, recipe: Recipe, plan: ModelPlan) -> None:
+    """Refuse a number of processes that would change how many images are normalized together.
+
+    A network without batch statistics does not care, and gets smaller micro-batches instead.
+    """
+    world = max(spec.procs, int(os.environ.get("WORLD_SIZE", "1")))
+    if recipe.batch_size % (micro_batch(recipe, plan, world) * world):
+        share = recipe.batch_size // world
+        remedy = (
+            f"--norm-batch {share} allows it (a board of its own)"
+            if share * world == recipe.batch_size
+            else f"choose a --batch-size that is a multiple of {world}"
+        )
+        raise UsageError(
+            f"{recipe.micro_batch} images are normalized together and a step has {recipe.batch_size}, "
+            f"which {world} processes cannot share: {remedy}"
+        )
+
+
+def micro_batch(recipe: Recipe, plan: ModelPlan, world: int) -> int:
+    """Return the images per forward pass on one process."""
+    if plan.batch_statistics:
+        return recipe.micro_batch
+    return min(recipe.micro_batch, max(1, recipe.batch_size // world))
+
+
+def pick_device(spec: RunSpec) -> torch.device:
+    """Return this process's device: its own GPU where there is one, else the CPU."""
+    if spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UsageError("--device cuda was asked for, and torch sees no CUDA device: use --device cpu or auto")
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    if index >= torch.cuda.device_count():
+        raise UsageError(
+            f"process {index} has no GPU of its own: {torch.cuda.device_count()} are visible, lower --procs"
+        )
+    device = torch.device("cuda", index)
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,139 @@
+"""Which pruners are installed: the entry points of group `pruneboard.pruners`, read with `entrypoints`.
+
+Finding a pruner imports nothing of it, so one broken distribution never breaks `list` or another method.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import entrypoints
+
+from pruneboard.errors import PluginError, UnknownNameError, UsageError
+from pruneboard.spec import convert
+
+if TYPE_CHECKING:  # the interface needs torch, and listing what is installed must not
+    from pruneboard.api import Pruner
+
+GROUP = "pruneboard.pruners"
+
+
+@dataclass(frozen=True, order=True)
+class PrunerInfo:
+    """Where a pruner comes from: name, distribution, its version, and the object as `module:attribute`."""
+
+    name: str
+    distribution: str
+    version: str
+    target: str
+
+    @property
+    def origin(self) -> str:
+        """The provenance as shown in messages."""
+        return f"{self.name!r} of {self.distribution} {self.version} ({self.target})"
+
+
+def installed() -> list[PrunerInfo]:
+    """Return every registered pruner, sorted, clashing names included."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", entrypoints.BadEntryPoint)  # a malformed line of somebody's metadata
+        found = entrypoints.get_group_all(GROUP)
+    return sorted({_info(point) for point in found})
+
+
+def _info(point: Any) -> PrunerInfo:
+    distribution = point.distro.name if point.distro else "unknown"
+    version = point.distro.version if point.distro else "unknown"
+    return PrunerInfo(point.name, distribution, version, f"{point.module_name}:{point.object_name}")
+
+
+def find(name: str) -> PrunerInfo:
+    """Return the one pruner called `name`, without importing it.
+
+    Raises:
+        UnknownNameError: nothing is registered under that name.
+        PluginError: two distributions claim it.
+    """
+    known = installed()
+    matches = [info for info in known if info.name == name]
+    if not matches:
+        raise UnknownNameError(
+            "method", name, (info.name for info in known), "`pruneboard list` shows what is installed"
+        )
+    if len(matches) > 1:
+        claims = " and ".join(f"{info.distribution} {info.version} ({info.target})" for info in matches)
+        raise PluginError(f"method {name!r} is claimed by {claims}: uninstall one of them")
+    return matches[0]
+
+
+def load(info: PrunerInfo) -> type[Pruner[Any]]:
+    """Import the class behind `info` and check that it is a pruner.
+
+    Raises:
+        PluginError: the import fails, or the object is not a frozen, concrete `Pruner` dataclass.
+    """
+    from pruneboard.api import Pruner
+
+    module, _, attribute = info.target.partition(":")
+    point = entrypoints.EntryPoint(info.name, module, attribute)
+    try:
+        cls = point.load()
+    except Exception as error:  # whatever a stranger's module raises is theirs to mend
+        raise PluginError(
+            f"method {info.origin} cannot be imported: {type(error).__name__}: {error}; "
+            f"mend or uninstall {info.distribution}"
+        ) from error
+    if not (inspect.isclass(cls) and issubclass(cls, Pruner)):
+        raise PluginError(f"method {info.origin} is not a subclass of pruneboard.api.Pruner but {cls!r}")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        raise PluginError(f"method {info.origin} does not define {missing}")
+    if not _frozen(cls):
+        raise PluginError(f"method {info.origin} must be decorated with @dataclass(frozen=True, kw_only=True)")
+    return cls
+
+
+def _frozen(cls: type) -> bool:
+    own = "__dataclass_params__" in cls.__dict__
+    return own and bool(cls.__dict__["__dataclass_params__"].frozen)
+
+
+def option_types(cls: type[Pruner[Any]]) -> dict[str, Any]:
+    """Return name -> type of the options a pruner takes, the sparsity apart."""
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name != "sparsity"}
+
+
+def build(info: PrunerInfo, sparsity: float | None, options: Mapping[str, object]) -> Pruner[Any]:
+    """Load a pruner and build it with its options.
+
+    Raises:
+        PluginError: it cannot be loaded.
+        UnknownNameError: an option it does not have.
+        UsageError: an option of the wrong type or value, or no sparsity where it needs one.
+    """
+    cls = load(info)
+    types = option_types(cls)
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in types:
+            raise UnknownNameError(f"option of method {info.name!r}:", name, types)
+        values[name] = convert(value, types[name], f"option {name} of method {info.name!r}")
+    if sparsity is not None:
+        values["sparsity"] = sparsity
+    elif _sparsity_required(cls):
+        raise UsageError(f"method {info.name!r} needs a sparsity: add --sparsity, a fraction of zeros such as 0.9")
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"method {info.name!r}: {error}") from None
+
+
+def _sparsity_required(cls: type[Pruner[Any]]) -> bool:
+    (item,) = (f for f in dataclasses.fields(cls) if f.name == "sparsity")
+    return item.default is dataclasses.MISSING

@@ -1,0 +1,155 @@
+"""One run on one page: what was asked for, what came out, what it cost, and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from pruneboard.record import Record, format_sparsity, look
+from pruneboard.report.clean import plain
+from pruneboard.report.tables import Table, number, percent
+from pruneboard.report.terminal import rich_table
+
+Facts = Iterable[tuple[str, str]]
+
+
+def summary(record: Record, *, layers: bool = True) -> RenderableType:
+    """Return a readable page about one record, finished or failed, for `terminal.render`.
+
+    Args:
+        record: a validated record; blocks that a failed run never reached are left out.
+        layers: whether to list the sparsity of every layer.
+    """
+    parts: list[RenderableType] = [_heading(record)]
+    if record["error"]:
+        error = record["error"]
+        parts.append(Text(plain(f"{error['kind']}: {error['message']}", 2000), style="red"))
+    for title, facts in (
+        ("Run", _run(record)),
+        ("Result", _result(record)),
+        ("Cost", _cost(record)),
+        ("Provenance", _provenance(record)),
+    ):
+        parts += _block(title, facts)
+    if layers and look(record, "sparsity.layers"):
+        parts += [Text(""), rich_table(_layers(record["sparsity"]["layers"]))]
+    return Group(*parts)
+
+
+def _heading(record: Record) -> Text:
+    point = format_sparsity(record["sparsity"]["target"])
+    name = record["method"]["name"] if point == "dense" else f"{record['method']['name']} at sparsity {point}"
+    text = plain(f"{name} on {record['model']['name']}, {record['data']['name']}, {record['track']}: ", 400)
+    style = "bold green" if record["status"] == "done" else "bold red"
+    return Text.assemble((f"{text} ", "bold"), (record["status"], style))
+
+
+def _block(title: str, facts: Facts) -> list[RenderableType]:
+    rows = [(name, text) for name, text in facts if text]
+    if not rows:
+        return []
+    grid = RichTable.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, min_width=18)
+    grid.add_column(overflow="fold")
+    for name, text in rows:
+        grid.add_row(Text(f"  {name}"), Text(plain(text, 1000)))
+    return [Text(""), Text(title, style="bold"), grid]
+
+
+def _run(record: Record) -> Facts:
+    method, seeds = record["method"], look(record, "seeds", {})
+    yield "method", f"{method['name']} from {method['distribution']} {method['version']}"
+    yield "options", _pairs(method["options"])
+    yield "model", f"{record['model']['name']}{_count(record, 'model.parameters', ', {:,} parameters')}"
+    yield "data", _data(record)
+    yield "recipe", _pairs(look(record, "recipe"))
+    yield "budget", _pairs(look(record, "budget"))
+    yield "seed", f"{record['seed']}{f' ({_pairs(seeds)})' if seeds else ''}"
+
+
+def _data(record: Record) -> str:
+    sizes = [(split, look(record, f"data.{split}")) for split in ("train", "validation", "test")]
+    known = ", ".join(f"{split} {size:,}" for split, size in sizes if size is not None)
+    return f"{record['data']['name']}{f': {known}' if known else ''}"
+
+
+def _result(record: Record) -> Facts:
+    sparsity = record["sparsity"]
+    yield "sparsity asked", "" if sparsity["target"] is None else format_sparsity(sparsity["target"])
+    yield "sparsity measured", _text(look(sparsity, "measured"), "{:.6g}")
+    yield "whole model", _text(look(sparsity, "whole_model"), "{:.6g}")
+    if None not in (nonzero := look(sparsity, "nonzero"), n := look(sparsity, "prunable")):
+        zero = f", {sparsity['kept_zero']:,} kept at 0.0" if look(sparsity, "kept_zero") else ""
+        yield "weights left", f"{nonzero:,} of {n:,} prunable{zero}"
+    yield "collapsed layers", ", ".join(look(sparsity, "collapsed") or [])
+    for split in ("test", "validation"):
+        yield split, _measured(look(record, f"metrics.{split}") or {})
+    if (best := look(record, "metrics.best_validation.top1")) is not None:
+        yield "best validation", f"top-1 {percent(best)} % at epoch {look(record, 'metrics.best_validation.epoch')}"
+
+
+def _measured(metrics: Mapping[str, Any]) -> str:
+    names = {"top1": "top-1", "top5": "top-5", "worst_class_top1": "worst class"}
+    parts = [f"{name} {percent(metrics[key])} %" for key, name in names.items() if metrics.get(key) is not None]
+    parts += [_text(metrics.get("loss"), "loss {:.4f}")]
+    if None not in (correct := metrics.get("correct"), count := metrics.get("count")):
+        parts.append(f"{correct:,} of {count:,} images")
+    return ", ".join(part for part in parts if part)
+
+
+def _cost(record: Record) -> Facts:
+    yield "training", _count(record, "cost.train_macs", "{:.3e} multiply-adds")
+    yield "relative to dense", _count(record, "cost.relative_train_macs", "{:.2f} times")
+    yield "forward passes", _count(record, "cost.forward_passes", "{:,} a step, before hardening")
+    dense, left = look(record, "cost.macs_dense"), look(record, "cost.macs_remaining")
+    if dense and left is not None:
+        yield "multiply-adds left", f"{left:,} of {dense:,} ({percent(left / dense)} %)"
+    yield "counted as", look(record, "cost.macs_definition") or ""
+    yield "bytes", _pairs(look(record, "cost.bytes"))
+    yield (
+        "seconds",
+        _count(record, "cost.wall_seconds", "{:,.1f}")
+        + _count(record, "cost.hook_seconds", " (in the method's hooks {:,.1f})"),
+    )
+    peak = look(record, "cost.peak_memory_bytes")
+    yield "peak memory", "" if peak is None else f"{number(peak / 2**20, 0)} MiB"
+
+
+def _provenance(record: Record) -> Facts:
+    yield "hash", record["hash"]
+    yield "board", record["board"]["fingerprint"]
+    yield "initial weights", look(record, "model.initial_sha256") or ""
+    yield "final weights", look(record, "weights_sha256") or ""
+    for block in ("engine", "software", "hardware", "lifecycle"):
+        yield block, _pairs(look(record, block))
+
+
+def _layers(layers: list[dict[str, Any]]) -> Table:
+    rows = tuple(
+        (
+            plain(layer["name"], 60),
+            f"{layer['n']:,}",
+            f"{layer['nonzero']:,}",
+            f"{1 - layer['nonzero'] / layer['n']:.4f}",
+        )
+        for layer in layers
+    )
+    return Table(("layer", "weights", "left", "sparsity"), rows)
+
+
+def _pairs(block: object) -> str:
+    if not isinstance(block, Mapping):
+        return plain(block) if isinstance(block, str) else ""
+    return ", ".join(f"{key} {value}" for key, value in sorted(block.items()) if value is not None)
+
+
+def _count(record: Record, path: str, layout: str) -> str:
+    return _text(look(record, path), layout)
+
+
+def _text(value: object, layout: str) -> str:
+    return "" if value is None else layout.format(value)

@@ -1,0 +1,320 @@
+"""What one run is: frozen, validated, pure data. Imports no torch.
+
+A `RunSpec` says which method, on which model and data, at which sparsity; a `Recipe` is the training
+every method of a board shares. Recipes are TOML files (`pruneboard/recipes/*.toml`, or a user's own);
+each of their fields can be overridden.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
+
+from pruneboard.errors import UnknownNameError, UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the same parser under its older name
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+RULES_VERSION = 1
+"""Version of the protocol. Records made under different rules never stand in one table."""
+
+TrackName = Literal["prune", "supermask"]
+AUGMENTATIONS = ("none", "crop", "crop-flip", "imagenet")
+TRACKS: tuple[TrackName, ...] = get_args(TrackName)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The training that every method of a board shares; nothing in it may depend on a method.
+
+    Attributes:
+        name: the file's stem, or what it was derived from.
+        epochs: the whole budget, pruning and fine-tuning steps included.
+        batch_size: images per optimizer step over all processes.
+        norm_batch: images normalized together by batch normalization (the per-process micro-batch);
+            part of a board's identity. 0 means `batch_size`.
+        lr: peak learning rate of the weights (SGD, cosine to 0, per step).
+        momentum: momentum of SGD.
+        nesterov: whether that momentum is Nesterov's.
+        weight_decay: on prunable weights.
+        norm_weight_decay: on everything else (biases, normalization, embeddings).
+        warmup_epochs: linear warm-up at the start of the budget, in epochs.
+        label_smoothing: of the cross-entropy.
+        clip: joint gradient norm over all that is trained; 0 is off.
+        image_size: side in pixels at which the network sees the images.
+        augment: `none`, `crop` (pad by 1/8 and crop), `crop-flip`, `imagenet` (timm's transforms).
+        val_fraction: share of the training images held out for every selection.
+        default_for: data sets that take this recipe when none is named.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int
+    lr: float
+    image_size: int
+    norm_batch: int = 0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    norm_weight_decay: float = 0.0
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    clip: float = 3.0
+    augment: str = "crop-flip"
+    val_fraction: float = 0.1
+    default_for: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse values that no training could mean."""
+        _positive(self, "epochs", "batch_size", "image_size")
+        _not_negative(
+            self, "lr", "norm_batch", "momentum", "weight_decay", "norm_weight_decay", "warmup_epochs", "clip"
+        )
+        if not 0 < self.val_fraction < 1:
+            raise UsageError(f"val_fraction is a share of the training images, in (0, 1); found {self.val_fraction}")
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"label_smoothing is in [0, 1); found {self.label_smoothing}")
+        if self.augment not in AUGMENTATIONS:
+            raise UnknownNameError("augmentation", self.augment, AUGMENTATIONS)
+        micro = self.norm_batch or self.batch_size
+        if self.batch_size % micro:
+            raise UsageError(
+                f"batch_size {self.batch_size} is not a multiple of norm_batch {micro}: choose one that divides it"
+            )
+
+    @property
+    def micro_batch(self) -> int:
+        """Images normalized together: `norm_batch`, or the whole batch where that is 0."""
+        return self.norm_batch or self.batch_size
+
+
+RECIPE_FIELDS: dict[str, Any] = {
+    name: hint for name, hint in get_type_hints(Recipe).items() if name not in {"name", "default_for"}
+}
+"""Name -> type of every field that a flag may override."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run. Only `method` and `model` have no default.
+
+    Attributes:
+        method: name of an installed pruner (`pruneboard list`).
+        model: any timm classifier, or one of pruneboard's own (`resnet20_cifar`, ...).
+        sparsity: fraction of zeros over the prunable weights, in [0, 1); None only for a control that prunes nothing.
+        options: the method's own options.
+        track: `prune` or `supermask`; None takes the method's only one, or `prune`.
+        dataset: `digits`, `cifar10`, `cifar100`, `folder` or `imagenet`.
+        data_dir: where that data set is.
+        download: fetch it when it is not there; never without being asked.
+        recipe: name or path of a recipe; None follows the data set.
+        overrides: recipe fields that differ from the file's.
+        seed: the run's integer; every draw derives from it.
+        limit_train: use only this many training images, the first of each class; None is all.
+        init: `random`, `pretrained` (timm's weights) or a `.safetensors` file.
+        stem: `stock` or `small`; None follows the rule of `pruneboard.models`.
+        precision: `fp32` or `bf16` (autocast; parameters stay float32).
+        zero: DeepSpeed ZeRO stage, 0, 1 or 2.
+        procs: processes on this machine.
+        device: `auto`, `cpu` or `cuda`.
+        results: folder that holds one folder per run.
+        force: run again although a finished record is there (the old one is kept in `superseded/`).
+        tensorboard: write event files beside the record.
+    """
+
+    method: str
+    model: str
+    sparsity: float | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+    track: TrackName | None = None
+    dataset: str = "digits"
+    data_dir: str | None = None
+    download: bool = False
+    recipe: str | None = None
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    seed: int = 0
+    limit_train: int | None = None
+    init: str = "random"
+    stem: str | None = None
+    precision: str = "fp32"
+    zero: int = 0
+    procs: int = 1
+    device: str = "auto"
+    results: str = "results"
+    force: bool = False
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what can be refused without looking at the method, the model or the data."""
+        if self.sparsity is not None:
+            object.__setattr__(self, "sparsity", check_sparsity(self.sparsity))
+        _choice("track", self.track, (None, *TRACKS))
+        _choice("precision", self.precision, ("fp32", "bf16"))
+        _choice("ZeRO stage", self.zero, (0, 1, 2), "3 shards the weights a mask must see whole")
+        _choice("device", self.device, ("auto", "cpu", "cuda"))
+        _choice("stem", self.stem, (None, "stock", "small"))
+        if self.procs < 1:
+            raise UsageError(f"procs is the number of processes, 1 or more; found {self.procs}")
+        if self.limit_train is not None and self.limit_train < 1:
+            raise UsageError(f"limit_train is a number of images, 1 or more; found {self.limit_train}")
+        if self.seed < 0:
+            raise UsageError(f"seed is an integer of 0 or more; found {self.seed}")
+
+
+def check_sparsity(value: object) -> float:
+    """Return `value` as a sparsity in [0, 1), or say what is wrong with it.
+
+    Raises:
+        UsageError: not a number, or outside [0, 1).
+    """
+    try:
+        number = float(cast("Any", value))
+    except (TypeError, ValueError):
+        raise UsageError(f"sparsity is a fraction of zeros, such as 0.9; found {value!r}") from None
+    if not (math.isfinite(number) and 0 <= number < 1):
+        percent = f"; for {number:g} % write {number / 100:g}" if 1 < number < 100 else ""
+        raise UsageError(f"sparsity is a fraction of zeros, in [0, 1); found {value}{percent}")
+    return number
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with pruneboard."""
+    folder = resources.files("pruneboard") / "recipes"
+    return sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def default_recipe(dataset: str) -> str:
+    """Return the name of the recipe that lists `dataset` under `default_for`."""
+    for name in recipe_names():
+        if dataset in load_recipe(name).default_for:
+            return name
+    raise UsageError(f"no recipe names data set {dataset!r} in its default_for: name one with --recipe")
+
+
+def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Recipe:
+    """Read a recipe by name or by path, and apply `overrides`.
+
+    Raises:
+        UnknownNameError: no such recipe, or a field that recipes do not have.
+        UsageError: a file that is not TOML, or a value of the wrong type.
+    """
+    path = Path(name)
+    if path.suffix == ".toml":
+        values = read_toml(path)
+        name = path.stem
+    elif name in recipe_names():
+        text = (resources.files("pruneboard") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        values = tomllib.loads(text)
+    else:
+        raise UnknownNameError("recipe", name, recipe_names(), "a file of your own is named by its path, x.toml")
+    default_for = tuple(cast("list[str]", values.pop("default_for", [])))
+    values |= dict(overrides or {})
+    return build(Recipe, {**values, "name": name, "default_for": default_for}, f"recipe {name}")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file, or say in one line why it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+
+
+def build(cls: type[T], values: Mapping[str, object], where: str) -> T:
+    """Build dataclass `cls` from `values`, refusing unknown keys, missing keys and wrong types.
+
+    Args:
+        cls: a dataclass whose field types are int, float, bool, str, a tuple, or an option of these.
+        values: what a file or the command line gave.
+        where: named in every message.
+    """
+    hints = get_type_hints(cls)
+    known = {item.name: item for item in dataclasses.fields(cast("Any", cls)) if item.init}
+    for name in values:
+        if name not in known:
+            raise UnknownNameError(f"key in {where}:", name, known)
+    missing = [n for n, f in known.items() if n not in values and _required(f)]
+    if missing:
+        raise UsageError(f"{where} lacks {', '.join(missing)}")
+    return cls(**{name: convert(value, hints[name], f"{name} in {where}") for name, value in values.items()})
+
+
+def convert(value: object, hint: Any, where: str) -> object:
+    """Return `value` as the type `hint` names: numbers and truth values may be given as text.
+
+    Raises:
+        UsageError: it is not of that type; an int is never made from a fraction.
+    """
+    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)]
+    if value is None or hint in (Any, object) or any(get_args(k) or k in (tuple, Ellipsis) for k in kinds):
+        return value
+    if all(isinstance(kind, str) for kind in kinds):  # a Literal
+        _choice(where, value, tuple(kinds))
+        return value
+    kind = kinds[0]
+    try:
+        return _CONVERTERS[kind](value)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise UsageError(f"{where} is {_NOUNS.get(kind, kind)}; found {value!r}") from None
+
+
+def _to_int(value: Any) -> int:
+    number = int(value)
+    if isinstance(value, bool) or number != float(value):
+        raise ValueError
+    return number
+
+
+def _to_float(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _to_bool(value: Any) -> bool:
+    return value if isinstance(value, bool) else {"true": True, "false": False}[str(value).lower()]
+
+
+def _to_str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+_CONVERTERS: dict[Any, Any] = {int: _to_int, float: _to_float, bool: _to_bool, str: _to_str}
+_NOUNS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _required(item: dataclasses.Field[Any]) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def _positive(obj: object, *names: str) -> None:
+    for name in names:
+        if getattr(obj, name) < 1:
+            raise UsageError(f"{name} is a whole number of 1 or more; found {getattr(obj, name)}")
+
+
+def _not_negative(obj: object, *names: str) -> None:
+    for name in names:
+        if getattr(obj, name) < 0:
+            raise UsageError(f"{name} is 0 or more; found {getattr(obj, name)}")
+
+
+def _choice(what: str, value: object, allowed: tuple[object, ...], why: str = "") -> None:
+    if value not in allowed:
+        names = ", ".join(str(item) for item in allowed if item is not None)
+        raise UsageError(f"{what} is one of {names}; found {value!r}{f' ({why})' if why else ''}")

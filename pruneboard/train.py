@@ -1,0 +1,305 @@
+"""The loop: the same budget, data, optimizer and schedule for every method, on one page.
+
+Per optimizer step: `before_step` -> (forward, loss, backward) x forward passes -> the optimizer ->
+`after_step`. At `harden_step` masks become final, and the remaining steps fine-tune the weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pruneboard import scores
+from pruneboard.api import Batch, DenseGradientPruner, Layer, Progress, Pruner, ScoringPruner
+from pruneboard.data import BatchPlan, Dataset, calibration_batches, eval_batches, steps_per_epoch, train_batches
+from pruneboard.draws import key
+from pruneboard.engine import Engine
+from pruneboard.errors import AuditError, DivergedError, PruneboardError, RunError
+from pruneboard.evaluate import (
+    Scores,
+    evaluate,
+    frozen_statistics,
+    reestimate,
+    restored_statistics,
+    statistics,
+    synchronize_statistics,
+)
+from pruneboard.gates import DrawClock, folded_weights, gate_tensors
+from pruneboard.models import state_sha256
+from pruneboard.optim import freeze_gates, schedule, set_learning_rates
+from pruneboard.signals import View, dense_gradients, endless_batches
+from pruneboard.spec import Recipe
+
+CHECK_EVERY = 10
+"""Steps between looks at the loss: each look waits for the device."""
+
+R = TypeVar("R")
+
+
+class Listener(Protocol):
+    """Who watches a run: a terminal, a log file, an event file. It can change nothing."""
+
+    def on_step(self, step: int, total: int, loss: float) -> None:
+        """`step` optimizer steps are done."""
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """An epoch is over; `row` is its line of `metrics.jsonl`."""
+
+    def on_phase(self, message: str) -> None:
+        """Something other than training begins."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The step budget, the same for every method of a board.
+
+    Attributes:
+        epochs: passes over the training images.
+        steps_per_epoch: optimizer steps of one.
+        harden_step: step before which masks are final.
+        warmup: steps of linear warm-up.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    harden_step: int
+    warmup: int
+
+    @property
+    def total(self) -> int:
+        """All optimizer steps."""
+        return self.epochs * self.steps_per_epoch
+
+
+def plan_budget(recipe: Recipe, dataset: Dataset, harden_at: float) -> Budget:
+    """Return the budget of `recipe` on `dataset`, with hardening at the declared fraction of it."""
+    per_epoch = steps_per_epoch(dataset, recipe.batch_size)
+    total = recipe.epochs * per_epoch
+    return Budget(recipe.epochs, per_epoch, round(harden_at * total), round(recipe.warmup_epochs * per_epoch))
+
+
+@dataclass
+class Training:
+    """Everything one run trains with; built once by `experiment.execute`."""
+
+    engine: Engine
+    pruner: Pruner[Any]
+    layers: Sequence[Layer[Any]]
+    dataset: Dataset
+    plan: BatchPlan
+    recipe: Recipe
+    budget: Budget
+    clock: DrawClock
+    forward_passes: int
+    method: str
+    listener: Listener
+    hook_seconds: float = 0.0
+    scoring_passes: int = 0
+    gates_sha256: str | None = None
+    best_validation: dict[str, Any] = field(default_factory=dict)
+
+    def progress(self, step: int) -> Progress:
+        """Return what hooks are told at `step`."""
+        phase: Any = "search" if step < self.budget.harden_step else "finetune"
+        self.clock.step = step
+        return Progress(step, self.budget.total, self.budget.harden_step, phase, self.clock.for_hook, self.engine)
+
+    def hook(self, name: str, call: Callable[[], R]) -> R:
+        """Run one of the plugin's functions: timed, and its errors named as the plugin's."""
+        start = time.perf_counter()
+        try:
+            return call()
+        except (PruneboardError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
+        finally:
+            self.hook_seconds += time.perf_counter() - start
+
+
+def fit(run: Training) -> None:
+    """Train the whole budget, hardening on the way, and leave statistics re-estimated on the final weights."""
+    prune_before_training(run)
+    for epoch in range(run.budget.epochs):
+        first = epoch * run.budget.steps_per_epoch
+        losses = Losses(run)
+        for step, batches in enumerate(train_batches(run.dataset, run.plan, epoch=epoch), start=first):
+            if step == run.budget.harden_step:
+                harden(run, step)
+            losses.add(step, train_step(run, step, batches))
+        _close_epoch(run, epoch, losses.mean())
+    if run.budget.harden_step == run.budget.total:
+        harden(run, run.budget.total)
+    # For every method alike: what is folded then depends on the final weights, not on when masks were fixed.
+    reestimate(run.engine, calibration_batches(run.dataset, run.plan))
+    check_frozen(run)
+
+
+def prune_before_training(run: Training) -> None:
+    """Let a `ScoringPruner` score every weight, and keep exactly the budget's highest scores."""
+    pruner = run.pruner
+    if not isinstance(pruner, ScoringPruner):
+        return
+    run.listener.on_phase("scoring the weights before training")
+    batches = endless_batches(run.dataset, run.plan)
+    view = View(run.engine.model, run.layers, run.dataset.image_size, run.recipe.label_smoothing)
+    found = run.hook("score", lambda: pruner.score(view, batches))
+    masks = run.hook("score", lambda: scores.top_k(found, scores.budget(run.layers)))
+    scores.set_masks(run.layers, masks)
+    run.scoring_passes = view.images
+
+
+def train_step(run: Training, step: int, batches: Sequence[Batch]) -> Tensor:
+    """Take one optimizer step and return its mean loss on this process, still on the device."""
+    at = run.progress(step)
+    searching = at.phase == "search"
+    set_learning_rates(run.engine.groups, schedule(step, run.budget.total, run.budget.warmup))
+    if searching:
+        run.hook("before_step", lambda: run.pruner.before_step(run.layers, at))
+    run.engine.model.train()
+    with dense_gradients(run.layers, wanted=_wants_gradients(run, at)) as gradients:
+        loss = _forward_backward(run, batches, run.forward_passes if searching else 1)
+    run.engine.step()
+    if gradients is not None:
+        run.hook("update", lambda: _update(run, gradients, at))
+    if searching:
+        run.hook("after_step", lambda: run.pruner.after_step(run.layers, at))
+    return loss
+
+
+def _forward_backward(run: Training, batches: Sequence[Batch], passes: int) -> Tensor:
+    modules = statistics(run.engine.model)
+    share = passes * len(batches)
+    total = torch.zeros((), device=run.engine.device)
+    for index in range(share):
+        forward_pass, micro = divmod(index, len(batches))
+        run.clock.forward_pass = forward_pass
+        # Dropout and the like draw from the global state: keyed, so that nothing needs to be carried along.
+        torch.manual_seed(key(run.clock.seed, "model", run.clock.step, forward_pass, micro, run.engine.rank))
+        images, labels = batches[micro]
+        with frozen_statistics(modules if forward_pass else ()):
+            logits = run.engine.forward(images)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=run.recipe.label_smoothing) / share
+        run.engine.backward(loss, last=index == share - 1)
+        total += loss.detach()
+    return total
+
+
+def harden(run: Training, step: int) -> None:
+    """Let the method fix its masks, then hold it to that."""
+    run.listener.on_phase("hardening: choosing the final masks")
+    at = run.progress(step)
+    run.hook("harden", lambda: run.pruner.harden(run.layers, at, lambda: validation_top1(run)))
+    freeze_gates(run.engine.groups)
+    check_ranks(run)
+    run.gates_sha256 = state_sha256(gate_tensors(run.layers))
+    reestimate(run.engine, calibration_batches(run.dataset, run.plan))
+
+
+def validation_top1(run: Training) -> float:
+    """Return validation top-1 after re-estimating statistics on a fixed set of batches, then restore them.
+
+    Collective: every process calls it equally often and gets the same number.
+    """
+    with restored_statistics(run.engine.model):
+        reestimate(run.engine, calibration_batches(run.dataset, run.plan))
+        return validate(run).top1
+
+
+def validate(run: Training) -> Scores:
+    """Evaluate the model as it stands on the validation split."""
+    run.engine.model.eval()
+    plan = run.plan
+    batches = eval_batches(
+        run.dataset.validation,
+        run.dataset,
+        batch_size=plan.micro_batch,
+        rank=plan.rank,
+        world=plan.world,
+        device=plan.device,
+    )
+    return evaluate(run.engine.forward, batches, len(run.dataset.classes), run.engine.sum)
+
+
+def check_ranks(run: Training) -> None:
+    """Fail if any gate tensor differs between processes, naming the first."""
+    name = run.engine.first_difference(gate_tensors(run.layers))
+    if name is not None:
+        raise AuditError(f"method {run.method}: gate tensor {name} differs between processes after hardening")
+
+
+def check_frozen(run: Training) -> None:
+    """Fail if a gate changed after hardening."""
+    if run.gates_sha256 != state_sha256(gate_tensors(run.layers)):
+        raise AuditError(f"method {run.method}: a gate changed after hardening; every mask must be final there")
+
+
+class Losses:
+    """The losses of one epoch, averaged over processes when asked; looked at every few steps."""
+
+    def __init__(self, run: Training) -> None:
+        """Start an epoch."""
+        self._run = run
+        self._total = torch.zeros((), dtype=torch.float64, device=run.engine.device)
+        self._count = 0
+
+    def add(self, step: int, loss: Tensor) -> None:
+        """Record the loss of `step`; every few steps, show it and check that it is finite."""
+        self._total += loss
+        self._count += 1
+        done = step + 1
+        if done % CHECK_EVERY and done != self._run.budget.total:
+            return
+        value = float(loss)
+        if not math.isfinite(value):
+            raise DivergedError(f"the loss is {value} at step {step}: lower the learning rate (--lr) or clip (--clip)")
+        self._run.listener.on_step(done, self._run.budget.total, value)
+
+    def mean(self) -> float:
+        """Return the epoch's mean loss over all processes, or raise if it is not finite."""
+        engine = self._run.engine
+        value = float(engine.sum(self._total)) / (engine.world * self._count)
+        if not math.isfinite(value):
+            raise DivergedError(f"the loss is {value} at the end of an epoch: lower the learning rate (--lr)")
+        return value
+
+
+def _close_epoch(run: Training, epoch: int, loss: float) -> None:
+    step = (epoch + 1) * run.budget.steps_per_epoch
+    at = run.progress(step)
+    synchronize_statistics(run.engine)
+    found = validate(run)
+    zeros = sum(int((weight == 0).sum()) for weight in folded_weights(run.layers))
+    row = {
+        "epoch": epoch + 1,
+        "step": step,
+        "phase": at.phase,
+        "loss": loss,
+        "lr": schedule(step - 1, run.budget.total, run.budget.warmup) * run.recipe.lr,
+        "validation": {"top1": found.top1, "loss": found.loss},
+        "sparsity": zeros / sum(layer.dense.numel() for layer in run.layers),
+        "diagnostics": dict(run.hook("diagnostics", lambda: run.pruner.diagnostics(run.layers, at))),
+    }
+    if found.top1 > run.best_validation.get("top1", -1.0):
+        run.best_validation = {"top1": found.top1, "epoch": epoch + 1}
+    run.listener.on_epoch(row)
+
+
+def _wants_gradients(run: Training, at: Progress) -> bool:
+    pruner = run.pruner
+    if not isinstance(pruner, DenseGradientPruner) or at.phase == "finetune":
+        return False
+    return run.hook("wants_gradients", lambda: pruner.wants_gradients(at))
+
+
+def _update(run: Training, gradients: list[Tensor], at: Progress) -> None:
+    assert isinstance(run.pruner, DenseGradientPruner)
+    run.engine.average_(gradients)
+    run.pruner.update(run.layers, gradients, at)
