@@ -258,8 +258,13 @@ class Pruner(ABC, Generic[G]):
     def gate(self, weight: Tensor) -> G:
         """Return the gate for one prunable weight, in the state before step 0."""
 
-    def gate_optimizer(self) -> GateOptimizer | None:
-        """Return the rule for the gates' parameters; None when they have none."""
+    def gate_optimizer(self, steps: int) -> GateOptimizer | None:
+        """Return the rule for the gates' parameters; None when they have none.
+
+        Args:
+            steps: optimizer steps of the search, for rates that must suit the budget.
+        """
+        del steps
         return None
 
     def before_step(self, layers: Sequence[Layer[G]], at: Progress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,10 +17,10 @@ from pruneboard import record as records
 from pruneboard.audit import Count
 from pruneboard.data import BatchPlan, Dataset, Split, eval_batches, order_sha256
 from pruneboard.engine import Engine
-from pruneboard.errors import AuditError
+from pruneboard.errors import AuditError, DivergedError
 from pruneboard.evaluate import Scores, evaluate
 from pruneboard.launch import World
-from pruneboard.prepare import SCOPE, Job, micro_batch
+from pruneboard.prepare import Job, micro_batch
 from pruneboard.train import Listener, Training, plan_budget
 
 
@@ -38,7 +39,9 @@ def training(job: Job, dataset: Dataset, device: torch.device, listener: Listene
     initial_sha256 = models.state_sha256(model.state_dict())
     clock = gates.DrawClock(job.seeds["pruner"])
     layers = gates.attach(pruner, models.prunable_layers(model), clock, hits_target=traits["hits_target"])
-    groups = optim.parameter_groups(model, gates.gate_parameters(layers), job.recipe, pruner.gate_optimizer())
+    budget = plan_budget(job.recipe, dataset, traits["harden_at"])
+    rule = pruner.gate_optimizer(budget.harden_step)
+    groups = optim.parameter_groups(model, gates.gate_parameters(layers), job.recipe, rule)
     micro = micro_batch(job.recipe, job.plan, world.size)
     engine = Engine(
         model,
@@ -66,7 +69,7 @@ def training(job: Job, dataset: Dataset, device: torch.device, listener: Listene
         dataset=dataset,
         plan=plan,
         recipe=job.recipe,
-        budget=plan_budget(job.recipe, dataset, traits["harden_at"]),
+        budget=budget,
         clock=clock,
         forward_passes=traits["forward_passes"],
         method=job.info.origin,
@@ -90,6 +93,8 @@ def record(job: Job, run: Training, initial_sha256: str, started: float) -> dict
     plain.load_state_dict(state)
     plain = plain.to(run.engine.device).eval()
     test, validation = (_evaluate(run, plain, split) for split in (run.dataset.test, run.dataset.validation))
+    if not math.isfinite(test.loss + validation.loss):
+        raise DivergedError("the folded model's loss is not a finite number: lower the learning rate (--lr)")
     if run.engine.rank == 0:
         _save(job, state)
     positions = cost.positions(plain, run.dataset.image_size)
@@ -100,7 +105,7 @@ def record(job: Job, run: Training, initial_sha256: str, started: float) -> dict
         "error": None,
         "model": {**job.known["model"], "parameters": parameters, "initial_sha256": initial_sha256},
         "data": {**job.known["data"], "order_sha256": _order(run)},
-        "board": board(job, run, sum(c.n for c in counts)),
+        "board": _fingerprinted({**job.known["board"], "prunable": sum(c.n for c in counts)}),
         "budget": _budget(job, run),
         "engine": _engine(job, run),
         "hardware": provenance.hardware(run.engine.device, torch.get_num_threads()),
@@ -119,54 +124,28 @@ def record(job: Job, run: Training, initial_sha256: str, started: float) -> dict
 
 def unfinished(job: Job, started: str, status: str, kind: str, message: str) -> dict[str, Any]:
     """Return the record of a run that started and did not finish."""
-    known = {"track": job.track, "model": job.spec.model, "data": job.spec.dataset, "rules": job.known["rules"]}
     return {
         **job.known,
         "status": status,
         "error": {"kind": kind, "message": message},
-        "board": {"fingerprint": records.fingerprint(known), **known},
+        "board": _fingerprinted(job.known["board"]),
         "software": provenance.software(),
         "lifecycle": {"started": started, "ended": now(), "resumes": 0},
     }
 
 
-def board(job: Job, run: Training, prunable: int) -> dict[str, Any]:
-    """Return what must be equal for two rows to stand in one table, and its fingerprint.
-
-    See `docs/protocol.md`. Two runs that differ in any of it are never ranked against each other.
-    """
-    torch_version = str(provenance.version_of("torch"))
-    fields = {
-        "rules": job.known["rules"],
-        "track": job.track,
-        "model": job.plan.load_as,
-        "stem": job.plan.stem,
-        "create_args": job.plan.create_args,
-        "init": "file" if job.spec.init.endswith(".safetensors") else job.spec.init,
-        "data": job.spec.dataset,
-        "data_sha256": job.known["data"]["sha256"],
-        "limit_train": job.spec.limit_train,
-        "recipe": {k: v for k, v in job.known["recipe"].items() if k != "name"},
-        "steps": run.budget.total,
-        "global_batch": run.plan.batch_size,
-        "norm_batch": job.recipe.micro_batch if job.plan.batch_statistics else None,
-        "precision": job.spec.precision,
-        "scope": SCOPE,
-        "prunable": prunable,
-        "torch": ".".join(torch_version.split(".")[:2]),
-    }
-    return {"fingerprint": records.fingerprint(fields), **fields}
+def _fingerprinted(board: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be equal for two rows to stand in one table, with its fingerprint."""
+    return {"fingerprint": records.fingerprint(board), **board}
 
 
 def _same_everywhere(run: Training, state: Mapping[str, Tensor]) -> None:
-
     name = run.engine.first_difference(state)
     if name is not None:
         raise AuditError(f"tensor {name} of the folded model differs between processes")
 
 
 def _evaluate(run: Training, plain: nn.Module, split: Split) -> Scores:
-
     batches = eval_batches(
         split,
         run.dataset,
@@ -179,13 +158,11 @@ def _evaluate(run: Training, plain: nn.Module, split: Split) -> Scores:
 
 
 def _save(job: Job, state: Mapping[str, Tensor]) -> None:
-
     metadata = {"load_as": job.plan.load_as, "format": "pt"}
     store.write_atomic(job.folder / "model.safetensors", save(dict(state), metadata))
 
 
 def _order(run: Training) -> dict[str, str]:
-
     last = run.budget.epochs - 1
     return {
         "first": order_sha256(run.dataset, run.plan, epoch=0),
@@ -236,7 +213,7 @@ def _cost(
         "macs_remaining": sum(layer.macs_remaining for layer in layers),
         "macs_definition": cost.MACS_DEFINITION,
         "parameters": parameters,
-        "bytes": cost.storage_bytes(layers),
+        "bytes": cost.storage_bytes(layers, {layer.name: layer.dense.shape[0] for layer in run.layers}),
         "wall_seconds": round(time.perf_counter() - started, 3),
         "hook_seconds": round(run.hook_seconds, 3),
         "peak_memory_bytes": cost.peak_memory_bytes(run.engine.device),

@@ -77,7 +77,7 @@ def guarded(job: Job, listener: Listener, dataset: Dataset | None = None) -> dic
     Raises:
         RunError: with the status the record gets.
     """
-    watcher = Recorder(job.folder, listener) if World.current().leads else Silent()
+    watcher = Recorder(job.folder, listener, job.spec.tensorboard) if World.current().leads else Silent()
     try:
         return execute(job, watcher, dataset)
     except RunError:
@@ -119,10 +119,11 @@ class Silent:
 
 @dataclass
 class Recorder:
-    """Writes `metrics.jsonl` and `log.txt`, and passes everything on to the listener of the user."""
+    """Writes `metrics.jsonl`, `log.txt` and event files, and passes everything on to the user's listener."""
 
     folder: Path
     listener: Listener
+    tensorboard: bool = False
 
     def on_step(self, step: int, total: int, loss: float) -> None:
         """Pass it on."""
@@ -132,12 +133,25 @@ class Recorder:
         """Append the epoch to `metrics.jsonl`, then pass it on."""
         store.append_metrics(self.folder, dict(row))
         logger.info("epoch %s: validation top-1 %.4f", row["epoch"], row["validation"]["top1"])
+        if self.tensorboard:
+            _write_events(self.folder / "tensorboard", row)
         self.listener.on_epoch(row)
 
     def on_phase(self, message: str) -> None:
         """Log it and pass it on."""
         logger.info(message)
         self.listener.on_phase(message)
+
+
+def _write_events(folder: Path, row: Mapping[str, Any]) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    scalars = {"loss": row["loss"], "lr": row["lr"], "sparsity": row["sparsity"]}
+    scalars |= {f"validation/{name}": value for name, value in row["validation"].items()}
+    scalars |= {f"diagnostics/{name}": value for name, value in row["diagnostics"].items()}
+    with SummaryWriter(str(folder)) as writer:
+        for name, value in scalars.items():
+            writer.add_scalar(name, value, row["step"])
 
 
 @contextmanager

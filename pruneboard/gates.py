@@ -72,11 +72,15 @@ def _attach_one(
     weight = cast("nn.Parameter", module.weight)
     gate = pruner.gate(weight.detach())
     _check(gate, weight, name)
-    gate._source = partial(clock.for_gate, index, weight.device)
     # Our own check stands above: the library's would run a training forward, and draw.
     parametrize.register_parametrization(module, "weight", gate, unsafe=True)
     original = cast("Any", module).parametrizations.weight.original
+    gate._source = partial(_source, clock, index, original)
     return Layer(index, name, original, gate, keep)
+
+
+def _source(clock: DrawClock, index: int, weight: nn.Parameter) -> torch.Generator:
+    return clock.for_gate(index, weight.device)  # asked anew: the model moves to its device after `attach`
 
 
 def _check(gate: Gate, weight: nn.Parameter, name: str) -> None:
@@ -124,9 +128,10 @@ def fold(model: nn.Module, layers: Sequence[Layer[Any]]) -> dict[str, Tensor]:
     weights = dict(zip((layer.name for layer in layers), folded_weights(layers), strict=True))
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        owner, marker, rest = name.partition(".parametrizations.weight.")
-        if not marker:
+        path, gated, _ = name.partition(".parametrizations.weight.")
+        owner = path if gated else name.rpartition(".")[0]
+        if owner in weights:  # a plain layer's weight stands before its bias, a parametrized one's after it
+            state.setdefault(f"{owner}.weight", weights[owner])
+        if not gated:
             state[name] = tensor
-        elif rest == "original":
-            state[f"{owner}.weight"] = weights[owner]
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}

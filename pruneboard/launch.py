@@ -15,11 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pruneboard import errors
 from pruneboard.errors import InterruptedRunError, PruneboardError, RunError
 from pruneboard.leaving import leave
+
+R = TypeVar("R")
 
 GRACE_SECONDS = 1.0
 """How long to listen for the cause once the first sign of a failure is seen: peers of a lost process fail too."""
@@ -43,7 +45,7 @@ class World:
         return self.rank == 0
 
 
-def launch(target: Callable[..., Any], arguments: tuple[Any, ...], procs: int, world: World, local: Any) -> Any:
+def launch(target: Callable[..., R], arguments: tuple[Any, ...], procs: int, world: World, local: Any) -> R:
     """Run `target(*arguments, local)` here, or `target(*arguments)` in `procs` processes; return rank 0's result.
 
     Args:
@@ -55,7 +57,7 @@ def launch(target: Callable[..., Any], arguments: tuple[Any, ...], procs: int, w
     """
     if procs == 1 or world.size > 1:
         return target(*arguments, local)
-    return Group(target, arguments, procs).result()
+    return cast("R", Group(target, arguments, procs).result())
 
 
 class Group:

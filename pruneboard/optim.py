@@ -46,6 +46,14 @@ class GroupedOptimizer(torch.optim.Optimizer):
                 _RULES[group["rule"]](self, group, parameters)
 
     def _sgd(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        # The fused kernel wants a buffer for all or for none, and a first gradient may come late.
+        fresh = [p for p in parameters if "momentum_buffer" not in self.state[p]]
+        moving = [p for p in parameters if "momentum_buffer" in self.state[p]]
+        for alike in (fresh, moving):
+            if alike:
+                self._sgd_alike(group, alike)
+
+    def _sgd_alike(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         buffers = [self.state[p].get("momentum_buffer") for p in parameters]
         sgd(
             parameters,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     recipe = resolve_recipe(spec)
     store.check_writable(spec.results)
     pick_device(spec)
+    check_tensorboard(spec)
     seeds = {name: key(spec.seed, name) for name in SEEDS}
     dataset = open_data(spec, recipe, seeds)
     plan = plan_network(spec, dataset)
@@ -167,6 +169,24 @@ def describe(
         "seed": spec.seed,
         "precision": spec.precision,
     }
+    board = {
+        "rules": RULES_VERSION,
+        "track": track,
+        "model": plan.load_as,
+        "stem": plan.stem,
+        "create_args": plan.create_args,
+        "init": init_identity(spec.init),
+        "data": dataset.name,
+        "data_sha256": dataset.sha256,
+        "limit_train": spec.limit_train,
+        "recipe": training,
+        "steps": recipe.epochs * steps_per_epoch(dataset, recipe.batch_size),
+        "global_batch": recipe.batch_size,
+        "norm_batch": recipe.micro_batch if plan.batch_statistics else None,
+        "precision": spec.precision,
+        "scope": SCOPE,
+        "torch": ".".join(torch.__version__.split(".")[:2]),
+    }
     return {
         "schema": record.SCHEMA,
         "rules": RULES_VERSION,
@@ -179,6 +199,7 @@ def describe(
         "seed": spec.seed,
         "seeds": dict(seeds),
         "sparsity": {"target": spec.sparsity},
+        "board": board,
     }
 
 
@@ -222,6 +243,12 @@ def micro_batch(recipe: Recipe, plan: ModelPlan, world: int) -> int:
     if plan.batch_statistics:
         return recipe.micro_batch
     return min(recipe.micro_batch, max(1, recipe.batch_size // world))
+
+
+def check_tensorboard(spec: RunSpec) -> None:
+    """Refuse event files where the package that writes them is missing."""
+    if spec.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UsageError("--tensorboard needs a package that is not installed: pip install 'pruneboard[tensorboard]'")
 
 
 def pick_device(spec: RunSpec) -> torch.device:

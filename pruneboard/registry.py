@@ -5,11 +5,13 @@ Finding a pruner imports nothing of it, so one broken distribution never breaks 
 
 from __future__ import annotations
 
+import configparser
 import dataclasses
 import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import entrypoints
@@ -39,17 +41,34 @@ class PrunerInfo:
 
 
 def installed() -> list[PrunerInfo]:
-    """Return every registered pruner, sorted, clashing names included."""
+    """Return every registered pruner, sorted, clashing names included.
+
+    Raises:
+        PluginError: the entry points of some installed distribution are not a readable file.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", entrypoints.BadEntryPoint)  # a malformed line of somebody's metadata
-        found = entrypoints.get_group_all(GROUP)
+        warnings.simplefilter("ignore", UserWarning)  # a malformed line of somebody's metadata
+        try:
+            found = entrypoints.get_group_all(GROUP)
+        except (configparser.Error, UnicodeDecodeError) as error:
+            raise PluginError(
+                f"entry points of an installed distribution cannot be read: {_one_line(error)}; mend or uninstall it"
+            ) from error
     return sorted({_info(point) for point in found})
 
 
 def _info(point: Any) -> PrunerInfo:
-    distribution = point.distro.name if point.distro else "unknown"
-    version = point.distro.version if point.distro else "unknown"
+    distribution = point.distro.name
+    # A source tree's *.egg-info, which comes first when Python starts there, carries no version in its name.
+    version = point.distro.version or _metadata_version(distribution)
     return PrunerInfo(point.name, distribution, version, f"{point.module_name}:{point.object_name}")
+
+
+def _metadata_version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def find(name: str) -> PrunerInfo:
@@ -83,9 +102,9 @@ def load(info: PrunerInfo) -> type[Pruner[Any]]:
     point = entrypoints.EntryPoint(info.name, module, attribute)
     try:
         cls = point.load()
-    except Exception as error:  # whatever a stranger's module raises is theirs to mend
+    except (Exception, SystemExit) as error:  # whatever a stranger's module raises is theirs to mend
         raise PluginError(
-            f"method {info.origin} cannot be imported: {type(error).__name__}: {error}; "
+            f"method {info.origin} cannot be imported: {type(error).__name__}: {_one_line(error)}; "
             f"mend or uninstall {info.distribution}"
         ) from error
     if not (inspect.isclass(cls) and issubclass(cls, Pruner)):
@@ -98,14 +117,28 @@ def load(info: PrunerInfo) -> type[Pruner[Any]]:
     return cls
 
 
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
 def _frozen(cls: type) -> bool:
     own = "__dataclass_params__" in cls.__dict__
     return own and bool(cls.__dict__["__dataclass_params__"].frozen)
 
 
 def option_types(cls: type[Pruner[Any]]) -> dict[str, Any]:
-    """Return name -> type of the options a pruner takes, the sparsity apart."""
-    hints = get_type_hints(cls)
+    """Return name -> type of the options a pruner takes, the sparsity apart.
+
+    Raises:
+        PluginError: an annotation that does not exist when the class is used, as under `if TYPE_CHECKING`.
+    """
+    try:
+        hints = get_type_hints(cls)
+    except Exception as error:
+        raise PluginError(
+            f"the annotations of {cls.__module__}:{cls.__qualname__} cannot be resolved: {_one_line(error)}; "
+            "import what they name outside TYPE_CHECKING"
+        ) from error
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name != "sparsity"}
 
 
@@ -131,7 +164,12 @@ def build(info: PrunerInfo, sparsity: float | None, options: Mapping[str, object
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"method {info.name!r}: {error}") from None
+        raise UsageError(f"method {info.name!r}: {_one_line(error)}") from None
+    except Exception as error:
+        raise PluginError(
+            f"method {info.origin} cannot be built: {type(error).__name__}: {_one_line(error)}; "
+            f"mend or uninstall {info.distribution}"
+        ) from error
 
 
 def _sparsity_required(cls: type[Pruner[Any]]) -> bool:

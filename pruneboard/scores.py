@@ -80,10 +80,12 @@ def largest_remainder(shares: Sequence[float | Fraction], sizes: Sequence[int], 
     parts, ties to the earlier layer.
 
     Raises:
-        ValueError: k exceeds the sum of `sizes` or is negative.
+        ValueError: k exceeds the sum of `sizes` or is negative, or a share is negative.
     """
     if not 0 <= k <= sum(sizes):
         raise ValueError(f"cannot keep {k} of {sum(sizes)} positions")
+    if any(share < 0 for share in shares):
+        raise ValueError("a share is a number of kept positions, 0 or more")
     exact = [min(Fraction(share), Fraction(size)) for share, size in zip(shares, sizes, strict=True)]
     keep = [int(share) for share in exact]
     order = sorted(range(len(keep)), key=lambda i: (-(exact[i] - keep[i]), i))
@@ -151,10 +153,10 @@ def cubic(fraction: float, start: float, end: float, first: float, last: float) 
 
     value = last + (first - last) (1 - (fraction - start) / (end - start))^3 in between.
     """
-    if fraction < start:
-        return first
     if fraction >= end:
         return last
+    if fraction <= start:  # the formula itself may be a rounding off `first` here
+        return first
     return last + (first - last) * (1 - (fraction - start) / (end - start)) ** 3
 
 

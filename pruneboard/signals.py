@@ -108,6 +108,6 @@ def _collector(gradient: Tensor) -> Callable[[Any, Any, Tensor], None]:
     def watch(gate: Any, inputs: Any, effective: Tensor) -> None:
         del gate, inputs
         if effective.requires_grad:
-            effective.register_hook(add)
+            effective.register_hook(add)  # type: ignore[no-untyped-call]
 
     return watch

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from pruneboard.errors import UnknownNameError, UsageError
 
@@ -179,12 +180,12 @@ def check_sparsity(value: object) -> float:
     """
     try:
         number = float(cast("Any", value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"sparsity is a fraction of zeros, such as 0.9; found {value!r}") from None
     if not (math.isfinite(number) and 0 <= number < 1):
         percent = f"; for {number:g} % write {number / 100:g}" if 1 < number < 100 else ""
         raise UsageError(f"sparsity is a fraction of zeros, in [0, 1); found {value}{percent}")
-    return number
+    return abs(number)  # -0.0 would be another run by its content hash
 
 
 def recipe_names() -> list[str]:
@@ -217,9 +218,15 @@ def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Rec
         values = tomllib.loads(text)
     else:
         raise UnknownNameError("recipe", name, recipe_names(), "a file of your own is named by its path, x.toml")
-    default_for = tuple(cast("list[str]", values.pop("default_for", [])))
+    default_for = _names(values.pop("default_for", []), f"default_for in recipe {name}")
     values |= dict(overrides or {})
     return build(Recipe, {**values, "name": name, "default_for": default_for}, f"recipe {name}")
+
+
+def _names(value: object, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise UsageError(f"{where} is a list of data sets; found {value!r}")
+    return tuple(value)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -257,13 +264,14 @@ def convert(value: object, hint: Any, where: str) -> object:
     Raises:
         UsageError: it is not of that type; an int is never made from a fraction.
     """
-    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)]
-    if value is None or hint in (Any, object) or any(get_args(k) or k in (tuple, Ellipsis) for k in kinds):
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kind = next(member for member in members if member is not type(None))
+    if get_origin(kind) is Literal and value is not None:
+        named = {str(item): item for item in get_args(kind)}
+        _choice(where, str(value), tuple(named))
+        return named[str(value)]
+    if value is None or kind in (Any, object, tuple) or get_origin(kind):  # the class itself looks inside a tuple
         return value
-    if all(isinstance(kind, str) for kind in kinds):  # a Literal
-        _choice(where, value, tuple(kinds))
-        return value
-    kind = kinds[0]
     try:
         return _CONVERTERS[kind](value)
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -271,8 +279,8 @@ def convert(value: object, hint: Any, where: str) -> object:
 
 
 def _to_int(value: Any) -> int:
-    number = int(value)
-    if isinstance(value, bool) or number != float(value):
+    number = int(value)  # of a text: digits only
+    if isinstance(value, bool) or not (isinstance(value, str) or number == value):
         raise ValueError
     return number
 

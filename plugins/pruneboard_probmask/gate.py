@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,8 +14,14 @@ from pruneboard.api import Gate
 NEVER = 1e-36
 """Stands for 0 inside the odds: log(0) costs a CPU some twenty times an ordinary logarithm."""
 
+SMALLEST_DRAW = 2.0**-25
+"""Stands for a draw of exactly 0, which float32 gives once in 2^24: at s = 1 it would make the mask 1/2."""
+
 NOTHING = 1e-26
 """A relaxed mask at or below this is 0: it changes no sum, and products with it would be subnormal and slow."""
+
+FEW = 0.25
+"""Below this share of undecided probabilities, gathering them costs a CPU less than drawing for all."""
 
 
 @final
@@ -25,7 +32,8 @@ class ProbabilityGate(Gate):
         probability: parameter of the weight's shape, in [0, 1] after every projection; 1 at the start. Where
             it is exactly 0 or 1, m equals it, so a hardened gate is one whose probabilities are 0 and 1.
         inverse_temperature: T of the relaxation; set before every step, so it is no state.
-        binary: whether all probabilities are known to be 0 or 1, which spares the draw; it changes no bit.
+        undecided: flat indices of the probabilities strictly between 0 and 1, the only ones drawn for; None
+            draws for all. Derived from `probability` before every step.
     """
 
     probability: nn.Parameter
@@ -35,14 +43,24 @@ class ProbabilityGate(Gate):
         super().__init__()
         self.probability = nn.Parameter(torch.ones_like(weight), requires_grad=learn)
         self.inverse_temperature = 1.0
-        self.binary = True
+        self.undecided: Tensor | None = torch.empty(0, dtype=torch.int64)
+
+    def refresh(self) -> None:
+        """Find the undecided probabilities, where drawing for them alone pays."""
+        values = self.probability.detach()
+        if values.device.type != "cpu" or not values.is_contiguous():
+            self.undecided = None  # an accelerator would wait for the count
+            return
+        found = np.flatnonzero(((values > 0) & (values < 1)).numpy())
+        self.undecided = torch.from_numpy(found) if len(found) < FEW * values.numel() else None
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return w * m in training, and w * probability, the mean of w * Bernoulli, in evaluation."""
         if not self.training or not self.probability.requires_grad:
             return weight * self.probability.detach()
-        generator = None if self.binary else self.draw()
-        return relaxed(weight, self.probability, self.inverse_temperature, generator)
+        nothing = self.undecided is not None and not self.undecided.numel()
+        generator = None if nothing else self.draw()
+        return relaxed(weight, self.probability, self.inverse_temperature, generator, self.undecided)
 
     def kept(self, weight: Tensor) -> Tensor:
         """Return where the probability is not 0."""
@@ -51,7 +69,11 @@ class ProbabilityGate(Gate):
 
 
 def relaxed(
-    weight: Tensor, probability: Tensor, inverse_temperature: float, generator: torch.Generator | None
+    weight: Tensor,
+    probability: Tensor,
+    inverse_temperature: float,
+    generator: torch.Generator | None,
+    undecided: Tensor | None = None,
 ) -> Tensor:
     """Return w * m for one relaxed sample m, differentiable in `weight` and `probability`.
 
@@ -62,18 +84,30 @@ def relaxed(
         weight: w, any shape.
         probability: s, of the same shape, in [0, 1].
         inverse_temperature: T.
-        generator: draws u; None where every s is 0 or 1, and m = s whatever is drawn.
+        generator: draws u; None where there is nothing to draw.
+        undecided: flat indices outside of which every s is 0 or 1, so that m = s whatever is drawn; None
+            draws for all.
     """
-    return _Relaxed.apply(weight, probability, inverse_temperature, generator)  # type: ignore[no-any-return]
+    return _Relaxed.apply(weight, probability, inverse_temperature, generator, undecided)  # type: ignore[no-any-return]
 
 
-def _sample(probability: Tensor, inverse_temperature: float, generator: torch.Generator) -> Tensor:
-    """Return sigmoid(T log(s u / ((1 - s)(1 - u)))), exactly s where s is 0 or 1, in one logarithm."""
-    draw = torch.empty_like(probability).uniform_(generator=generator)
+def sample_mask(probability: Tensor, inverse_temperature: float, draw: Tensor) -> Tensor:
+    """Return sigmoid(T log(s u / ((1 - s)(1 - u)))), exactly s where s is 0 or 1, in one logarithm.
+
+    `draw`, u in [0, 1) of the shape of `probability`, is overwritten.
+    """
+    draw.clamp_min_(SMALLEST_DRAW)
     odds = torch.mul(draw, probability).clamp_min_(NEVER)
     against = draw.neg_().add_(1).mul_(1 - probability).clamp_min_(NEVER)
     mask = odds.div_(against).log_().mul_(inverse_temperature).sigmoid_()
     return functional.threshold(mask, NOTHING, 0.0, inplace=True)
+
+
+def _slope(probability: Tensor, mask: Tensor, inverse_temperature: float) -> Tensor:
+    """Return dm/ds = T m (1 - m) / (s (1 - s)); where s is 0 or 1 so is m, and any divisor will do but 0."""
+    variance = torch.addcmul(probability, probability, probability, value=-1)
+    slope = torch.addcmul(mask, mask, mask, value=-1).mul_(inverse_temperature)
+    return slope.div_(variance.clamp_min_(torch.finfo(variance.dtype).tiny))
 
 
 class _Relaxed(torch.autograd.Function):
@@ -81,26 +115,32 @@ class _Relaxed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, probability: Tensor, inverse_temperature: float, generator: torch.Generator | None
+        ctx: Any,
+        weight: Tensor,
+        probability: Tensor,
+        inverse_temperature: float,
+        generator: torch.Generator | None,
+        undecided: Tensor | None,
     ) -> Tensor:
         ctx.inverse_temperature = inverse_temperature
-        ctx.drawn = generator is not None
-        if generator is None:
-            ctx.save_for_backward(weight, probability, probability)
-            return weight * probability
-        mask = _sample(probability, inverse_temperature, generator)
-        ctx.save_for_backward(weight, probability, mask)
+        if undecided is None:
+            draw = torch.empty_like(probability).uniform_(generator=generator)
+            mask = sample_mask(probability, inverse_temperature, draw)
+        else:
+            mask = probability.clone()
+            few = probability.view(-1)[undecided]
+            mask.view(-1)[undecided] = sample_mask(few, inverse_temperature, torch.rand(few.shape, generator=generator))
+        ctx.save_for_backward(weight, probability, mask, undecided)
         return weight * mask
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         (gradient,) = gradients
-        weight, probability, mask = ctx.saved_tensors
-        if not ctx.drawn:
-            # A zero, not nothing: Adam's step count must not depend on how gradients are reduced.
-            return gradient * mask, torch.zeros_like(probability), None, None
-        slope = torch.addcmul(mask, mask, mask, value=-1).mul_(ctx.inverse_temperature)
-        variance = torch.addcmul(probability, probability, probability, value=-1)
-        # Where s is 0 or 1, m equals s and the slope is exactly 0: any divisor will do but 0.
-        slope.div_(variance.clamp_min_(torch.finfo(variance.dtype).tiny)).mul_(weight).mul_(gradient)
-        return gradient * mask, slope, None, None
+        weight, probability, mask, undecided = ctx.saved_tensors
+        if undecided is None:
+            slope = _slope(probability, mask, ctx.inverse_temperature).mul_(weight).mul_(gradient)
+        else:
+            slope = torch.zeros_like(probability)
+            s, m, w, g = (t.reshape(-1)[undecided] for t in (probability, mask, weight, gradient))
+            slope.view(-1)[undecided] = _slope(s, m, ctx.inverse_temperature).mul_(w).mul_(g)
+        return gradient * mask, slope, None, None, None

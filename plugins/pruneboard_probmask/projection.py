@@ -3,7 +3,8 @@
     P(x) = clip(x - v, 0, 1),   v = 0 if sum clip(x, 0, 1) <= K, else the root of sum clip(x - v, 0, 1) = K
 
 The root is found by Newton's method on the piecewise linear sum, kept inside a bracket (bisection where a
-step would leave it; the k-capped simplex of arXiv:2110.08471). The official code bisects 21 times to an
+step would leave it, and a step that doubles while rounding hides any progress; the k-capped simplex of
+arXiv:2110.08471). The official code bisects 21 times to an
 absolute tolerance below the resolution of its float32 sum and may return a sum above K; here sums are
 accumulated in float64 and the result never exceeds K.
 """
@@ -23,7 +24,9 @@ BLOCK = 1 << 16
 
 
 def shift(scores: Sequence[Tensor], k: float) -> float:
-    """Return the smallest-error v >= 0 with sum over all tensors of clip(score - v, 0, 1) <= k.
+    """Return the v >= 0 with sum over all tensors of clip(score - v, 0, 1) = k, or 0 where that sum is at most k.
+
+    The sum, accumulated in float64, never exceeds k.
 
     Args:
         scores: tensors of any shape.
@@ -39,13 +42,19 @@ def shift(scores: Sequence[Tensor], k: float) -> float:
         return 0.0
     eps = torch.finfo(scores[0].dtype).eps
     low, high = 0.0, max(float(score.max()) for score in scores if score.numel())
-    v = 0.0
+    v, nudge = 0.0, 0.0
     for _ in range(MAX_STEPS):
-        low, high = (v, high) if total > k else (low, v)
+        if total > k:
+            low, nudge = v, max(2 * nudge, 0.25 * eps)
+        else:
+            high = v
         # Done when the sum is at most k and within rounding of it, or the bracket is down to rounding.
-        if 0 <= k - total <= eps * k or high - low <= 0.25 * eps * max(1.0, high):
+        if 0 <= k - total <= 4 * eps * k or high - low <= 0.25 * eps * max(1.0, high):
             break
         newton = v + (total - k) / active if active else high
+        if total > k:
+            # A Newton step below the resolution of the scores would change nothing, again and again.
+            newton = max(newton, v + nudge)
         v = newton if low < newton < high else 0.5 * (low + high)
         total, active = _sum(scores, v)
     return v if total <= k else high

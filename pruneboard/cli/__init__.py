@@ -53,6 +53,6 @@ def invoke(arguments: list[str]) -> int:
         click.echo("interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
     return code if isinstance(code, int) else 0

@@ -232,7 +232,7 @@ def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
         if not as_json:
             _print_summary(record)
     if as_json:
-        click.echo(json.dumps(records if len(specs) > 1 else (records or [None])[0], indent=2, sort_keys=True))
+        click.echo(json.dumps(records if len(specs) > 1 else next(iter(records), None), indent=2, sort_keys=True))
     return code
 
 

@@ -174,7 +174,8 @@ def _detail(board: Board, names: dict[tuple[str, ...], str]) -> Table:
 
 def _notes(board: Board, names: dict[tuple[str, ...], str]) -> Iterable[str]:
     for row in board.rows:
-        where = f"{names[identity(row)]} at {format_sparsity(row.target)}"
+        name = names[identity(row)]
+        where = name if row.target is None else f"{name} at {format_sparsity(row.target)}"
         if row.off_target:
             yield f"off target: {where} measures {row.measured:.6g}: {_cell(row)}"
         if row.unpaired:

@@ -1,0 +1,282 @@
+"""Who may import whom, asserted over the syntax trees from one table, and what starts without torch."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+LAYERS: list[set[str]] = [
+    {"errors", "draws", "leaving"},
+    {"api", "spec", "scores"},
+    {"registry", "record", "gates", "optim", "engine", "models", "data", "signals", "evaluate", "audit", "provenance"},
+    {"train", "cost", "store", "leaderboard", "stats", "launch"},
+    {"prepare", "assemble", "experiment", "report", "boards", "testing"},
+    {"cli", "__main__", "__init__"},
+]
+"""The units of the harness (a module, or a package as a whole), lowest first. Imports never point up."""
+
+NEEDS_TORCH = {
+    *("api", "scores", "gates", "optim", "engine", "models", "data", "signals", "evaluate", "audit"),
+    *("train", "cost", "prepare", "assemble", "experiment", "testing"),
+}
+"""Units that work with tensors."""
+
+PAPER_SIDE = sorted(set.union(*LAYERS) - NEEDS_TORCH - {"__main__", "__init__"})
+"""Units that run on a laptop without torch: importing them loads none of `HEAVY`."""
+
+HEAVY = ("torch", "torchvision", "timm", "deepspeed", "sklearn")
+
+DOORS = {
+    "timm": ("models", "data"),
+    "torchvision": ("data",),
+    "sklearn": ("data",),
+    "deepspeed": ("engine",),
+    "entrypoints": ("registry",),
+    "click": ("cli",),
+    "rich": ("report", "cli"),
+    "scipy": ("stats",),
+    "argparse": (),
+    "pickle": (),
+}
+"""Outside package -> the only units that may import it."""
+
+VOCABULARY = {"dense", "random"}
+"""Names of built-in methods that are also words of the harness: a kind of control, a rule of initialization."""
+
+ROOT = Path(__file__).parents[2]
+HARNESS = ROOT / "pruneboard"
+PLUGINS = sorted(path.parent for path in (ROOT / "plugins").glob("*/__init__.py"))
+LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
+Module = tuple[Path, str]
+"""A source file and the unit it belongs to."""
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """Return a file's syntax tree."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def modules() -> list[Module]:
+    """Return every source file of the harness with its unit."""
+    files = sorted(HARNESS.rglob("*.py"))
+    return [(path, path.relative_to(HARNESS).parts[0].removesuffix(".py")) for path in files]
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, dotted name) of all imports of a file: late ones and those for type checkers too."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports by a relative name"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def unit_of(name: str) -> str | None:
+    """Return the unit that a dotted name reaches; the facade for what it defines itself, None outside."""
+    package, _, rest = f"{name}.".partition(".")
+    if package != "pruneboard":
+        return None
+    unit = rest.partition(".")[0]
+    return unit if unit in LEVEL else "__init__"
+
+
+def edges() -> Iterator[tuple[str, int, str, str]]:
+    """Yield (file, line, importing unit, imported unit) within the harness."""
+    for path, unit in modules():
+        for line, name in imported(path):
+            target = unit_of(name)
+            if target is not None and target != unit:
+                yield str(path.relative_to(ROOT)), line, unit, target
+
+
+# The table
+
+
+def test_every_unit_stands_in_the_table_once():
+    """A new module must be given its place before it imports anything."""
+    units = [unit for level in LAYERS for unit in level]
+    assert len(units) == len(set(units))
+    assert {unit for _, unit in modules()} <= set(units)
+
+
+def test_imports_point_down():
+    """No unit imports one above it."""
+    up = [
+        f"{file}:{line} ({unit} imports {target})" for file, line, unit, target in edges() if _points_up(unit, target)
+    ]
+    assert not up
+
+
+def _points_up(unit, target) -> bool:
+    return LEVEL[target] > LEVEL[unit]
+
+
+def test_units_do_not_import_each_other_in_circles():
+    """Also among units of one level there is an order of building up."""
+    graph: dict[str, set[str]] = {}
+    for _, _, unit, target in edges():
+        graph.setdefault(unit, set()).add(target)
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_the_rule_sees_a_violation(tmp_path):
+    """Late imports, aliases and dotted names are all read, so the rules above can fail."""
+    source = tmp_path / "bad.py"
+    source.write_text(
+        "import pruneboard.train as t\nfrom pruneboard import cli, __version__\n"
+        "def late():\n    from pruneboard.report.text import csv\n    import timm.layers\n"
+    )
+    assert [(line, unit_of(name)) for line, name in imported(source)] == [
+        (1, "train"),
+        (2, "cli"),
+        (2, "__init__"),
+        (4, "report"),
+        (5, None),
+    ]
+    assert _points_up("errors", "train")
+    assert not _points_up("train", "errors")
+
+
+# Doors
+
+
+@pytest.mark.parametrize("package", DOORS)
+def test_each_outside_power_has_one_door(package):
+    """No unit but its door imports it, however late."""
+    found = {
+        f"{path.relative_to(ROOT)}:{line}"
+        for path, unit in modules()
+        for line, name in imported(path)
+        if name.partition(".")[0] == package and unit not in DOORS[package]
+    }
+    assert not found
+
+
+@pytest.mark.parametrize("package", [name for name, units in DOORS.items() if units])
+def test_each_door_is_used(package):
+    """A door that nobody goes through would be a stale line of the table."""
+    users = {unit for path, unit in modules() for _, name in imported(path) if name.partition(".")[0] == package}
+    assert users == set(DOORS[package])
+
+
+# Plugins
+
+
+@pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)
+def test_plugins_import_the_interface_and_torch_only(folder):
+    """A built-in method uses what a stranger's could: the interface, the shared arithmetic, torch, Python."""
+    allowed = {"torch", folder.name, *sys.stdlib_module_names}
+    for path in sorted(folder.rglob("*.py")):
+        for line, name in imported(path):
+            ours = name.startswith(("pruneboard.api.", "pruneboard.scores."))
+            assert ours or name.partition(".")[0] in allowed, f"{path.relative_to(ROOT)}:{line} imports {name}"
+
+
+def test_the_harness_imports_no_plugin():
+    """`pruneboard` never imports `pruneboard_*`."""
+    assert not [name for path, _ in modules() for _, name in imported(path) if name.startswith("pruneboard_")]
+
+
+def strings(path: Path) -> Iterator[ast.Constant]:
+    """Yield the string constants of a file that are neither docstrings nor help texts."""
+    prose = {
+        id(node.value) for node in ast.walk(tree(path)) if isinstance(node, ast.Expr) and _is_text(node.value)
+    }  # a string that stands alone: docstrings, of attributes too
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.keyword) and node.arg in {"help", "epilog"}:
+            prose.update(id(part) for part in ast.walk(node.value))
+    yield from (node for node in ast.walk(tree(path)) if _is_text(node) and id(node) not in prose)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def method_names(folders) -> set[str]:
+    """Return the built-in methods' names, those apart that the harness uses in another sense."""
+    return {folder.name.removeprefix("pruneboard_") for folder in folders} - VOCABULARY
+
+
+def test_the_harness_knows_no_method_by_name():
+    """No string of its code holds a built-in method's name or its package's."""
+    assert {"probmask", "magnitude"} <= method_names(PLUGINS)
+    words = re.compile(rf"\b({'|'.join(sorted(method_names(PLUGINS)))})\b|\bpruneboard_\w", re.IGNORECASE)
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value!r}"
+        for path, _ in modules()
+        for node in strings(path)
+        if words.search(node.value)
+    ]
+    assert not found
+
+
+# What starts without torch
+
+
+def loaded(code: str) -> set[str]:
+    """Run code in a fresh interpreter and return which of `HEAVY` it loaded."""
+    report = f"\nimport sys\nprint('LOADED', *[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("LOADED")[2].split())
+
+
+def test_the_paper_side_imports_no_torch():
+    """Specs, records, boards, reports and the command line are loaded without torch, timm or DeepSpeed."""
+    assert loaded(f"import pruneboard, {', '.join(f'pruneboard.{unit}' for unit in PAPER_SIDE)}") == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["list"],
+        ["list", "recipes"],
+        ["list", "datasets", "--json"],
+        ["compare", "--help"],
+        ["compare", "no-such-folder"],
+        ["show", "no-such-folder"],
+        ["run", "--method", "magnitud", "--model", "resnet18"],
+        ["run", "--method", "magnitude", "--model", "resnet18", "--sparsity", "90"],
+        ["run", "--method", "magnitude", "--model", "resnet18", "--recipe", "digit"],
+    ],
+    ids=" ".join,
+)
+def test_what_reads_or_refuses_starts_without_torch(arguments):
+    """Help, lists, boards and mistyped requests answer without loading torch."""
+    assert loaded(f"from pruneboard.cli import invoke\ninvoke({arguments!r})") == set()
+
+
+def test_boards_are_compared_without_torch(tmp_path):
+    """Reading records, ranking and printing them runs on a laptop."""
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.append({str(ROOT / "tests")!r})
+import records
+from pruneboard.cli import invoke
+for method in ("dense", "magnitude"):
+    for seed in (0, 1):
+        sparsity = None if method == "dense" else 0.9
+        records.put(Path({str(tmp_path)!r}), records.record(method, sparsity, seed))
+assert invoke(["compare", {str(tmp_path)!r}]) == 0
+"""
+    assert loaded(code) == set()
+
+
+def test_what_is_looked_for_is_what_gets_loaded():
+    """The probe above sees torch where it is: the interface needs it."""
+    assert "torch" in loaded("import pruneboard.api")

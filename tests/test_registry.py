@@ -1,0 +1,344 @@
+"""Discovery: the installed pruners, strangers' distributions with every fault, and options."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import textwrap
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from pruneboard import registry
+from pruneboard.api import Pruner
+from pruneboard.errors import PluginError, PruneboardError, UnknownNameError, UsageError
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
+AGAIN = "install again: pip install -e ."
+BUILT_IN = ["dense", "magnitude", "probmask", "random"]
+NUMBER = itertools.count()
+
+GOOD = """
+    from dataclasses import dataclass
+    from typing import Literal
+    from pruneboard.api import MaskPruner
+
+    @dataclass(frozen=True, kw_only=True)
+    class Thing(MaskPruner):
+        amount: int = 1
+        rate: float = 0.5
+        fast: bool = False
+        mode: Literal["a", "b"] = "a"
+        size: int | None = None
+        pair: tuple[float, float] = (0.0, 1.0)
+
+        def __post_init__(self):
+            super().__post_init__()
+            if self.amount < 1:
+                raise ValueError(f"amount is 1 or more; found {self.amount}")
+"""
+NO_GATE = """
+    from dataclasses import dataclass
+    from pruneboard.api import Pruner
+
+    @dataclass(frozen=True, kw_only=True)
+    class Thing(Pruner):
+        pass
+"""
+NOT_A_DATACLASS = """
+    from pruneboard.api import MaskPruner
+
+    class Thing(MaskPruner):
+        amount = 1
+"""
+NOT_FROZEN = """
+    from dataclasses import dataclass
+    from pruneboard.api import MaskPruner
+
+    @dataclass(kw_only=True)
+    class Thing(MaskPruner):
+        amount: int = 1
+"""
+UNRESOLVED = """
+    from __future__ import annotations
+    from dataclasses import dataclass
+    from typing import TYPE_CHECKING
+    from pruneboard.api import MaskPruner
+
+    if TYPE_CHECKING:
+        from decimal import Decimal
+
+    @dataclass(frozen=True, kw_only=True)
+    class Thing(MaskPruner):
+        amount: Decimal | None = None
+"""
+FAILS_WHEN_BUILT = """
+    from dataclasses import dataclass
+    from pruneboard.api import MaskPruner
+
+    @dataclass(frozen=True, kw_only=True)
+    class Thing(MaskPruner):
+        def __post_init__(self):
+            {}["missing"]
+"""
+
+FAULTS = {
+    "raises": ("raise RuntimeError('no GPU\\n  here')", "cannot be imported: RuntimeError: no GPU here; mend or"),
+    "exits": ("import sys; sys.exit('needs a licence')", "cannot be imported: SystemExit: needs a licence; mend or"),
+    "syntax": ("def (:", "cannot be imported: SyntaxError"),
+    "needs a missing package": ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+    "nothing there": ("", "cannot be imported: AttributeError"),
+    "not a class": ("Thing = 3", "is not a subclass of pruneboard.api.Pruner but 3"),
+    "a module function": ("def Thing(): pass", "is not a subclass of pruneboard.api.Pruner but <function Thing"),
+    "not a pruner": ("class Thing: pass", "is not a subclass of pruneboard.api.Pruner but <class"),
+    "no dataclass": (NOT_A_DATACLASS, "must be decorated with @dataclass(frozen=True, kw_only=True)"),
+    "not frozen": (NOT_FROZEN, "TypeError: cannot inherit non-frozen dataclass from a frozen one"),
+    "no gate": (NO_GATE, "does not define gate"),
+    "unresolved annotation": (UNRESOLVED, "name 'Decimal' is not defined; import what they name outside TYPE_CHECKING"),
+    "fails when built": (FAILS_WHEN_BUILT, "cannot be built: KeyError: 'missing'; mend or uninstall"),
+}
+
+
+class Site:
+    """A folder on `sys.path` into which distributions are written as an installer would."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def add(self, distribution, source=GOOD, *, method="thing", version="1.2", module=None, points=None) -> str:
+        """Write one distribution with one module; return the object its entry point names."""
+        module = module or f"stranger_{next(NUMBER)}"
+        (self.folder / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
+        info = self.folder / f"{distribution}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        text = points or f"[pruneboard.pruners]\n{method} = {module}:Thing\n"
+        (info / "entry_points.txt").write_text(text, encoding="utf-8")
+        return f"{module}:Thing"
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """An empty folder at the front of `sys.path`; what was imported from it is forgotten."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    before = set(sys.modules)
+    yield Site(folder)
+    for name in set(sys.modules) - before:
+        if name.startswith("stranger_"):
+            del sys.modules[name]
+
+
+def line(call, kind: type[PruneboardError]) -> str:
+    """Return the message of the error that `call` raises: of exactly that class, and one line."""
+    with pytest.raises(kind) as caught:
+        call()
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def names() -> list[str]:
+    """Return the names of all installed pruners."""
+    return [info.name for info in registry.installed()]
+
+
+def build(method, sparsity=0.5, **options) -> Pruner:
+    """Find and build a pruner."""
+    return registry.build(registry.find(method), sparsity, options)
+
+
+# What is installed
+
+
+def test_the_built_in_methods_are_registered_like_any_other():
+    """The four come with the distribution's name, its version and the object behind them."""
+    found = {info.name: info for info in registry.installed() if info.distribution == "pruneboard"}
+    assert sorted(found) == BUILT_IN, AGAIN
+    assert {info.version for info in found.values()} == {metadata.version("pruneboard")}
+    assert found["magnitude"].target == "pruneboard_magnitude:Magnitude"
+
+
+def test_every_plugin_folder_is_registered():
+    """The folders under `plugins/` are the modules of the registry."""
+    folders = {path.parent.name for path in PLUGINS.glob("*/__init__.py")}
+    modules = {info.target.partition(":")[0] for info in registry.installed() if info.distribution == "pruneboard"}
+    assert modules == folders, AGAIN
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_built_in_method_builds(name):
+    """Each loads as a frozen pruner at a sparsity it takes."""
+    pruner = build(name, None if name == "dense" else 0.9)
+    assert isinstance(pruner, Pruner)
+    assert pruner.sparsity == (0.0 if name == "dense" else 0.9)
+
+
+def test_a_source_tree_has_its_version_too(tmp_path, monkeypatch):
+    """An *.egg-info without a version in its name, as an editable install leaves, takes it from the metadata."""
+    info = tmp_path / "stranger_tree.egg-info"
+    info.mkdir()
+    (info / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: stranger_tree\nVersion: 2.5\n")
+    (info / "entry_points.txt").write_text("[pruneboard.pruners]\nthing = stranger_tree:Thing\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert registry.find("thing").version == "2.5"
+
+
+# Strangers
+
+
+def test_a_strangers_method_is_found_with_its_origin(site):
+    """A second distribution is listed beside the built-ins, with its own name and version, and builds."""
+    target = site.add("their_pruner", version="0.7.1")
+    assert registry.find("thing") == registry.PrunerInfo("thing", "their_pruner", "0.7.1", target)
+    assert build("thing", 0.25).sparsity == 0.25
+    assert names() == sorted([*BUILT_IN, "thing"])
+
+
+def test_finding_imports_nothing(site):
+    """Listing and finding never run a plugin's code."""
+    module = site.add("their_pruner", "raise SystemExit").partition(":")[0]
+    registry.installed()
+    registry.find("thing")
+    assert module not in sys.modules
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_distribution_is_one_line_and_breaks_nothing_else(site, fault):
+    """The line names distribution, object and remedy; listing, and every other method, still work."""
+    source, expected = FAULTS[fault]
+    target = site.add("their_pruner", source)
+    text = line(lambda: build("thing"), PluginError)
+    assert expected in text
+    assert target in text
+    if fault != "unresolved annotation":  # found in the class itself, wherever it came from
+        assert "their_pruner 1.2" in text
+    assert "thing" in names()
+    assert build("magnitude").sparsity == 0.5
+
+
+def test_a_missing_module_is_named(site):
+    """An entry point whose module was never installed says so."""
+    site.add("their_pruner", points="[pruneboard.pruners]\nthing = stranger_nowhere:Thing\n")
+    text = line(lambda: build("thing"), PluginError)
+    assert "No module named 'stranger_nowhere'" in text
+    assert text.endswith("mend or uninstall their_pruner")
+
+
+def test_two_distributions_with_one_name_are_both_named(site):
+    """A clash is listed twice and refused when used, naming both; other methods are untouched."""
+    site.add("first_dist", version="1.0")
+    site.add("second_dist", version="2.0")
+    assert names().count("thing") == 2
+    text = line(lambda: build("thing"), PluginError)
+    assert "first_dist 1.0" in text
+    assert "second_dist 2.0" in text
+    assert text.endswith("uninstall one of them")
+    assert build("magnitude").sparsity == 0.5
+
+
+def test_a_stranger_cannot_replace_a_built_in_method(site):
+    """Claiming `magnitude` is a clash, not an override."""
+    site.add("impostor", method="magnitude")
+    assert "impostor 1.2" in (text := line(lambda: build("magnitude"), PluginError))
+    assert "pruneboard_magnitude:Magnitude" in text
+    assert build("random").sparsity == 0.5
+
+
+def test_a_malformed_line_is_passed_over(site):
+    """One bad line hides itself only, without a warning."""
+    site.add("their_pruner", module="stranger_ok", points="[pruneboard.pruners]\nbad = ??\nthing = stranger_ok:Thing\n")
+    assert names() == sorted([*BUILT_IN, "thing"])
+
+
+@pytest.mark.parametrize("points", ["no section\n", "[pruneboard.pruners]\na = b:C\na = d:E\n", "[x]\na = %(b\n[x]\n"])
+def test_an_unreadable_file_of_entry_points_is_one_line(site, points):
+    """A file that is no list of entry points is an error that says what to do."""
+    site.add("their_pruner", points=points)
+    assert line(registry.installed, PluginError).endswith("mend or uninstall it")
+
+
+# Names and options
+
+
+def test_an_unknown_method_gives_the_near_name():
+    """A typo is answered with the method meant and where to look."""
+    text = line(lambda: registry.find("magnitud"), UnknownNameError)
+    assert text == "unknown method 'magnitud': did you mean magnitude?; `pruneboard list` shows what is installed"
+
+
+def test_options_are_converted_to_their_types(site):
+    """Text from the command line becomes what the class declares."""
+    site.add("their_pruner")
+    options = {"amount": "3", "rate": "0.25", "fast": "true", "mode": "b", "size": "8"}
+    pruner = build("thing", **options)
+    assert [getattr(pruner, name) for name in options] == [3, 0.25, True, "b", 8]
+    assert build("thing", pair=(0.5, 2.0), size=None).pair == (0.5, 2.0)
+
+
+def test_the_options_are_the_fields_without_the_sparsity(site):
+    """`sparsity` is a flag of its own, and class variables are no options."""
+    site.add("their_pruner")
+    types = registry.option_types(registry.load(registry.find("thing")))
+    assert list(types) == ["amount", "rate", "fast", "mode", "size", "pair"]
+    assert types["amount"] is int
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"amount": "x"}, "option amount of method 'thing' is a whole number; found 'x'"),
+        ({"amount": 1.5}, "option amount of method 'thing' is a whole number; found 1.5"),
+        ({"rate": "nan"}, "option rate of method 'thing' is a number; found 'nan'"),
+        ({"fast": "yes"}, "option fast of method 'thing' is true or false; found 'yes'"),
+        ({"mode": "c"}, "option mode of method 'thing' is one of a, b; found 'c'"),
+        ({"amount": 0}, "method 'thing': amount is 1 or more; found 0"),
+    ],
+)
+def test_a_wrong_option_is_one_line(site, options, expected):
+    """Wrong types are named by us, wrong values by the method, in one line either way."""
+    site.add("their_pruner")
+    assert line(lambda: build("thing", **options), UsageError) == expected
+
+
+@pytest.mark.parametrize("name", ["amuont", "sparsity"])
+def test_an_unknown_option_names_the_options(site, name):
+    """A mistyped option is refused; the sparsity is none."""
+    site.add("their_pruner")
+    text = line(lambda: registry.build(registry.find("thing"), 0.5, {name: 1}), UnknownNameError)
+    assert text.startswith(f"unknown option of method 'thing': {name!r}")
+    assert "amount" in text
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "expected"),
+    [
+        ("magnitude", {"prune_at": "0"}, "prune_at is a fraction of the step budget, in (0, 1]; found 0.0"),
+        ("magnitude", {"allocation": "best"}, "one of global, uniform, erk, lamp; found 'best'"),
+        ("random", {"allocation": "lamp"}, "one of uniform, global, erk; found 'lamp'"),
+        ("probmask", {"passes": "0"}, "passes and samples are 1 or more; found 0, 10"),
+    ],
+)
+def test_built_in_options_out_of_range_are_refused(method, options, expected):
+    """The built-in methods refuse what they cannot mean, naming it."""
+    assert expected in line(lambda: build(method, **options), UsageError)
+
+
+def test_a_method_that_prunes_needs_a_sparsity():
+    """Leaving it out is answered with the flag."""
+    text = line(lambda: build("magnitude", None), UsageError)
+    assert text == "method 'magnitude' needs a sparsity: add --sparsity, a fraction of zeros such as 0.9"
+
+
+def test_a_sparsity_out_of_range_is_refused_by_every_pruner(site):
+    """Also where a spec did not check it before."""
+    site.add("their_pruner")
+    assert "fraction of zeros in [0, 1); found 1.5" in line(lambda: build("thing", 1.5), UsageError)
+
+
+def test_the_dense_control_takes_no_sparsity():
+    """Any but 0 is refused with what to leave out."""
+    assert "leave --sparsity out; found 0.5" in line(lambda: build("dense", 0.5), UsageError)
+    assert build("dense", 0.0).sparsity == 0.0

@@ -1,0 +1,420 @@
+"""Shared arithmetic: exact top-k, the board's rounding, allocations, LAMP, the cubic ramp."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pruneboard import scores
+from pruneboard.api import Layer, Mask
+from pruneboard.scores import budget, cubic, erk, kept_of, lamp, largest_remainder, top_k, top_k_per_layer, uniform
+
+FEW = settings(deadline=None, max_examples=60)
+TIED = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=4)
+SIZES = st.lists(st.integers(1, 400), min_size=1, max_size=8)
+SHAPES = st.lists(st.lists(st.integers(1, 40), min_size=2, max_size=4), min_size=1, max_size=8)
+RESNET20 = [(16, 3, 3, 3), *[(16, 16, 3, 3)] * 6, (32, 16, 3, 3), *[(32, 32, 3, 3)] * 5, (64, 32, 3, 3), (10, 64)]
+
+
+def random_tensors(*shapes, seed=0) -> list[torch.Tensor]:
+    """Return normal tensors of these shapes."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def layers_of(*keeps) -> list[Layer[Mask]]:
+    """Return layers that carry these budgets."""
+    weight = nn.Parameter(torch.ones(9))
+    return [Layer(i, f"layer{i}", weight, Mask(weight), keep) for i, keep in enumerate(keeps)]
+
+
+def ranking(values) -> list[tuple[int, int]]:
+    """Return (layer, position) of every value, best first, by a plain sort on (-value, layer, position)."""
+    places = [(-value, i, j) for i, row in enumerate(values) for j, value in enumerate(row)]
+    return [(i, j) for _, i, j in sorted(places)]
+
+
+# The board's rounding
+
+
+@given(st.integers(0, 10**8), st.floats(0, 1, exclude_max=True))
+@FEW
+def test_the_number_kept_is_the_nearest_to_the_exact_one(n, sparsity):
+    """The count n - round(s n) is within half a weight of n (1 - s) in exact fractions, and in [0, n]."""
+    exact = n - Fraction(sparsity) * n
+    # s n is one floating-point product, so a tie may be seen one rounding to its side
+    assert abs(kept_of(n, sparsity) - exact) <= Fraction(1, 2) + Fraction(n, 2**53)
+    assert 0 <= kept_of(n, sparsity) <= n
+
+
+@given(st.integers(1, 10**6), st.integers(0, 10**6))
+@FEW
+def test_a_sparsity_that_is_a_count_is_kept_exactly(n, zeros):
+    """Where s n is a whole number, as after reading a record, exactly that many are removed."""
+    assume(zeros < n)
+    assert kept_of(n, zeros / n) == n - zeros
+
+
+def test_sparsity_zero_keeps_everything():
+    """No off-by-one at the dense end."""
+    assert [kept_of(n, 0.0) for n in (0, 1, 270_896)] == [0, 1, 270_896]
+
+
+def test_the_paper_network_at_its_sparsities():
+    """resnet20_cifar has 270,896 prunable weights; a hundredth of them is 2,709."""
+    assert [kept_of(270_896, s) for s in (0.5, 0.9, 0.99, 0.999)] == [135_448, 27_090, 2_709, 271]
+
+
+def test_the_budget_is_the_sum_over_layers():
+    """Layers carry shares of one budget, and some may keep nothing."""
+    assert budget(layers_of(4, 0, 3)) == 7
+
+
+def test_layers_without_budget_are_refused():
+    """Where sparsity emerges there is no number to return."""
+    with pytest.raises(ValueError, match="carry no budget"):
+        budget(layers_of(4, None))
+
+
+# Top-k
+
+
+@given(TIED)
+@FEW
+def test_top_k_is_the_plain_ranking_for_every_k(values):
+    """For every k, with many ties, the kept set is the first k of a sort by (value, layer, position)."""
+    order = ranking(values)
+    tensors = [torch.tensor(row, dtype=torch.float32) for row in values]
+    for k in range(len(order) + 1):
+        masks = top_k(tensors, k)
+        kept = {(i, j) for i, mask in enumerate(masks) for j in mask.nonzero().flatten().tolist()}
+        assert kept == set(order[:k])
+
+
+@pytest.mark.parametrize("value", [0.0, -1.5, 3e38])
+def test_all_equal_scores_keep_the_first_positions(value):
+    """Without any preference, exactly k are kept, from the front."""
+    for k in range(13):
+        first, second = top_k([torch.full((2, 3), value), torch.full((6,), value)], k)
+        assert torch.cat([first.flatten(), second]).tolist() == [True] * k + [False] * (12 - k)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 3))
+@FEW
+def test_a_smaller_budget_keeps_a_subset(seed, levels):
+    """Masks of growing k are nested, ties included."""
+    tensors = [t.mul(levels).round() for t in random_tensors((3, 4), (5,), seed=seed)]
+    masks = [torch.cat([m.flatten() for m in top_k(tensors, k)]) for k in range(18)]
+    assert all(bool((small <= large).all()) for small, large in itertools.pairwise(masks))
+    assert [int(m.sum()) for m in masks] == list(range(18))
+
+
+@given(st.integers(0, 2**31), st.integers(0, 60))
+@FEW
+def test_strides_do_not_matter(seed, k):
+    """Channels-last, transposed and sliced scores give the masks of their contiguous copies."""
+    image, matrix, wide = random_tensors((2, 3, 2, 2), (4, 5), (8, 4), seed=seed)
+    strided = [image.round().to(memory_format=torch.channels_last), matrix.round().t(), wide.round()[::2]]
+    for got, expected in zip(top_k(strided, k), top_k([t.contiguous() for t in strided], k), strict=True):
+        assert torch.equal(got, expected)
+
+
+@given(st.permutations(range(4)), st.integers(0, 36))
+@FEW
+def test_the_order_of_layers_does_not_matter_without_ties(order, k):
+    """Each layer's mask is the same wherever the layer stands."""
+    tensors = random_tensors((3, 3), (9,), (1, 9), (9, 1))
+    plain, permuted = top_k(tensors, k), top_k([tensors[i] for i in order], k)
+    assert all(torch.equal(permuted[place], plain[i]) for place, i in enumerate(order))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_no_numbers_are_refused(bad):
+    """One NaN or infinity anywhere is an error, never a silent mask."""
+    with pytest.raises(ValueError, match="finite"):
+        top_k([torch.zeros(2), torch.tensor([1.0, bad])], 1)
+
+
+@pytest.mark.parametrize("k", [-1, 4])
+def test_an_impossible_budget_is_refused(k):
+    """The message holds both numbers."""
+    with pytest.raises(ValueError, match=f"cannot keep {k} of 3"):
+        top_k([torch.zeros(3)], k)
+
+
+def test_scores_are_not_changed_and_need_no_gradient():
+    """Masks are cut from the graph, and the scores stay as they were."""
+    score = nn.Parameter(random_tensors((4, 4))[0])
+    before = score.detach().clone()
+    (mask,) = top_k([score], 5)
+    assert torch.equal(score, before)
+    assert (mask.dtype, mask.requires_grad, mask.shape) == (torch.bool, False, score.shape)
+
+
+def test_per_layer_top_k_keeps_each_layers_number():
+    """Every layer keeps its own k, whatever the others hold."""
+    tensors = random_tensors((3, 3), (4,))
+    masks = top_k_per_layer([tensors[0] + 100, tensors[1]], [2, 4])
+    assert [int(m.sum()) for m in masks] == [2, 4]
+    assert torch.equal(masks[0], top_k([tensors[0]], 2)[0])
+
+
+def test_masks_are_written_to_their_layers():
+    """`set_masks` fills the gates in order, in the weight's dtype."""
+    layers = layers_of(9, 9)
+    first, second = torch.arange(9) < 4, torch.arange(9) > 6
+    scores.set_masks(layers, [first, second])
+    assert [layer.gate.keep.tolist() for layer in layers] == [first.float().tolist(), second.float().tolist()]
+
+
+# Allocations
+
+
+def check_allocation(keep, sizes, k) -> None:
+    """Assert that an allocation sums to k and fits every layer."""
+    assert sum(keep) == k
+    assert all(0 <= kept <= size for kept, size in zip(keep, sizes, strict=True))
+
+
+@st.composite
+def sized(draw, elements=SIZES):
+    """Draw layers with a budget, the extreme ones often."""
+    sizes = draw(elements)
+    total = sum(math.prod(size) if isinstance(size, list) else size for size in sizes)
+    return sizes, draw(st.sampled_from(sorted({0, 1, total - 1, total})) | st.integers(0, total))
+
+
+@given(sized(), st.data())
+@FEW
+def test_rounding_sums_exactly_whatever_the_shares(case, data):
+    """Shares that are far too small or too large still round to a fitting allocation of exactly k."""
+    sizes, k = case
+    share = st.floats(0, 1000) | st.fractions(0, 1000)
+    shares = data.draw(st.lists(share, min_size=len(sizes), max_size=len(sizes)))
+    check_allocation(largest_remainder(shares, sizes, k), sizes, k)
+
+
+@given(sized(), st.data())
+@FEW
+def test_shares_that_sum_to_k_move_by_less_than_one(case, data):
+    """Fair shares are rounded up or down, never further (the quota rule of largest remainders)."""
+    sizes, k = case
+    total = sum(sizes)
+    keep = uniform(sizes, k)
+    check_allocation(keep, sizes, k)
+    assert all(abs(kept - Fraction(k * size, total)) < 1 for kept, size in zip(keep, sizes, strict=True))
+
+
+def test_the_rest_goes_to_the_largest_fractions():
+    """2.5 + 1.25 + 3.25 of 7: the half is rounded up; among equal fractions the earlier layer wins."""
+    assert largest_remainder([2.5, 1.25, 3.25], [9, 9, 9], 7) == [3, 1, 3]
+    assert largest_remainder([1.5, 1.5], [9, 9], 3) == [2, 1]
+
+
+@pytest.mark.parametrize("k", [-1, 6])
+def test_a_budget_that_does_not_fit_is_refused(k):
+    """More than everything, or less than nothing, cannot be allocated."""
+    for allocate in (lambda: largest_remainder([1, 1], [2, 3], k), lambda: uniform([2, 3], k)):
+        with pytest.raises(ValueError, match=f"cannot keep {k} of 5"):
+            allocate()
+
+
+def test_a_negative_share_is_refused():
+    """A share is a number of kept positions."""
+    with pytest.raises(ValueError, match="0 or more"):
+        largest_remainder([-3], [5], 0)
+
+
+def rigl_densities(shapes, density) -> list[float]:
+    """Return ERK densities by the published loop, in floats (google-research/rigl@d39fc7d sparse_utils.py)."""
+    dense: set[int] = set()
+    while True:
+        divisor = rest = 0.0
+        raw = {}
+        for i, shape in enumerate(shapes):
+            n = math.prod(shape)
+            if i in dense:
+                rest -= n * (1 - density)
+                continue
+            rest += n * density
+            raw[i] = sum(shape) / n
+            divisor += raw[i] * n
+        eps = rest / divisor if raw else 0.0
+        over = [i for i in raw if raw[i] == max(raw.values()) and eps * raw[i] > 1]
+        if not over:
+            return [1.0 if i in dense else eps * raw[i] for i in range(len(shapes))]
+        dense.update(over)
+
+
+@given(sized(SHAPES))
+@FEW
+def test_erk_is_the_published_loop_rounded(case):
+    """Kept counts are within one position of the float implementation, fit, and sum exactly."""
+    shapes, k = case
+    sizes = [math.prod(shape) for shape in shapes]
+    keep = erk(shapes, k)
+    check_allocation(keep, sizes, k)
+    assume(0 < k < sum(sizes))
+    for kept, size, density in zip(keep, sizes, rigl_densities(shapes, k / sum(sizes)), strict=True):
+        assert abs(kept - density * size) < 1 + 1e-6
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.9, 0.99])
+def test_erk_on_the_paper_network(sparsity):
+    """On resnet20's shapes the counts follow the published densities, and small layers are denser."""
+    sizes = [math.prod(shape) for shape in RESNET20]
+    k = kept_of(sum(sizes), sparsity)
+    keep = erk(RESNET20, k)
+    published = rigl_densities(RESNET20, k / sum(sizes))
+    assert sum(keep) == k
+    assert all(abs(kept - d * n) < 1 for kept, d, n in zip(keep, published, sizes, strict=True))
+    assert keep[0] / sizes[0] >= keep[7] / sizes[7] >= keep[13] / sizes[13]
+
+
+@given(st.permutations(range(5)), st.integers(0, 2700))
+@FEW
+def test_erk_does_not_depend_on_the_order_of_layers(order, k):
+    """A layer gets the same count wherever it stands (the side sums add to a prime: no two remainders tie)."""
+    shapes = [(4, 3, 3, 3), (8, 4, 3, 3), (16, 8, 3, 3), (32, 16), (10, 212)]
+    keep, permuted = erk(shapes, k), erk([shapes[i] for i in order], k)
+    assert permuted == [keep[i] for i in order]
+
+
+def test_erk_keeps_small_layers_whole_where_they_would_exceed_density_one():
+    """A tiny layer is capped at its size and the others share what is left by their own rule."""
+    shapes = [(2, 2), (100, 100), (50, 150)]
+    keep = erk(shapes, 9_000)
+    assert keep[0] == 4
+    rest = largest_remainder([Fraction(8_996 * 200, 400)] * 2, [10_000, 7_500], 8_996)
+    assert keep[1:] == rest
+
+
+@given(SHAPES)
+@FEW
+def test_erk_ends(shapes):
+    """Nothing is kept of nothing, and everything of everything."""
+    sizes = [math.prod(shape) for shape in shapes]
+    assert erk(shapes, 0) == [0] * len(sizes)
+    assert erk(shapes, sum(sizes)) == sizes
+
+
+def test_erk_refuses_more_than_everything():
+    """The message holds both numbers."""
+    with pytest.raises(ValueError, match="cannot keep 7 of 6"):
+        erk([(2, 3)], 7)
+
+
+# LAMP
+
+
+def brute_lamp(weight) -> torch.Tensor:
+    """Return LAMP scores by the definition, one weight at a time, in float64."""
+    squares = [float(w) ** 2 for w in weight.flatten().tolist()]
+    found = [w / math.fsum(v for v in squares if v >= w) for w in squares]
+    return torch.tensor(found, dtype=torch.float64).reshape(weight.shape)
+
+
+@given(st.integers(0, 2**31))
+@FEW
+def test_lamp_is_its_definition(seed):
+    """Scores equal w^2 over the sum of all squares at least as large, weight by weight."""
+    weights = random_tensors((3, 2, 3, 3), (7, 5), seed=seed)
+    for found, weight in zip(lamp(weights), weights, strict=True):
+        assert found.shape == weight.shape
+        torch.testing.assert_close(found, brute_lamp(weight), rtol=1e-12, atol=0)
+
+
+@given(st.integers(0, 2**31), st.floats(1e-12, 1e12))
+@FEW
+def test_the_largest_weight_of_every_layer_scores_one(seed, scale):
+    """The maximum is exactly 1, at the largest magnitude, whatever the layer's scale."""
+    for weight in random_tensors((5, 4), (3, 1, 3, 3), seed=seed):
+        (score,) = lamp([weight * scale])
+        assert score.max() == 1.0
+        assert score.argmax() == weight.abs().argmax()
+
+
+@given(st.integers(0, 2**31), st.integers(-30, 30))
+@FEW
+def test_lamp_does_not_see_the_scale_of_a_layer(seed, power):
+    """Multiplying one layer by a power of two changes no bit of its scores."""
+    (weight,) = random_tensors((6, 4), seed=seed)
+    assert torch.equal(lamp([weight])[0], lamp([weight * 2.0**power])[0])
+
+
+@given(st.integers(0, 2**31), st.integers(0, 48))
+@FEW
+def test_within_one_layer_lamp_is_magnitude(seed, k):
+    """For a single layer the masks are those of plain magnitude pruning."""
+    (weight,) = random_tensors((6, 8), seed=seed)
+    assert torch.equal(top_k(lamp([weight]), k)[0], top_k([weight.abs()], k)[0])
+
+
+def test_lamp_breaks_ties_and_takes_zeros():
+    """Equal weights are ranked by position as in the paper's sort; a zero scores 0, in a layer of zeros too."""
+    (score,) = lamp([torch.tensor([1.0, -1.0, 0.0, 1.0])])
+    assert score.tolist() == [1.0, 1 / 2, 0.0, 1 / 3]
+    assert lamp([torch.zeros(2, 2)])[0].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_no_layer_is_lost_under_lamp():
+    """With as many positions as layers, each keeps its largest weight, even beside one a million times larger."""
+    weights = random_tensors((4, 4), (9,), (2, 3))
+    weights[1] *= 1e-6
+    assert [int(m.sum()) for m in top_k(lamp(weights), 3)] == [1, 1, 1]
+
+
+def test_lamp_sees_through_strides():
+    """A channels-last weight scores as its contiguous copy."""
+    (weight,) = random_tensors((4, 3, 2, 2))
+    assert torch.equal(lamp([weight.to(memory_format=torch.channels_last)])[0], lamp([weight])[0])
+
+
+# The ramp
+
+
+@st.composite
+def ramps(draw):
+    """Draw start < end in [0, 1] and two values."""
+    start, end = sorted(draw(st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True)))
+    assume(end - start > 1e-6)
+    first, last = draw(st.floats(0, 1)), draw(st.floats(0, 1))
+    return start, end, first, last
+
+
+@given(ramps(), st.lists(st.floats(0, 1), min_size=2, max_size=12))
+@FEW
+def test_the_ramp_is_monotone_and_stays_between_its_ends(ramp, fractions):
+    """From `first` to `last` it moves in one direction only."""
+    start, end, first, last = ramp
+    values = [cubic(f, start, end, first, last) for f in sorted(fractions)]
+    sign = 1 if last >= first else -1
+    assert all(sign * (b - a) >= -1e-15 for a, b in itertools.pairwise(values))
+    assert all(min(first, last) - 1e-15 <= value <= max(first, last) + 1e-15 for value in values)
+
+
+@given(ramps(), st.floats(0, 1))
+@FEW
+def test_the_ends_of_the_ramp_are_exact(ramp, beyond):
+    """At and before `start` it is `first`, at and after `end` it is `last`, to the last bit."""
+    start, end, first, last = ramp
+    assert cubic(start, start, end, first, last) == cubic(start * beyond, start, end, first, last) == first
+    assert cubic(end, start, end, first, last) == cubic(end + beyond, start, end, first, last) == last
+
+
+def test_the_ramp_in_its_middle():
+    """Halfway, an eighth of the difference is left."""
+    assert cubic(0.5, 0.0, 1.0, 0.0, 0.8) == pytest.approx(0.8 * (1 - 1 / 8))
+    assert cubic(0.3, 0.2, 0.4, 1.0, 0.0) == pytest.approx(1 / 8)
+
+
+def test_a_ramp_of_no_length_is_a_step():
+    """Where start and end coincide the value jumps there."""
+    assert [cubic(f, 0.5, 0.5, 1.0, 0.0) for f in (0.4, 0.5, 0.6)] == [1.0, 0.0, 0.0]
