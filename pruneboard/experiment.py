@@ -80,6 +80,8 @@ def guarded(job: Job, listener: Listener, dataset: Dataset | None = None) -> dic
     watcher = Recorder(job.folder, listener, job.spec.tensorboard) if World.current().leads else Silent()
     try:
         return execute(job, watcher, dataset)
+    except InterruptedRunError:
+        raise
     except RunError:
         logger.exception("the run failed")
         raise

@@ -195,12 +195,19 @@ def _forward_backward(run: Training, batches: Sequence[Batch], passes: int) -> T
 def harden(run: Training, step: int) -> None:
     """Let the method fix its masks, then hold it to that."""
     run.listener.on_phase("hardening: choosing the final masks")
+    check_finite(run, step)
     at = run.progress(step)
     run.hook("harden", lambda: run.pruner.harden(run.layers, at, lambda: validation_top1(run)))
     freeze_gates(run.engine.groups)
     check_ranks(run)
     run.gates_sha256 = state_sha256(gate_tensors(run.layers))
     reestimate(run.engine, calibration_batches(run.dataset, run.plan))
+
+
+def check_finite(run: Training, step: int) -> None:
+    """Fail if a weight is no longer a number: no mask can be chosen among such weights."""
+    if not all(bool(torch.isfinite(layer.dense.detach()).all()) for layer in run.layers):
+        raise DivergedError(f"weights are no longer finite numbers at step {step}: lower the learning rate (--lr)")
 
 
 def validation_top1(run: Training) -> float:

@@ -116,11 +116,11 @@ def test_diverged_run_is_a_record_and_is_tried_anew(tmp_path):
     """A run whose loss is not finite leaves a record that says so; the next try moves it to failures/."""
     spec = tiny(tmp_path, overrides={"lr": 1e30, "clip": 0.0})
     for _ in range(2):
-        with pytest.raises(DivergedError, match="loss"):
+        with pytest.raises(DivergedError, match="lower the learning rate"):
             experiment.run(spec)
     made = json.loads((folder(tmp_path) / "run.json").read_text())
     assert made["status"] == "diverged"
-    assert "loss" in made["error"]["message"]
+    assert "--lr" in made["error"]["message"]
     assert (folder(tmp_path) / "failures" / "01.json").exists()
     assert not (folder(tmp_path) / "model.safetensors").exists()
 
@@ -154,14 +154,18 @@ def test_bf16_trains_and_keeps_float32_weights(tmp_path):
 
 @pytest.mark.parametrize("zero", [1, 2])
 @pytest.mark.parametrize("method", METHODS)
-def test_zero_stages_give_the_same_result(tmp_path, method, zero):
-    """ZeRO 1 and 2 end within rounding of stage 0: what hooks assign survives the next step there."""
-    plain = run(tmp_path / "a", method)
-    sharded = run(tmp_path / "b", method, zero=zero)
+def test_zero_stages_train_alike(tmp_path, method, zero):
+    """ZeRO 1 and 2 follow stage 0 step by step: what hooks assign survives the next optimizer step there."""
+    # Adam turns the sign of a gradient of any size into a full step, so rounding shows at a fast score rate.
+    options = {"travel": 0} if method == "probmask" else {}
+    plain = run(tmp_path / "a", method, options=options)
+    sharded = run(tmp_path / "b", method, options=options, zero=zero)
     assert sharded["sparsity"]["kept"] == plain["sparsity"]["kept"]
-    a, b = (safetensors.torch.load_file(folder(tmp_path / name) / "model.safetensors") for name in "ab")
-    for name, tensor in a.items():
-        torch.testing.assert_close(b[name], tensor, rtol=1e-3, atol=1e-4)
+    a, b = ((folder(tmp_path / name) / "metrics.jsonl").read_text().splitlines() for name in "ab")
+    for one, other in zip(map(json.loads, a), map(json.loads, b), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+        assert other["sparsity"] == pytest.approx(one["sparsity"], abs=1e-3)
+        assert other["diagnostics"] == pytest.approx(one["diagnostics"], rel=1e-3)
 
 
 def test_initial_weights_from_a_file(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
@@ -250,8 +251,9 @@ def test_groups_carry_the_recipes_and_the_methods_rules():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     layers = attach(WithLearnedGates(sparsity=0.5), models.prunable_layers(model), DrawClock(0), hits_target=True)
     rule = GateOptimizer(rule="adam", lr=6e-3, weight_decay=0.2, betas=(0.5, 0.9))
-    weights, rest, gates = parameter_groups(model, gate_parameters(layers), RECIPE, rule)
-    common = {"rule": "sgd", "lr": 0.1, "peak_lr": 0.1, "momentum": 0.9, "nesterov": False}
+    recipe = dataclasses.replace(RECIPE, lr=0.3, momentum=0.8, nesterov=True)
+    weights, rest, gates = parameter_groups(model, gate_parameters(layers), recipe, rule)
+    common = {"rule": "sgd", "lr": 0.3, "peak_lr": 0.3, "momentum": 0.8, "nesterov": True}
     assert {k: v for k, v in weights.items() if k != "params"} == {"name": "weights", "weight_decay": 5e-4, **common}
     assert {k: v for k, v in rest.items() if k != "params"} == {"name": "rest", "weight_decay": 1e-5, **common}
     assert (gates["rule"], gates["lr"], gates["weight_decay"], gates["betas"]) == ("adam", 6e-3, 0.2, (0.5, 0.9))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
-import textwrap
 from importlib import metadata
 from pathlib import Path
 
@@ -17,27 +15,6 @@ from pruneboard.errors import PluginError, PruneboardError, UnknownNameError, Us
 PLUGINS = Path(__file__).parents[1] / "plugins"
 AGAIN = "install again: pip install -e ."
 BUILT_IN = ["dense", "magnitude", "probmask", "random"]
-NUMBER = itertools.count()
-
-GOOD = """
-    from dataclasses import dataclass
-    from typing import Literal
-    from pruneboard.api import MaskPruner
-
-    @dataclass(frozen=True, kw_only=True)
-    class Thing(MaskPruner):
-        amount: int = 1
-        rate: float = 0.5
-        fast: bool = False
-        mode: Literal["a", "b"] = "a"
-        size: int | None = None
-        pair: tuple[float, float] = (0.0, 1.0)
-
-        def __post_init__(self):
-            super().__post_init__()
-            if self.amount < 1:
-                raise ValueError(f"amount is 1 or more; found {self.amount}")
-"""
 NO_GATE = """
     from dataclasses import dataclass
     from pruneboard.api import Pruner
@@ -98,37 +75,6 @@ FAULTS = {
     "unresolved annotation": (UNRESOLVED, "name 'Decimal' is not defined; import what they name outside TYPE_CHECKING"),
     "fails when built": (FAILS_WHEN_BUILT, "cannot be built: KeyError: 'missing'; mend or uninstall"),
 }
-
-
-class Site:
-    """A folder on `sys.path` into which distributions are written as an installer would."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def add(self, distribution, source=GOOD, *, method="thing", version="1.2", module=None, points=None) -> str:
-        """Write one distribution with one module; return the object its entry point names."""
-        module = module or f"stranger_{next(NUMBER)}"
-        (self.folder / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
-        info = self.folder / f"{distribution}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        text = points or f"[pruneboard.pruners]\n{method} = {module}:Thing\n"
-        (info / "entry_points.txt").write_text(text, encoding="utf-8")
-        return f"{module}:Thing"
-
-
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    """An empty folder at the front of `sys.path`; what was imported from it is forgotten."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(str(folder))
-    before = set(sys.modules)
-    yield Site(folder)
-    for name in set(sys.modules) - before:
-        if name.startswith("stranger_"):
-            del sys.modules[name]
 
 
 def line(call, kind: type[PruneboardError]) -> str:

