@@ -134,7 +134,7 @@ def test_installed_package_is_fit(installed, tmp_path):
 
 
 def test_installed_package_runs(installed, tmp_path):
-    """A small run with a packaged recipe and plugin ends `done`, under the wheel's version, in the folder it was started."""
+    """A small run with a packaged recipe and plugin ends `done`, under the wheel's version."""
     small = ["--model", "test_resnet", "--epochs", "1", "--limit-train", "71", "--batch-size", "32"]
     arguments = ["run", "--method", "probmask", "--sparsity", "0.9", *small, "--quiet", "--json"]
     record = json.loads(pruneboard(installed, tmp_path, *arguments))

@@ -97,6 +97,25 @@ def test_refused_number_of_processes_names_the_one_that_works(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_torchrun_is_used_as_it_is(tmp_path):
+    """Under torchrun each process finds its place in the environment, and the first alone writes and speaks."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "pruneboard",
+    ]
+    command += ["run", "--method", "magnitude", "--model", "test_vit", "--sparsity", "0.5", "--epochs", "1"]
+    command += ["--limit-train", "71", "--batch-size", "32", "--json", "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["engine"]["world_size"] == 2
+    assert json.loads((folder(tmp_path) / "run.json").read_text()) == json.loads(done.stdout)
+
+
 def test_json_stays_clean_with_two_processes(tmp_path):
     """Only one process speaks: `--json` with two is still one document."""
     command = [sys.executable, "-m", "pruneboard", "run", "--method", "random", "--model", "test_vit", "--sparsity"]

@@ -20,10 +20,16 @@ from pruneboard.cli.run import build_spec, seed_list
 from pruneboard.errors import PruneboardError
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(ROOT.joinpath(name) for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")) + [
-    ROOT / "plugins" / "README.md",
-    ROOT / "docs" / "protocol.md",
-    ROOT / "results" / "README.md",
+PAGES = [
+    ROOT / name
+    for name in (
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "plugins/README.md",
+        "docs/protocol.md",
+        "results/README.md",
+    )
 ]
 OTHERS_FLAGS = {"--nproc-per-node"}
 """Flags of other tools that the pages show."""

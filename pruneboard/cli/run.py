@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from pruneboard import registry
 from pruneboard.errors import InterruptedRunError, RunError, UnknownNameError, UsageError
+from pruneboard.launch import World
 from pruneboard.spec import (
     RECIPE_FIELDS,
     Recipe,
@@ -217,21 +218,22 @@ def seed_list(seeds: str | None, seed: int) -> list[int]:
 
 
 def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
-    """Run every seed, going on after a failed one; return the exit code."""
+    """Run every seed, going on after a failed one; return the exit code. Only the first process speaks."""
     from pruneboard import experiment
 
+    speaks = World.current().leads
     records, code = [], 0
     for spec in specs:
         try:
-            record = experiment.run(spec, None if quiet else _listener())
+            record = experiment.run(spec, _listener() if speaks and not quiet else None)
         except RunError as error:
-            click.echo(f"error: {_which(spec, specs)}{error}", err=True)
+            click.echo(f"error: {_which(spec, specs)}{error}", err=True)  # every process's own reason
             code = error.exit_code
             continue
         records.append(record)
-        if not as_json:
+        if speaks and not as_json:
             _print_summary(record)
-    if as_json:
+    if speaks and as_json:
         click.echo(json.dumps(records if len(specs) > 1 else next(iter(records), None), indent=2, sort_keys=True))
     return code
 
