@@ -39,7 +39,7 @@ def test_two_processes_train_the_same_network(tmp_path, method):
 
 def test_first_step_is_the_same_with_batch_normalization(tmp_path):
     """At equal norm_batch the images normalized together are the same groups, so the first step is the same."""
-    options = {"limit_train": 36, "overrides": {"epochs": 1, "norm_batch": 16}}
+    options = {"limit_train": 50, "overrides": {"epochs": 1, "norm_batch": 16}}
     one = run(tmp_path / "one", "dense", None, **options)
     two = run(tmp_path / "two", "dense", None, procs=2, **options)
     assert one["budget"]["steps"] == 1
