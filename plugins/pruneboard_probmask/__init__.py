@@ -47,8 +47,8 @@ class ProbMask(Pruner[ProbabilityGate]):
     Deviations:
         * Budget and temperature move per step, not per epoch, so short budgets see the whole schedule.
         * One uniform draw per weight where the official code takes the difference of two Gumbels; both are
-          Logistic(0, 1). No epsilon inside the logarithms: a probability of exactly 0 stays 0, where the
-          official code lets it return by chance in the first epochs after `begin` (T below about 2).
+          Logistic(0, 1). No epsilon inside the logarithms: a probability of exactly 0 gets no gradient, where
+          the official code gives it one by chance in the first epochs after `begin` (T below about 2).
         * The projection is exact, in float64, and never exceeds K; the official one bisects 21 times.
         * The mask is chosen among the samples by validation top-1 (official: training top-1, in train mode,
           with augmentation), and repaired to exactly k (official: whatever was drawn, about K on average):
@@ -61,7 +61,8 @@ class ProbMask(Pruner[ProbabilityGate]):
           The paper's budget (58,800 steps) is not touched.
         * Batch statistics are recorded in the first pass of a step only (official: in both).
 
-    A weight whose probability is above 0 may regain probability until hardening; one at 0 never returns.
+    A weight may come back until hardening: one whose probability is 0 gets no gradient, but Adam's momentum
+    may still lift it.
 
     Attributes:
         lr: peak learning rate of the probabilities (Adam, no weight decay), on the recipe's schedule shape.
