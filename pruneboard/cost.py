@@ -62,6 +62,10 @@ class LayerCost:
         """Multiply-adds per image left when zeros cost nothing."""
         return self.nonzero * self.positions
 
+    def macs_train(self, images: int) -> int:
+        """Multiply-adds of training this layer on `images` images, every forward pass of a step counted."""
+        return train_macs(self.macs_dense, images)
+
 
 def positions(model: nn.Module, image_size: int) -> dict[str, int]:
     """Return for each prunable layer the number of output positions its weights are used at, per image.

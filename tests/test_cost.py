@@ -199,3 +199,10 @@ def test_the_definition_says_what_is_counted():
     """The sentence printed with every number fixes the unit and the scope."""
     assert "one multiply-add = 1 MAC" in MACS_DEFINITION
     assert "FLOPs = 2 x MACs" in MACS_DEFINITION
+
+
+def test_layer_training_cost_adds_up():
+    """A layer's training cost is three dense passes per image; over all layers they sum to the network's."""
+    layers = [LayerCost("a", 10, 5, 5, 4), LayerCost("b", 6, 6, 6, 9)]
+    assert layers[0].macs_train(7) == 3 * 40 * 7
+    assert sum(layer.macs_train(7) for layer in layers) == train_macs(40 + 54, 7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ class LineProgress:
     def __init__(self) -> None:
         """Start before the first step."""
         self._total = 0
+        self._started = time.monotonic()
 
     def on_step(self, step: int, total: int, loss: float) -> None:
         """Remember the budget."""
@@ -23,10 +25,12 @@ class LineProgress:
         self._total = total
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
-        """Print the epoch."""
-        print(
-            f"epoch {row['epoch']:>3}  step {row['step']}/{self._total}  {_figures(row)}", file=sys.stderr, flush=True
-        )
+        """Print the epoch, and the time left at the pace so far."""
+        step = row["step"]
+        left = (time.monotonic() - self._started) / step * max(0, self._total - step)
+        eta = f"{int(left) // 60}:{int(left) % 60:02}"
+        line = f"epoch {row['epoch']:>3}  step {step}/{self._total}  {_figures(row)}  ETA {eta}"
+        print(line, file=sys.stderr, flush=True)
 
     def on_phase(self, message: str) -> None:
         """Print it."""
