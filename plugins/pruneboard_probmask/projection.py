@@ -57,7 +57,16 @@ def shift(scores: Sequence[Tensor], k: float) -> float:
             newton = max(newton, v + nudge)
         v = newton if low < newton < high else 0.5 * (low + high)
         total, active = _sum(scores, v)
-    return v if total <= k else high
+    return _feasible(scores, k, v if total <= k else high, max(active, 1.0))
+
+
+def _feasible(scores: Sequence[Tensor], k: float, v: float, active: float) -> float:
+    """Return the first v, a rounding error or so further, whose sum is at most k when accumulated in float64."""
+    nudge = 0.25 * torch.finfo(scores[0].dtype).eps
+    while (excess := _sum(scores, v, exact=True)[0] - k) > 0:
+        v += max(excess / active, nudge)
+        nudge *= 2
+    return v
 
 
 def project(scores: Sequence[Tensor], k: float) -> list[Tensor]:
@@ -71,16 +80,24 @@ def clipped(score: Tensor, v: float) -> Tensor:
     return (score - v).clamp_(0.0, 1.0)
 
 
-def _sum(scores: Sequence[Tensor], v: float) -> tuple[float, float]:
-    """Return the sum of clip(score - v, 0, 1) and the number of entries strictly inside (0, 1)."""
+def _sum(scores: Sequence[Tensor], v: float, *, exact: bool = False) -> tuple[float, float]:
+    """Return the sum of clip(score - v, 0, 1) and the number of entries strictly inside (0, 1).
+
+    Blocks are summed in the scores' own precision, which is four times faster on a CPU, and added up in
+    float64. `exact` sums everything in float64, and counts nothing.
+    """
     totals, active = [], []
     for score in scores:
         flat = score.detach().reshape(-1)
         # On an accelerator every block would be a launch; one synchronization for all layers stands below.
         for block in torch.split(flat, BLOCK if flat.device.type == "cpu" else max(1, flat.numel())):
             inside = clipped(block, v)
-            totals.append(inside.sum(dtype=torch.float64))
-            # Entries above 0 less those at 1, counted in floats: sums of bools are many times slower on a CPU.
-            active.append(inside.ceil().sum(dtype=torch.float64) - inside.floor().sum(dtype=torch.float64))
-    both = torch.stack([torch.stack(totals).sum(), torch.stack(active).sum()]).tolist()
-    return both[0], both[1]
+            totals.append(inside.sum(dtype=torch.float64 if exact else None))
+            if not exact:
+                # Entries above 0 less those at 1, counted in floats: sums of bools are slow on a CPU.
+                active.append(inside.ceil().sum() - inside.floor().sum())
+    return _added(totals), _added(active)
+
+
+def _added(parts: Sequence[Tensor]) -> float:
+    return float(torch.stack(list(parts)).double().sum()) if parts else 0.0
