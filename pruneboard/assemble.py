@@ -6,6 +6,7 @@ import datetime as dt
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -127,11 +128,19 @@ def unfinished(job: Job, started: str, status: str, kind: str, message: str) -> 
     return {
         **job.known,
         "status": status,
-        "error": {"kind": kind, "message": message},
+        "error": {"kind": kind, "message": _without_paths(message, job)},
         "board": _fingerprinted(job.known["board"]),
         "software": provenance.software(),
         "lifecycle": {"started": started, "ended": now(), "resumes": 0},
     }
+
+
+def _without_paths(message: str, job: Job) -> str:
+    """Return `message` with the user's own folders replaced by what they are: records are published."""
+    for folder, name in ((job.spec.data_dir, "DATA_DIR"), (job.spec.results, "RESULTS"), (str(Path.home()), "~")):
+        if folder and folder.strip("/."):
+            message = message.replace(folder, name)
+    return message
 
 
 def _fingerprinted(board: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class NotFoundError(PruneboardError):
 
 
 class InterruptedRunError(PruneboardError):
-    """A run stopped from outside (SIGTERM, a lost process): the same command takes it up again."""
+    """A run stopped from outside (SIGTERM, a lost process): the same command runs it again."""
 
     exit_code = 75
 

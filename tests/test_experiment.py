@@ -196,14 +196,16 @@ def test_python_in_three_lines(tmp_path):
 
 
 def test_error_in_the_engine_is_a_failed_row(tmp_path, monkeypatch):
-    """Whatever breaks inside a run leaves a failed record, and the traceback in log.txt."""
+    """Whatever breaks inside a run leaves a failed record without the user's paths, and the traceback in log.txt."""
     from pruneboard import train
 
     def broken(*arguments):
-        raise KeyError("surprise")
+        raise KeyError(f"surprise in {tmp_path}/x")
 
     monkeypatch.setattr(train, "train_step", broken)
     with pytest.raises(RunError, match="surprise"):
         run(tmp_path)
-    assert json.loads((folder(tmp_path) / "run.json").read_text())["status"] == "failed"
+    made = json.loads((folder(tmp_path) / "run.json").read_text())
+    assert made["status"] == "failed"
+    assert "surprise in RESULTS/x" in made["error"]["message"]
     assert "Traceback" in (folder(tmp_path) / "log.txt").read_text()
