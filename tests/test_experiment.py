@@ -114,7 +114,7 @@ def test_forced_run_keeps_the_old_record(tmp_path):
 
 def test_diverged_run_is_a_record_and_is_tried_anew(tmp_path):
     """A run whose loss is not finite leaves a record that says so; the next try moves it to failures/."""
-    spec = tiny(tmp_path, overrides={"lr": 1e30, "clip": 0.0})
+    spec = tiny(tmp_path, overrides={"lr": 1e38, "clip": 0.0})
     for _ in range(2):
         with pytest.raises(DivergedError, match="lower the learning rate"):
             experiment.run(spec)
