@@ -42,7 +42,9 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, name: str, allowed: Iterable[str], hint: str = "") -> None:
         """`kind` is the noun shown ("method"), `hint` says where to look when nothing is near."""
-        super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, allowed)}{'; ' + hint if hint else ''}")
+        near = did_you_mean(name, allowed)
+        pause = " " if near.endswith("?") else "; "
+        super().__init__(f"unknown {kind} {name!r}{near}{pause + hint if hint else ''}")
 
 
 class DataError(UsageError):

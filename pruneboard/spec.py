@@ -47,8 +47,8 @@ class Recipe:
         lr: peak learning rate of the weights (SGD, cosine to 0, per step).
         momentum: momentum of SGD.
         nesterov: whether that momentum is Nesterov's.
-        weight_decay: on prunable weights.
-        norm_weight_decay: on everything else (biases, normalization, embeddings).
+        weight_decay: on the weights of convolutions and linear layers.
+        norm_weight_decay: on everything else (biases, normalization, tokens, position embeddings).
         warmup_epochs: linear warm-up at the start of the budget, in epochs.
         label_smoothing: of the cross-entropy.
         clip: joint gradient norm over all that is trained; 0 is off.

@@ -81,5 +81,5 @@ def test_suggestions_are_always_allowed_names(name, allowed):
 def test_an_unknown_name_says_kind_name_remedy_and_hint():
     """The one line holds what was found, what is near, and where to look."""
     error = UnknownNameError("recipe", "digit", ["digits", "cifar"], "see docs")
-    assert str(error) == "unknown recipe 'digit': did you mean digits?; see docs"
+    assert str(error) == "unknown recipe 'digit': did you mean digits? see docs"
     assert error.exit_code == 2

@@ -212,7 +212,7 @@ def test_an_unreadable_file_of_entry_points_is_one_line(site, points):
 def test_an_unknown_method_gives_the_near_name():
     """A typo is answered with the method meant and where to look."""
     text = line(lambda: registry.find("magnitud"), UnknownNameError)
-    assert text == "unknown method 'magnitud': did you mean magnitude?; `pruneboard list` shows what is installed"
+    assert text == "unknown method 'magnitud': did you mean magnitude? `pruneboard list` shows what is installed"
 
 
 def test_options_are_converted_to_their_types(site):

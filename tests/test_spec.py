@@ -135,7 +135,7 @@ def test_a_data_set_without_recipe_is_told_to_name_one():
 def test_an_unknown_recipe_gives_the_near_name_and_the_way_to_an_own_file():
     """A typo is answered with the recipe meant, and a file is named by its path."""
     text = message(lambda: load_recipe("digit"), UnknownNameError)
-    assert text == "unknown recipe 'digit': did you mean digits?; a file of your own is named by its path, x.toml"
+    assert text == "unknown recipe 'digit': did you mean digits? a file of your own is named by its path, x.toml"
 
 
 def test_an_own_file_is_a_recipe(own):
