@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class PruneboardError(Exception):
@@ -60,9 +60,10 @@ class StoreError(UsageError):
 
 
 class RunError(PruneboardError):
-    """A run that started and failed; `status` is what its record says."""
+    """A run that started and failed; `status` is what its record says, `record` that record once it is written."""
 
     status: ClassVar[str] = "failed"
+    record: dict[str, Any] | None = None
 
 
 class DivergedError(RunError):

@@ -169,13 +169,15 @@ def _recorded(job: Job, world: World) -> Iterator[None]:
         _put_unfinished(job, world, started, "interrupted", type(error).__name__, str(error))
         raise
     except RunError as error:
-        _put_unfinished(job, world, started, error.status, type(error).__name__, str(error))
+        error.record = _put_unfinished(job, world, started, error.status, type(error).__name__, str(error))
         raise
 
 
-def _put_unfinished(job: Job, world: World, started: str, status: str, kind: str, message: str) -> None:
+def _put_unfinished(job: Job, world: World, started: str, status: str, kind: str, message: str) -> dict[str, Any]:
+    made = assemble.unfinished(job, started, status, kind, message)
     if world.leads:
-        store.put(job.folder, assemble.unfinished(job, started, status, kind, message))
+        store.put(job.folder, made)
+    return made
 
 
 @contextmanager

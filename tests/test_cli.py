@@ -151,6 +151,15 @@ def test_failed_run_ends_with_one(capfd, tmp_path):
     assert json.loads((folder(tmp_path) / "run.json").read_text())["status"] == "diverged"
 
 
+def test_failed_run_as_json_is_its_record(capfd, tmp_path):
+    """With `--json` a failed run still prints one document: the record that says how it failed."""
+    diverging = [*swap(RUN, "--epochs", "4"), "--lr", "1e38", "--clip", "0", "--json", "--results", str(tmp_path)]
+    assert invoke(diverging) == 1
+    made = json.loads(capfd.readouterr().out)
+    assert made["status"] == "diverged"
+    assert made == json.loads((folder(tmp_path) / "run.json").read_text())
+
+
 def test_json_is_one_document_on_stdout(capfd, tmp_path):
     """`run --json` prints the record and nothing else on standard output, progress on standard error."""
     arguments = [a for a in RUN if a != "--quiet"]

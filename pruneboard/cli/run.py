@@ -222,19 +222,21 @@ def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
     from pruneboard import experiment
 
     speaks = World.current().leads
-    records, code = [], 0
+    records: list[dict[str, Any] | None] = []
+    code = 0
     for spec in specs:
         try:
             record = experiment.run(spec, _listener() if speaks and not quiet else None)
         except RunError as error:
             click.echo(f"error: {_which(spec, specs)}{error}", err=True)  # every process's own reason
             code = error.exit_code
+            records.append(error.record)
             continue
         records.append(record)
         if speaks and not as_json:
             _print_summary(record)
     if speaks and as_json:
-        click.echo(json.dumps(records if len(specs) > 1 else next(iter(records), None), indent=2, sort_keys=True))
+        click.echo(json.dumps(records if len(specs) > 1 else records[0], indent=2, sort_keys=True))
     return code
 
 
