@@ -206,7 +206,6 @@ def _engine(job: Job, run: Training) -> dict[str, Any]:
 def _cost(
     run: Training, counts: Sequence[Count], positions: Mapping[str, int], parameters: int, started: float
 ) -> dict[str, Any]:
-
     layers = [cost.LayerCost(c.name, c.n, c.kept, c.nonzero, positions[c.name]) for c in counts]
     dense = sum(layer.macs_dense for layer in layers)
     budget = run.budget

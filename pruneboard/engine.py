@@ -56,13 +56,6 @@ def backend(device: torch.device) -> str:
     return "nccl" if device.type == "cuda" else "gloo"
 
 
-def version() -> str:
-    """Return DeepSpeed's version without importing it."""
-    from importlib.metadata import version as installed
-
-    return installed("deepspeed")
-
-
 def shutdown() -> None:
     """Leave the process group; a later run in this process starts a new one."""
     from deepspeed import comm
@@ -199,11 +192,6 @@ class Engine:
         self._comm.all_reduce(low, op=self._comm.ReduceOp.MIN)
         self._comm.all_reduce(high, op=self._comm.ReduceOp.MAX)
         return next((name for name, same in zip(tensors, (low == high).tolist(), strict=True) if not same), None)
-
-    def barrier(self) -> None:
-        """Wait for every process."""
-        if self.world > 1:
-            self._comm.barrier()
 
     def close(self) -> None:
         """Drop DeepSpeed's hold on the model."""

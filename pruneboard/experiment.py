@@ -46,7 +46,7 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
         return finished
     if world.leads:
         store.begin(job.folder, force=spec.force)
-    with _recorded(job, world), _log_file(job, world):
+    with _recorded(job, world):
         outcome = launch(guarded, (job, listener or Silent()), spec.procs, world, dataset)
         if world.leads:
             store.put(job.folder, outcome)
@@ -77,7 +77,13 @@ def guarded(job: Job, listener: Listener, dataset: Dataset | None = None) -> dic
     Raises:
         RunError: with the status the record gets.
     """
-    watcher = Recorder(job.folder, listener, job.spec.tensorboard) if World.current().leads else Silent()
+    leads = World.current().leads
+    watcher = Recorder(job.folder, listener, job.spec.tensorboard) if leads else Silent()
+    with _log_file(job.folder if leads else None):
+        return _told(job, watcher, dataset)
+
+
+def _told(job: Job, watcher: Listener, dataset: Dataset | None) -> dict[str, Any]:
     try:
         return execute(job, watcher, dataset)
     except InterruptedRunError:
@@ -181,12 +187,10 @@ def _put_unfinished(job: Job, world: World, started: str, status: str, kind: str
 
 
 @contextmanager
-def _log_file(job: Job, world: World) -> Iterator[None]:
-    """Send what we log to `log.txt` of the run while it lasts."""
-    if not world.leads:
-        yield
-        return
-    handler = logging.FileHandler(job.folder / "log.txt", encoding="utf-8")
+def _log_file(folder: Path | None) -> Iterator[None]:
+    """Send what we log to `log.txt` in `folder` while a run lasts; nowhere where there is none."""
+    # Without a handler logging would print tracebacks on standard error.
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8") if folder else logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     level = logger.level

@@ -258,10 +258,9 @@ def pick_device(spec: RunSpec) -> torch.device:
     if not torch.cuda.is_available():
         raise UsageError("--device cuda was asked for, and torch sees no CUDA device: use --device cpu or auto")
     index = int(os.environ.get("LOCAL_RANK", "0"))
-    if index >= torch.cuda.device_count():
-        raise UsageError(
-            f"process {index} has no GPU of its own: {torch.cuda.device_count()} are visible, lower --procs"
-        )
+    needed, visible = max(index + 1, spec.procs), torch.cuda.device_count()
+    if needed > visible:
+        raise UsageError(f"{needed} processes need a GPU each and {visible} are visible: lower --procs")
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device

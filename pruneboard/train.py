@@ -182,7 +182,8 @@ def _forward_backward(run: Training, batches: Sequence[Batch], passes: int) -> T
         forward_pass, micro = divmod(index, len(batches))
         run.clock.forward_pass = forward_pass
         # Dropout and the like draw from the global state: keyed, so that nothing needs to be carried along.
-        torch.manual_seed(key(run.clock.seed, "model", run.clock.step, forward_pass, micro, run.engine.rank))
+        chunk = run.engine.rank * len(batches) + micro  # its place in the global batch, on any number of processes
+        torch.manual_seed(key(run.clock.seed, "model", run.clock.step, forward_pass, chunk))
         images, labels = batches[micro]
         with frozen_statistics(modules if forward_pass else ()):
             logits = run.engine.forward(images)

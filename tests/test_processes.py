@@ -70,6 +70,29 @@ def test_one_failure_ends_all(how, kind):
     assert type(caught.value).__name__ == kind
 
 
+def test_failure_in_a_process_is_one_line_and_its_traceback_is_logged(tmp_path):
+    """With two processes a failed run still prints one line, and keeps the traceback in log.txt."""
+    command = [
+        sys.executable,
+        "-m",
+        "pruneboard",
+        "run",
+        "--method",
+        "magnitude",
+        "--model",
+        "test_vit",
+        "--procs",
+        "2",
+    ]
+    command += ["--sparsity", "0.5", "--lr", "1e38", "--clip", "0", "--limit-train", "142", "--batch-size", "32"]
+    done = subprocess.run([*command, "--results", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1
+    assert json.loads((folder(tmp_path) / "run.json").read_text())["status"] == "diverged"
+    assert "Traceback" in (folder(tmp_path) / "log.txt").read_text()
+
+
 def test_children_die_with_their_parent(tmp_path):
     """Kill -9 of the parent leaves no process behind."""
     command = [sys.executable, "-m", "pruneboard", "run", "--method", "random", "--model", "test_vit", "--sparsity"]
