@@ -22,24 +22,21 @@ from pruneboard.errors import AuditError, DivergedError
 from pruneboard.evaluate import Scores, evaluate
 from pruneboard.launch import World
 from pruneboard.prepare import Job, micro_batch
-from pruneboard.train import Listener, Training, plan_budget
+from pruneboard.train import Listener, Start, Training, plan_budget
 
 
-def training(job: Job, dataset: Dataset, device: torch.device, listener: Listener) -> tuple[Training, str]:
-    """Build model, gates and engine.
-
-    Returns:
-        What `train.fit` needs, and the sha256 of the initial weights before any gate was attached.
-    """
+def training(job: Job, dataset: Dataset, device: torch.device, listener: Listener) -> Training:
+    """Build model, gates and engine."""
     world = World.current()
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     pruner = registry.build(job.info, job.spec.sparsity, job.spec.options)
     traits = job.known["method"]["traits"]
-    model = models.build_model(job.plan, init=job.spec.init, seed=job.seeds["init"])
-    initial_sha256 = models.state_sha256(model.state_dict())
+    model = initial_model(job, pruner.sparsity)
+    start = Start.of(model, frozen=job.track == "supermask")
+    gates.store_scalars(model)
     clock = gates.DrawClock(job.seeds["pruner"])
-    layers = gates.attach(pruner, models.prunable_layers(model), clock, hits_target=traits["hits_target"])
+    layers = gates.attach(pruner, models.gated_layers(model), clock, hits_target=traits["hits_target"])
     budget = plan_budget(job.recipe, dataset, traits["harden_at"])
     rule = pruner.gate_optimizer(budget.harden_step)
     groups = optim.parameter_groups(model, gates.gate_parameters(layers), job.recipe, rule)
@@ -63,7 +60,7 @@ def training(job: Job, dataset: Dataset, device: torch.device, listener: Listene
         augment_seed=job.seeds["augmentation"],
         device=device,
     )
-    ready = Training(
+    return Training(
         engine=engine,
         pruner=pruner,
         layers=layers,
@@ -75,11 +72,18 @@ def training(job: Job, dataset: Dataset, device: torch.device, listener: Listene
         forward_passes=traits["forward_passes"],
         method=job.info.origin,
         listener=listener,
+        start=start,
     )
-    return ready, initial_sha256
 
 
-def record(job: Job, run: Training, initial_sha256: str, started: float) -> dict[str, Any]:
+def initial_model(job: Job, sparsity: float) -> nn.Module:
+    """Build the network with its initial weights: all of them frozen on the supermask track."""
+    if job.track == "supermask":
+        return models.build_frozen(job.plan, init=job.init, keep_ratio=1 - sparsity, seed=job.seeds["init"])
+    return models.build_model(job.plan, init=job.init, seed=job.seeds["init"])
+
+
+def record(job: Job, run: Training, started: float) -> dict[str, Any]:
     """Fold, audit, evaluate the plain model on the test split, once, and return the finished record.
 
     The folded weights are written as `model.safetensors` by the first process.
@@ -90,6 +94,8 @@ def record(job: Job, run: Training, initial_sha256: str, started: float) -> dict
     counts = audit.count(run.layers, state)
     keep = scores.kept_of(sum(c.n for c in counts), run.pruner.sparsity)
     audit.audit(counts, keep if job.known["method"]["traits"]["hits_target"] else None)
+    if run.start.frozen is not None:
+        audit.untouched(run.layers, run.start.frozen, state)
     plain = models.build_model(job.plan, init="random", seed=0)
     plain.load_state_dict(state)
     plain = plain.to(run.engine.device).eval()
@@ -104,20 +110,23 @@ def record(job: Job, run: Training, initial_sha256: str, started: float) -> dict
         **job.known,
         "status": "done",
         "error": None,
-        "model": {**job.known["model"], "parameters": parameters, "initial_sha256": initial_sha256},
+        "model": {**job.known["model"], "parameters": parameters, "initial_sha256": run.start.sha256},
         "data": {**job.known["data"], "order_sha256": _order(run)},
         "board": _fingerprinted({**job.known["board"], "prunable": sum(c.n for c in counts)}),
         "budget": _budget(job, run),
         "engine": _engine(job, run),
         "hardware": provenance.hardware(run.engine.device, torch.get_num_threads()),
         "software": provenance.software(),
-        "sparsity": audit.sparsity_block(counts, job.spec.sparsity, keep, positions, parameters),
+        "sparsity": {
+            **audit.sparsity_block(counts, job.spec.sparsity, keep, positions, parameters),
+            "left_out": models.left_out(plain),
+        },
         "metrics": {
             "test": test.as_dict(),
             "validation": validation.as_dict(),
             "best_validation": run.best_validation,
         },
-        "cost": _cost(run, counts, positions, parameters, started),
+        "cost": _cost(run, counts, positions, plain, started),
         "weights_sha256": models.state_sha256(state),
         "lifecycle": {"started": now(time.perf_counter() - started), "ended": now(), "resumes": 0},
     }
@@ -204,14 +213,13 @@ def _engine(job: Job, run: Training) -> dict[str, Any]:
 
 
 def _cost(
-    run: Training, counts: Sequence[Count], positions: Mapping[str, int], parameters: int, started: float
+    run: Training, counts: Sequence[Count], positions: Mapping[str, int], plain: nn.Module, started: float
 ) -> dict[str, Any]:
-    layers = [cost.LayerCost(c.name, c.n, c.kept, c.nonzero, positions[c.name]) for c in counts]
+    rescaled = {name for name, layer in models.prunable_layers(plain) if models.standardized(layer)}
+    layers = [cost.LayerCost(c.name, c.n, c.kept, c.nonzero, positions[c.name], c.name in rescaled) for c in counts]
     dense = sum(layer.macs_dense for layer in layers)
-    budget = run.budget
-    images = run.plan.batch_size * (budget.harden_step * run.forward_passes + budget.total - budget.harden_step)
-    trained = cost.train_macs(dense, images + run.scoring_passes)
-    reference = cost.train_macs(dense, run.plan.batch_size * budget.total)
+    trained = cost.train_macs(dense, run.images + run.scoring_passes)
+    reference = cost.train_macs(dense, run.plan.batch_size * run.budget.total)
     return {
         "forward_passes": run.forward_passes,
         "train_macs": trained,
@@ -220,8 +228,9 @@ def _cost(
         "macs_dense": dense,
         "macs_remaining": sum(layer.macs_remaining for layer in layers),
         "macs_definition": cost.MACS_DEFINITION,
-        "parameters": parameters,
+        "parameters": sum(p.numel() for p in plain.parameters()),
         "bytes": cost.storage_bytes(layers, {layer.name: layer.dense.shape[0] for layer in run.layers}),
+        "storage_bits": cost.supermask_bits(layers, plain) if run.start.frozen is not None else None,
         "wall_seconds": round(time.perf_counter() - started, 3),
         "hook_seconds": round(run.hook_seconds, 3),
         "peak_memory_bytes": cost.peak_memory_bytes(run.engine.device),

@@ -55,6 +55,30 @@ def audit(counts: Sequence[Count], keep: int | None) -> None:
         raise AuditError(f"{kept - nonzero} of {kept} kept positions hold 0.0: the mask claims more than the model has")
 
 
+def untouched(layers: Sequence[Layer[Any]], start: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Hold a frozen network to its initial parameters: bit for bit, wherever the masks keep something.
+
+    Args:
+        layers: the prunable layers, whose pruned positions are 0 (`count` saw to that).
+        start: every parameter before training, by its name in the plain network.
+        state: the folded model.
+
+    Raises:
+        AuditError: a parameter changed; the message names it.
+    """
+    kept = {f"{layer.name}.weight": layer.gate.kept(layer.dense.detach()).cpu() for layer in layers}
+    for name, before in start.items():
+        after = state[name]
+        changed = (after != before) | (after.signbit() != before.signbit())
+        if name in kept:
+            changed &= kept[name]
+        if bool(changed.any()):
+            raise AuditError(
+                f"{name}: {int(changed.sum())} values are not the initial ones; on the supermask track only masks "
+                "are learned"
+            )
+
+
 def sparsity_block(
     counts: Sequence[Count], target: float | None, keep: int, positions: Mapping[str, int], parameters: int
 ) -> dict[str, Any]:

@@ -7,6 +7,7 @@ whose weights are fewer by the number of groups.
 
 from __future__ import annotations
 
+import math
 import resource
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from pruneboard.models import prunable_layers
+from pruneboard.models import extras, gated_layers, prunable_layers
 
 MACS_DEFINITION = (
     "one multiply-add = 1 MAC, FLOPs = 2 x MACs; counted are convolutions and linear layers (the prunable scope), "
-    "per image, one forward pass; attention products, normalization, activations and biases are not counted"
+    "per image, one forward pass; attention products, normalization, activations and biases are not counted; "
+    "weight-standardized convolutions never count as sparse"
 )
 """Printed with every number of multiply-adds."""
 
@@ -32,6 +34,9 @@ FORWARD_AND_BACKWARD = 3
 
 VALUE_BYTES = 4
 """Of a float32 value, and of an index or a row pointer of the CSR format."""
+
+VALUE_BITS, SEED_BITS = 32, 64
+"""Of a float32 value and of the seed of the frozen weights, on the supermask track."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class LayerCost:
         kept: weights that the masks keep.
         nonzero: weights that are not 0, at most `kept`.
         positions: output positions each weight is used at, per image.
+        standardized: whether the layer subtracts each filter's mean, so that no position of its kernel is 0.
     """
 
     name: str
@@ -51,6 +57,7 @@ class LayerCost:
     kept: int
     nonzero: int
     positions: int
+    standardized: bool = False
 
     @property
     def macs_dense(self) -> int:
@@ -59,8 +66,8 @@ class LayerCost:
 
     @property
     def macs_remaining(self) -> int:
-        """Multiply-adds per image left when zeros cost nothing."""
-        return self.nonzero * self.positions
+        """Multiply-adds per image left when zeros cost nothing; all of them where the kernel is standardized."""
+        return self.macs_dense if self.standardized else self.nonzero * self.positions
 
     def macs_train(self, images: int) -> int:
         """Multiply-adds of training this layer on `images` images, every forward pass of a step counted."""
@@ -71,19 +78,21 @@ def positions(model: nn.Module, image_size: int) -> dict[str, int]:
     """Return for each prunable layer the number of output positions its weights are used at, per image.
 
     A convolution's are its output pixels, a linear layer's the rows it is applied to; a layer called several
-    times has the sum, one that is never called has 0. Measured with one black image in evaluation mode on the
-    model's device: no parameter, buffer, mode flag or random state changes.
+    times has the sum, as has a weight that several layers share, one that is never called has 0. Measured with
+    one black image in evaluation mode on the model's device: no parameter, buffer, mode flag or random state
+    changes.
 
     Args:
         model: a plain network (no gates attached) for images of three channels.
         image_size: side of the image, in pixels.
     """
     layers = prunable_layers(model)
+    users = gated_layers(model)
     counter = _Counter(layers)
     reference = next(model.parameters())
     image = torch.zeros(1, 3, image_size, image_size, device=reference.device, dtype=reference.dtype)
     with ExitStack() as stack:
-        for _, layer in layers:
+        for _, layer in users:
             stack.callback(layer.register_forward_hook(counter.called).remove)
         stack.enter_context(_evaluating(model))
         stack.enter_context(torch.no_grad())
@@ -119,7 +128,7 @@ class _Counter(TorchFunctionMode):
     def called(self, layer: nn.Module, _inputs: object, output: Tensor) -> None:
         """Forward hook of every layer: its outputs, divided by its output channels."""
         assert isinstance(layer.weight, Tensor)
-        self._by_call[layer] += output.numel() // layer.weight.shape[0]
+        self._by_call[self._owners[id(layer.weight)]] += output.numel() // layer.weight.shape[0]
 
     def of(self, layer: nn.Module) -> int:
         """Return the positions counted for `layer`."""
@@ -166,6 +175,33 @@ def storage_bytes(layers: Iterable[LayerCost], rows: Mapping[str, int]) -> dict[
         bitmask += -(-layer.n // 8) + VALUE_BYTES * layer.nonzero
         csr += 2 * VALUE_BYTES * layer.nonzero + VALUE_BYTES * (rows[layer.name] + 1)
     return {"dense": dense, "bitmask": bitmask, "csr": csr}
+
+
+def supermask_bits(layers: Iterable[LayerCost], model: nn.Module) -> dict[str, int]:
+    """Return the bits that tell a supermask network to someone who has its architecture and the rule of its weights.
+
+    `mask`: which `kept` of `n` positions each layer keeps, log2 of the number of choices. `counts`: these numbers,
+    one of n + 1 per layer. `seed`: of the frozen weights. `extras`: 32 per frozen number that no rule gives
+    (position embeddings, tokens, layer scales, gains). `statistics`: 32 per running mean and variance, which
+    come from the data.
+
+    Args:
+        layers: the prunable layers.
+        model: the plain network.
+    """
+    layers = list(layers)
+    bits = {
+        "mask": sum(math.ceil(_log2_choices(layer.n, layer.kept)) for layer in layers),
+        "counts": sum(layer.n.bit_length() for layer in layers),
+        "seed": SEED_BITS,
+        "extras": VALUE_BITS * extras(model),
+        "statistics": VALUE_BITS * sum(b.numel() for b in model.buffers() if b.is_floating_point()),
+    }
+    return {**bits, "total": sum(bits.values())}
+
+
+def _log2_choices(n: int, k: int) -> float:
+    return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
 
 
 def peak_memory_bytes(device: torch.device | str) -> int:

@@ -6,6 +6,7 @@ rounding. Stages 1 and 2 and bfloat16 autocast are options. Nothing here knows a
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import sys
@@ -89,7 +90,7 @@ class Engine:
 
         Args:
             model: parameters in float32, all of one dimension or more.
-            groups: as built by `pruneboard.optim.parameter_groups`.
+            groups: as built by `pruneboard.optim.parameter_groups`; none where nothing is trained.
             device: where to run.
             micro_batch: images per forward pass on this process.
             clip: joint gradient norm over all that is trained; 0 is off.
@@ -100,8 +101,10 @@ class Engine:
         self.model = model.to(device)
         self.device = device
         self._comm = deepspeed.comm
+        zero = zero if groups else 0  # nothing to share out
         self._zero = zero
-        optimizer = GroupedOptimizer(groups)
+        self._trains = bool(groups)
+        optimizer = GroupedOptimizer(groups or [_nothing(device)])
         with _stdout_to_stderr(), _environment({} if "RANK" in os.environ else _ONE_PROCESS):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=self.model, optimizer=optimizer, config=_config(micro_batch, clip, zero, precision)
@@ -125,12 +128,15 @@ class Engine:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradients of `loss`; `last` marks the step's final one, after which they are reduced."""
+        if not loss.requires_grad:  # nothing is trained, and no method asked for a gradient
+            return
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss)
 
     def step(self) -> None:
         """Clip, take the optimizer's step and clear the gradients."""
-        self._engine.step()
+        if self._trains:
+            self._engine.step()
 
     @torch.no_grad()
     def assign(self, parameter: nn.Parameter, new: Tensor) -> None:
@@ -182,13 +188,12 @@ class Engine:
     def first_difference(self, tensors: Mapping[str, Tensor]) -> str | None:
         """Return the name of the first tensor whose bits differ between processes, or None.
 
-        Compared by the sum of the bit patterns as integers, which a change of one unit in the last place
-        in one element moves.
+        Compared by hashes: a sum would not see masks that keep as many positions at other places.
         """
         if self.world == 1 or not tensors:
             return None
-        sums = torch.stack([_bit_sum(tensor) for tensor in tensors.values()]).to(self.device)
-        low, high = sums.clone(), sums.clone()
+        hashes = torch.tensor([_hash(tensor) for tensor in tensors.values()], device=self.device)
+        low, high = hashes.clone(), hashes.clone()
         self._comm.all_reduce(low, op=self._comm.ReduceOp.MIN)
         self._comm.all_reduce(high, op=self._comm.ReduceOp.MAX)
         return next((name for name, same in zip(tensors, (low == high).tolist(), strict=True) if not same), None)
@@ -196,6 +201,15 @@ class Engine:
     def close(self) -> None:
         """Drop DeepSpeed's hold on the model."""
         self._engine.destroy()
+
+
+def _nothing(device: torch.device) -> dict[str, Any]:
+    """A group of one number that belongs to no model: DeepSpeed cannot go without something to optimize."""
+    return {"name": "nothing", "params": [nn.Parameter(torch.zeros(1, device=device))], "rule": "sgd"} | {
+        "lr": 0.0,
+        "peak_lr": 0.0,
+        "weight_decay": 0.0,
+    }
 
 
 def _config(micro_batch: int, clip: float, zero: int, precision: str) -> dict[str, Any]:
@@ -215,12 +229,10 @@ def _config(micro_batch: int, clip: float, zero: int, precision: str) -> dict[st
     return config
 
 
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _bit_sum(tensor: Tensor) -> Tensor:
-    raw = tensor.detach().reshape(-1).contiguous()
-    return raw.view(_BITS[raw.element_size()]).sum(dtype=torch.int64)
+def _hash(tensor: Tensor) -> int:
+    """Return 63 bits that depend on every byte of the values in row-major order."""
+    raw = tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8)
+    return int.from_bytes(hashlib.blake2b(raw.numpy().data, digest_size=8).digest(), "big") >> 1
 
 
 def _quiet() -> None:

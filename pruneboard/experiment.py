@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pruneboard import assemble, store, train
+from pruneboard import ablate, assemble, store, train
 from pruneboard.data import Dataset
 from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError
 from pruneboard.launch import World, launch
@@ -56,17 +56,20 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
 def execute(job: Job, listener: Listener, dataset: Dataset | None = None) -> dict[str, Any]:
     """Do this process's part of a run and return its record; only the first process's is kept.
 
-    model -> gates -> engine -> fit, which hardens on the way -> fold -> audit -> evaluate -> cost -> record.
+    model -> gates -> engine -> fit, which hardens on the way -> ablation, if asked for -> fold -> audit ->
+    evaluate -> cost -> record.
     """
     started = time.perf_counter()
     device = pick_device(job.spec)
     if dataset is None:  # a started process opens the data itself
         dataset = open_data(job.spec, job.recipe, job.seeds)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        training, initial_sha256 = assemble.training(job, dataset, device, listener)
+        training = assemble.training(job, dataset, device, listener)
         try:
             train.fit(training)
-            return assemble.record(job, training, initial_sha256, started)
+            if job.spec.ablation:
+                ablate.apply(job, training)
+            return assemble.record(job, training, started)
         finally:
             training.engine.close()
 
@@ -156,7 +159,8 @@ def _write_events(folder: Path, row: Mapping[str, Any]) -> None:
 
     scalars = {"loss": row["loss"], "lr": row["lr"], "sparsity": row["sparsity"]}
     scalars |= {f"validation/{name}": value for name, value in row["validation"].items()}
-    scalars |= {f"diagnostics/{name}": value for name, value in row["diagnostics"].items()}
+    for block in ("mask", "layers", "diagnostics"):
+        scalars |= {f"{block}/{name}": value for name, value in row[block].items()}
     with SummaryWriter(str(folder)) as writer:
         for name, value in scalars.items():
             writer.add_scalar(name, value, row["step"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -11,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pruneboard import scores
-from pruneboard.api import Gate, Layer, Pruner
+from pruneboard.api import Gate, Layer, Mask, Pruner
 from pruneboard.draws import key
-from pruneboard.errors import PluginError, UsageError
+from pruneboard.errors import AuditError, PluginError, UsageError
 
 G = TypeVar("G", bound=Gate)
 
@@ -42,9 +44,13 @@ def attach(
 ) -> list[Layer[G]]:
     """Put one gate of `pruner` in front of every prunable weight.
 
+    Where several modules hold the same weight, the same gate stands in front of each. It is evaluated for each of
+    them, with one result: a gate's draws depend on the forward pass, not on how often they are made.
+
     Args:
         pruner: the method.
-        targets: (name, module) of the prunable layers; the weight is `module.weight`.
+        targets: (name, module) of all layers with a prunable weight, as `models.gated_layers` lists them; the
+            weight is `module.weight`. A shared one counts once, under the name that comes first.
         clock: keys the gates' draws.
         hits_target: whether layers carry the budget.
 
@@ -55,28 +61,31 @@ def attach(
         UsageError: the sparsity keeps no weight at all.
         PluginError: a gate of the wrong type, shape or dtype, or with a 0-dimensional parameter.
     """
-    sizes = [cast("nn.Parameter", module.weight).numel() for _, module in targets]
+    weights = _by_weight(targets)
+    sizes = [weight.numel() for weight, _, _ in weights]
     total = scores.kept_of(sum(sizes), pruner.sparsity)
     if total == 0:
         raise UsageError(f"sparsity {pruner.sparsity} keeps none of the {sum(sizes)} prunable weights: lower it")
     keeps = scores.uniform(sizes, total) if hits_target else [None] * len(sizes)
     layers = []
-    for index, ((name, module), keep) in enumerate(zip(targets, keeps, strict=True)):
-        layers.append(_attach_one(pruner, index, name, module, clock, keep))
+    for index, ((weight, name, modules), keep) in enumerate(zip(weights, keeps, strict=True)):
+        gate = pruner.gate(weight.detach())
+        _check(gate, weight, name)
+        for module in modules:
+            # Our own check stands above: the library's would run a training forward, and draw.
+            parametrize.register_parametrization(module, "weight", gate, unsafe=True)
+        gate._source = partial(_source, clock, index, weight)
+        layers.append(Layer(index, name, weight, gate, keep))
     return layers
 
 
-def _attach_one(
-    pruner: Pruner[G], index: int, name: str, module: nn.Module, clock: DrawClock, keep: int | None
-) -> Layer[G]:
-    weight = cast("nn.Parameter", module.weight)
-    gate = pruner.gate(weight.detach())
-    _check(gate, weight, name)
-    # Our own check stands above: the library's would run a training forward, and draw.
-    parametrize.register_parametrization(module, "weight", gate, unsafe=True)
-    original = cast("Any", module).parametrizations.weight.original
-    gate._source = partial(_source, clock, index, original)
-    return Layer(index, name, original, gate, keep)
+def _by_weight(targets: Sequence[tuple[str, nn.Module]]) -> list[tuple[nn.Parameter, str, list[nn.Module]]]:
+    """Return each weight once, with the name it has first and the modules that hold it."""
+    found: dict[int, tuple[nn.Parameter, str, list[nn.Module]]] = {}
+    for name, module in targets:
+        weight = cast("nn.Parameter", module.weight)
+        found.setdefault(id(weight), (weight, name, []))[2].append(module)
+    return list(found.values())
 
 
 def _source(clock: DrawClock, index: int, weight: nn.Parameter) -> torch.Generator:
@@ -99,6 +108,29 @@ def _check(gate: Gate, weight: nn.Parameter, name: str) -> None:
         )
 
 
+def replace_gates(model: nn.Module, layers: Sequence[Layer[Any]], masks: Sequence[Tensor]) -> list[Layer[Any]]:
+    """Put a plain mask in the place of every gate, and return the layers with them.
+
+    Args:
+        model: with gates attached.
+        layers: as `attach` returned them.
+        masks: what each layer is to keep, bool tensors of the weights' shapes.
+    """
+    places: dict[int, list[Any]] = defaultdict(list)
+    for module in model.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            chain = cast("Any", module).parametrizations.weight
+            places[id(chain[0])].append(chain)
+    replaced = []
+    for layer, keep in zip(layers, masks, strict=True):
+        mask = Mask(layer.dense.detach())
+        mask.set(keep)
+        for chain in places[id(layer.gate)]:
+            chain[0] = mask
+        replaced.append(dataclasses.replace(layer, gate=mask))
+    return replaced
+
+
 def gate_parameters(layers: Sequence[Layer[Any]]) -> list[nn.Parameter]:
     """Return the trainable parameters of all gates."""
     return [p for layer in layers for p in layer.gate.parameters() if p.requires_grad]
@@ -119,19 +151,71 @@ def folded_weights(layers: Sequence[Layer[Any]]) -> list[Tensor]:
     return [layer.gate.folded(layer.dense.detach()).detach().contiguous() for layer in layers]
 
 
+class _Scalar(nn.Module):
+    """Stands in front of a parameter without dimension: it is stored with one and used without."""
+
+    def forward(self, stored: Tensor) -> Tensor:
+        """Return the value as the network uses it."""
+        return stored.reshape(())
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """Return the value as it is stored."""
+        return value.reshape(1)
+
+
+def store_scalars(model: nn.Module) -> None:
+    """Give every parameter without dimension one, which DeepSpeed needs; `fold` takes it back.
+
+    The gain of a residual branch is such a parameter in timm's `dm_nfnet_*`.
+    """
+    found = [(m, name) for m in model.modules() for name, p in m.named_parameters(recurse=False) if p.dim() == 0]
+    for module, name in found:
+        parametrize.register_parametrization(module, name, _Scalar(), unsafe=True)
+
+
 @torch.no_grad()
 def fold(model: nn.Module, layers: Sequence[Layer[Any]]) -> dict[str, Tensor]:
     """Return the state of the plain model: every gate folded into its weight, gate state dropped.
 
-    The keys, in order, are those of the same network without gates. Tensors are contiguous copies on the CPU.
+    The keys are those of the same network without gates, in its order where it has no `store_scalars`: a shared
+    weight stands under each of its names. Tensors are contiguous copies on the CPU.
+
+    Raises:
+        AuditError: something of the network uses a layer's weight past its gate.
     """
-    weights = dict(zip((layer.name for layer in layers), folded_weights(layers), strict=True))
+    found = model.state_dict(keep_vars=True)  # the parameters themselves, by which a shared weight is known
+    weights = _folded_by_name(found, layers)
     state: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        path, gated, _ = name.partition(".parametrizations.weight.")
-        owner = path if gated else name.rpartition(".")[0]
-        if owner in weights:  # a plain layer's weight stands before its bias, a parametrized one's after it
-            state.setdefault(f"{owner}.weight", weights[owner])
-        if not gated:
-            state[name] = tensor
+    for name, tensor in found.items():
+        plain = _plain_name(name)
+        if plain is None:
+            continue
+        weight = f"{plain.rpartition('.')[0]}.weight"
+        if weight in weights:  # a plain layer's weight stands before its bias, a parametrized one's after it
+            state.setdefault(weight, weights[weight])
+        if plain not in state:  # of what is parametrized only scalars are left
+            state[plain] = tensor if plain == name else tensor.reshape(())
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+
+
+def _folded_by_name(found: Mapping[str, Tensor], layers: Sequence[Layer[Any]]) -> dict[str, Tensor]:
+    """Return the folded weights under all names that the plain network has for them."""
+    of = {id(layer.dense): (layer, weight) for layer, weight in zip(layers, folded_weights(layers), strict=True)}
+    weights = {}
+    for name, tensor in found.items():
+        if id(tensor) in of:
+            layer, weight = of[id(tensor)]
+            plain = _plain_name(name)
+            if plain is None or plain == name:
+                raise AuditError(f"{name} is the weight of layer {layer.name}, used without the gate in front of it")
+            weights[plain] = weight
+    return weights
+
+
+def _plain_name(name: str) -> str | None:
+    """Return what the plain network calls a tensor of the gated one; None for the state of a gate."""
+    path, parametrized, rest = f".{name}".partition(".parametrizations.")
+    attribute, _, held = rest.partition(".")
+    if not parametrized:
+        return name
+    return f"{path}.{attribute}".removeprefix(".") if held == "original" else None

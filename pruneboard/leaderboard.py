@@ -43,6 +43,7 @@ class Row:
         distribution: the package it came from.
         version: that package's version.
         options: the pruner's own options.
+        ablation: what was done to the finished mask before it was measured, or None.
         variant: 0, or 1, 2, ... where records that agree in all of the above differ at one and the same seed.
         control: `dense`, `floor`, `baseline` or None.
         target: the sparsity asked for; None for a control that prunes nothing.
@@ -67,6 +68,7 @@ class Row:
     distribution: str
     version: str
     options: Mapping[str, Any]
+    ablation: str | None
     variant: int
     control: str | None
     target: float | None
@@ -257,7 +259,7 @@ def _without_copies(members: list[Record]) -> list[Record]:
 def _row_key(record: Record) -> str:
     method = record["method"]
     target = record["sparsity"]["target"]
-    identity = [method[key] for key in ("name", "distribution", "version", "options")]
+    identity = [method.get(key) for key in ("name", "distribution", "version", "options", "ablation")]
     return json.dumps([*identity, None if target is None else float(target)], sort_keys=True)
 
 
@@ -272,6 +274,7 @@ def _row(group: _Group, reference: Mapping[int, Record]) -> Row:
         distribution=method["distribution"],
         version=method["version"],
         options=method["options"],
+        ablation=method.get("ablation"),
         variant=group.variant,
         control=group.control,
         target=target,
@@ -331,7 +334,8 @@ def _failure(run: Record) -> Failure:
 def _ranked(rows: list[Row]) -> list[Row]:
     """Number the rows of each operating point by mean top-1; equal means share a rank.
 
-    One seed is never ranked, nor is a row off its target: it has an operating point of its own.
+    One seed is never ranked, nor is a row off its target, which has an operating point of its own, nor an
+    ablation, which is no method.
     """
     means: dict[float, list[float]] = defaultdict(list)
     for row in rows:
@@ -341,7 +345,7 @@ def _ranked(rows: list[Row]) -> list[Row]:
 
 
 def _may_rank(row: Row) -> bool:
-    return row.n >= 2 and not row.off_target and row.control != "dense"
+    return row.n >= 2 and not row.off_target and row.control != "dense" and row.ablation is None
 
 
 def _with_rank(row: Row, means: Mapping[float, list[float]]) -> Row:

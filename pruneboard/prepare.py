@@ -6,7 +6,6 @@ Nothing is trained and nothing is written here.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -16,17 +15,16 @@ from typing import Any
 
 import torch
 
-from pruneboard import record, registry, store
+from pruneboard import registry, store
 from pruneboard.api import Pruner, Traits
 from pruneboard.data import SMALL_IMAGE, Dataset, first_image_side, open_dataset, steps_per_epoch
+from pruneboard.describe import Known
 from pruneboard.draws import key
-from pruneboard.errors import UsageError
+from pruneboard.errors import PluginError, UsageError
 from pruneboard.models import ModelPlan, plan_model
-from pruneboard.spec import RULES_VERSION, Recipe, RunSpec, default_recipe, load_recipe
+from pruneboard.spec import Recipe, RunSpec, default_recipe, load_recipe, resolve_init
 
 SEEDS = ("init", "split", "order", "augmentation", "pruner")
-SCOPE = "all"
-"""Prunable: every convolution and linear weight, first and last included."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class Job:
     track: str
     recipe: Recipe
     info: registry.PrunerInfo
+    init: str
     seeds: Mapping[str, int]
     plan: ModelPlan
     known: Mapping[str, Any]
@@ -58,6 +57,8 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     info = registry.find(spec.method)
     pruner = registry.build(info, spec.sparsity, spec.options)
     track = choose_track(pruner, spec)
+    init = resolve_init(spec.init, track)
+    check_ablation(spec, track)
     recipe = resolve_recipe(spec)
     store.check_writable(spec.results)
     pick_device(spec)
@@ -66,7 +67,8 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     dataset = open_data(spec, recipe, seeds)
     plan = plan_network(spec, dataset)
     check_world(spec, recipe, plan)
-    known = describe(spec, track, recipe, info, pruner, seeds, dataset, plan)
+    traits = honoured_traits(pruner, track, info)
+    known = Known(spec, track, recipe, info, pruner, traits, init, seeds, dataset, plan).blocks()
     folder = store.run_folder(
         spec.results,
         dataset=dataset.name,
@@ -77,7 +79,7 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
         seed=spec.seed,
         hash=known["hash"],
     )
-    return Job(spec, track, recipe, info, seeds, plan, known, folder), dataset
+    return Job(spec, track, recipe, info, init, seeds, plan, known, folder), dataset
 
 
 def choose_track(pruner: Pruner[Any], spec: RunSpec) -> str:
@@ -128,95 +130,25 @@ def plan_network(spec: RunSpec, dataset: Dataset) -> ModelPlan:
     )
 
 
-def describe(
-    spec: RunSpec,
-    track: str,
-    recipe: Recipe,
-    info: registry.PrunerInfo,
-    pruner: Pruner[Any],
-    seeds: Mapping[str, int],
-    dataset: Dataset,
-    plan: ModelPlan,
-) -> dict[str, Any]:
-    """Return the record's blocks that are known before training, the content hash among them."""
-    traits = honoured_traits(pruner, track, info)
-    options = {name: getattr(pruner, name) for name in registry.option_types(type(pruner))}
-    training = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in {"name", "default_for"}}
-    method = {"name": info.name, "distribution": info.distribution, "version": info.version, "options": options}
-    network = {"name": spec.model, "load_as": plan.load_as, "create_args": plan.create_args, "stem": plan.stem}
-    data = {
-        "name": dataset.name,
-        "classes": len(dataset.classes),
-        "image_size": dataset.image_size,
-        "train": len(dataset.train),
-        "validation": len(dataset.validation),
-        "test": len(dataset.test),
-        "sha256": dataset.sha256,
-        "split_sha256": dataset.split_sha256,
-        "augment": recipe.augment,
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
-        "limit_train": spec.limit_train,
-    }
-    identity = {
-        "rules": RULES_VERSION,
-        "track": track,
-        "scope": SCOPE,
-        "method": {**method, "sparsity": pruner.sparsity},
-        "model": {**network, "init": init_identity(spec.init)},
-        "data": data,
-        "recipe": training,
-        "seed": spec.seed,
-        "precision": spec.precision,
-    }
-    board = {
-        "rules": RULES_VERSION,
-        "track": track,
-        "model": plan.load_as,
-        "stem": plan.stem,
-        "create_args": plan.create_args,
-        "init": init_identity(spec.init),
-        "data": dataset.name,
-        "data_sha256": dataset.sha256,
-        "limit_train": spec.limit_train,
-        "recipe": training,
-        "steps": recipe.epochs * steps_per_epoch(dataset, recipe.batch_size),
-        "global_batch": recipe.batch_size,
-        "norm_batch": recipe.micro_batch if plan.batch_statistics else None,
-        "precision": spec.precision,
-        "scope": SCOPE,
-        "torch": ".".join(torch.__version__.split(".")[:2]),
-    }
-    return {
-        "schema": record.SCHEMA,
-        "rules": RULES_VERSION,
-        "hash": record.content_hash(identity),
-        "track": track,
-        "method": {**method, "traits": dataclasses.asdict(traits)},
-        "model": {**network, "init": init_identity(spec.init)},
-        "data": data,
-        "recipe": {"name": recipe.name, **training},
-        "seed": spec.seed,
-        "seeds": dict(seeds),
-        "sparsity": {"target": spec.sparsity},
-        "board": board,
-    }
+def check_ablation(spec: RunSpec, track: str) -> None:
+    """Refuse an ablation where weights are trained: they would belong to the mask that was taken away."""
+    if spec.ablation and track != "supermask":
+        raise UsageError(f"--ablation {spec.ablation} belongs to the supermask track; this run is on track {track!r}")
 
 
 def honoured_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo) -> Traits:
-    """Return the pruner's traits; only pruneboard's own distribution may name itself a control."""
+    """Return the pruner's traits; only pruneboard's own distribution may name itself a control.
+
+    Raises:
+        PluginError: on the supermask track, a search that ends early: nothing is left to fine-tune there.
+    """
     traits = pruner.traits(track)  # type: ignore[arg-type]
+    if track == "supermask" and traits.harden_at not in (0, 1):
+        raise PluginError(
+            f"method {info.origin} declares harden_at={traits.harden_at} on the supermask track, where nothing is "
+            "fine-tuned: it is 1 there, or 0 for a mask that is drawn and never learned"
+        )
     return traits if info.distribution == "pruneboard" else dataclasses.replace(traits, control=None)
-
-
-def init_identity(init: str) -> str:
-    """Return what stands for the initial weights in a record: a file by its content, never by its path."""
-    if not init.endswith(".safetensors"):
-        return init
-    try:
-        return f"safetensors:{hashlib.sha256(Path(init).read_bytes()).hexdigest()}"
-    except OSError as error:
-        raise UsageError(f"cannot read the initial weights {init}: {error.strerror}") from None
 
 
 def check_world(spec: RunSpec, recipe: Recipe, plan: ModelPlan) -> None:

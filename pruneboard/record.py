@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruneboard.errors import StoreError
+from pruneboard.spec import ABLATIONS
 
 SCHEMA = 1
 """Version of the record's layout; a record of another version is refused by name."""
@@ -111,6 +112,7 @@ KINDS: dict[str, Kind] = {
     "method.distribution": _NAME,
     "method.version": _NAME,
     "method.options": _TABLE,
+    "method.ablation": _one_of(*ABLATIONS, nullable=True),
     "method.traits": _TABLE,
     "method.traits.hits_target": _FLAG,
     "method.traits.forward_passes": _POSITIVE,
@@ -161,6 +163,7 @@ KINDS: dict[str, Kind] = {
     "cost.macs_definition": _TEXT,
     "cost.parameters": _COUNT,
     "cost.bytes": _TABLE,
+    "cost.storage_bits": _TABLE,
     "cost.wall_seconds": _AMOUNT,
     "cost.hook_seconds": _AMOUNT,
     "cost.peak_memory_bytes": _COUNT,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,10 @@ from torch import Tensor
 from pruneboard.api import Gate, Layer, Mask
 
 G = TypeVar("G", bound=Gate)
+Number = TypeVar("Number", float, Fraction)
+
+Allocation = Literal["uniform", "global", "erk", "lamp"]
+"""How a budget is shared among layers; `global` and `lamp` rank the scores of all layers together."""
 
 
 def kept_of(n: int, sparsity: float) -> int:
@@ -148,16 +153,52 @@ def _lamp(weight: Tensor) -> Tensor:
     return scores.reshape(weight.shape)
 
 
-def cubic(fraction: float, start: float, end: float, first: float, last: float) -> float:
+def cubic(fraction: Number, start: Number, end: Number, first: Number, last: Number) -> Number:
     """Return the cubic ramp of Zhu and Gupta (arXiv:1710.01878): `first` until `start`, `last` from `end` on.
 
-    value = last + (first - last) (1 - (fraction - start) / (end - start))^3 in between.
+    value = last + (first - last) (1 - (fraction - start) / (end - start))^3 in between; of `Fraction`s it is exact.
     """
     if fraction >= end:
         return last
     if fraction <= start:  # the formula itself may be a rounding off `first` here
         return first
     return last + (first - last) * (1 - (fraction - start) / (end - start)) ** 3
+
+
+def still_kept(k: int, n: int, share: float | Fraction) -> int:
+    """Return how many of `n` positions are kept while `share` of the n - k that must go are still there.
+
+    The count k + floor(share (n - k)) is computed exactly: it is k at share 0, n at share 1, and monotone between.
+    """
+    return k + math.floor((n - k) * Fraction(share))
+
+
+def importance(weights: Sequence[Tensor], allocation: Allocation) -> list[Tensor]:
+    """Return the scores, 0 or more, that rank weights under `allocation`: LAMP scores for `lamp`, else |w|."""
+    return lamp(weights) if allocation == "lamp" else [weight.detach().abs() for weight in weights]
+
+
+def select(
+    layers: Sequence[Layer[G]], scores: Sequence[Tensor], allocation: Allocation, share: float | Fraction = 0
+) -> list[Tensor]:
+    """Return bool masks that keep the highest `scores`, as many of each layer as `allocation` says.
+
+    Args:
+        layers: those the scores belong to; they carry the budget.
+        scores: one tensor per layer, of its weight's shape.
+        allocation: `uniform` and `erk` fix a count per layer, `global` and `lamp` one for all layers together.
+        share: of the positions that must go, those still kept, in [0, 1], in each layer or over all alike; at 0
+            the masks keep exactly the budget.
+
+    Raises:
+        ValueError: the layers carry no budget, or a score is NaN or infinite.
+    """
+    k, sizes = budget(layers), [score.numel() for score in scores]
+    if allocation in ("global", "lamp"):
+        return top_k(scores, still_kept(k, sum(sizes), share))
+    even = [layer.keep or 0 for layer in layers]
+    keep = erk([tuple(score.shape) for score in scores], k) if allocation == "erk" else even
+    return top_k_per_layer(scores, [still_kept(k, n, share) for k, n in zip(keep, sizes, strict=True)])
 
 
 def _prod(shape: Sequence[int]) -> int:

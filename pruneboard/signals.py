@@ -101,13 +101,16 @@ def dense_gradients(layers: Sequence[Layer[Any]], *, wanted: bool) -> Iterator[l
             handle.remove()
 
 
-def _collector(gradient: Tensor) -> Callable[[Any, Any, Tensor], None]:
+def _collector(gradient: Tensor) -> Callable[[Any, Any, Tensor], Tensor | None]:
     def add(found: Tensor) -> None:
         gradient.add_(found)
 
-    def watch(gate: Any, inputs: Any, effective: Tensor) -> None:
+    def watch(gate: Any, inputs: Any, effective: Tensor) -> Tensor | None:
         del gate, inputs
-        if effective.requires_grad:
-            effective.register_hook(add)  # type: ignore[no-untyped-call]
+        if not torch.is_grad_enabled():
+            return None
+        watched = effective if effective.requires_grad else effective.detach().requires_grad_()  # frozen weights
+        watched.register_hook(add)  # type: ignore[no-untyped-call]
+        return watched
 
     return watch

@@ -33,6 +33,13 @@ TrackName = Literal["prune", "supermask"]
 AUGMENTATIONS = ("none", "crop", "crop-flip", "imagenet")
 TRACKS: tuple[TrackName, ...] = get_args(TrackName)
 
+SCALED = "-scaled"
+SUPERMASK_INITS = ("signed-constant", "kaiming-normal", f"signed-constant{SCALED}", f"kaiming-normal{SCALED}")
+"""Rules by which the supermask track draws its frozen weights (`pruneboard.models.frozen`)."""
+
+ABLATIONS = ("shuffled-mask", "redrawn-weights")
+"""What the supermask track may do to a finished mask before it is measured (`pruneboard.ablate`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -122,7 +129,10 @@ class RunSpec:
         overrides: recipe fields that differ from the file's.
         seed: the run's integer; every draw derives from it.
         limit_train: use only this many training images, the first of each class; None is all.
-        init: `random`, `pretrained` (timm's weights) or a `.safetensors` file.
+        init: on the prune track `random` (the default), `pretrained` (timm's weights) or a `.safetensors` file; on
+            the supermask track `signed-constant` (the default), `kaiming-normal`, or one of these with `-scaled`.
+        ablation: on the supermask track, `shuffled-mask` or `redrawn-weights`: what is measured instead of the
+            mask that was found; a row of its own.
         stem: `stock` or `small`; None follows the rule of `pruneboard.models`.
         precision: `fp32` or `bf16` (autocast; parameters stay float32).
         zero: DeepSpeed ZeRO stage, 0, 1 or 2.
@@ -145,7 +155,8 @@ class RunSpec:
     overrides: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
     limit_train: int | None = None
-    init: str = "random"
+    init: str | None = None
+    ablation: str | None = None
     stem: str | None = None
     precision: str = "fp32"
     zero: int = 0
@@ -164,12 +175,28 @@ class RunSpec:
         _choice("ZeRO stage", self.zero, (0, 1, 2), "3 shards the weights a mask must see whole")
         _choice("device", self.device, ("auto", "cpu", "cuda"))
         _choice("stem", self.stem, (None, "stock", "small"))
+        _choice("ablation", self.ablation, (None, *ABLATIONS))
         if self.procs < 1:
             raise UsageError(f"procs is the number of processes, 1 or more; found {self.procs}")
         if self.limit_train is not None and self.limit_train < 1:
             raise UsageError(f"limit_train is a number of images, 1 or more; found {self.limit_train}")
         if self.seed < 0:
             raise UsageError(f"seed is an integer of 0 or more; found {self.seed}")
+
+
+def resolve_init(init: str | None, track: str) -> str:
+    """Return the rule by which a run on `track` gets its initial weights; None is the track's default.
+
+    Raises:
+        UsageError: a rule of the other track.
+    """
+    if track == "supermask":
+        init = init or SUPERMASK_INITS[0]
+        _choice("init on the supermask track", init, SUPERMASK_INITS, "its weights are drawn and frozen")
+        return init
+    if init in SUPERMASK_INITS:
+        raise UsageError(f"init {init} belongs to the supermask track: add --track supermask, or leave --init out")
+    return init or "random"
 
 
 def check_sparsity(value: object) -> float:

@@ -31,7 +31,8 @@ from pruneboard.evaluate import (
     statistics,
     synchronize_statistics,
 )
-from pruneboard.gates import DrawClock, folded_weights, gate_tensors
+from pruneboard.gates import DrawClock, gate_tensors
+from pruneboard.masks import MaskWatch
 from pruneboard.models import state_sha256
 from pruneboard.optim import freeze_gates, schedule, set_learning_rates
 from pruneboard.signals import View, dense_gradients, endless_batches
@@ -85,9 +86,28 @@ def plan_budget(recipe: Recipe, dataset: Dataset, harden_at: float) -> Budget:
     return Budget(recipe.epochs, per_epoch, round(harden_at * total), round(recipe.warmup_epochs * per_epoch))
 
 
+@dataclass(frozen=True)
+class Start:
+    """The network before any gate was attached.
+
+    Attributes:
+        sha256: over its whole state.
+        frozen: copies of its parameters, where none of them may change; else None.
+    """
+
+    sha256: str
+    frozen: Mapping[str, Tensor] | None
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, *, frozen: bool) -> Start:
+        """Remember `model` as it is."""
+        parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        return cls(state_sha256(model.state_dict()), parameters if frozen else None)
+
+
 @dataclass
 class Training:
-    """Everything one run trains with; built once by `experiment.execute`."""
+    """Everything one run trains with; built once by `assemble.training`."""
 
     engine: Engine
     pruner: Pruner[Any]
@@ -100,10 +120,25 @@ class Training:
     forward_passes: int
     method: str
     listener: Listener
+    start: Start
+    watch: MaskWatch = field(default_factory=MaskWatch)
     hook_seconds: float = 0.0
     scoring_passes: int = 0
     gates_sha256: str | None = None
     best_validation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that are trained: none where all weights are frozen and the mask is final from the start."""
+        return 0 if self.start.frozen is not None and not self.budget.harden_step else self.budget.epochs
+
+    @property
+    def images(self) -> int:
+        """Images passed through the network in training, each as often as it was passed."""
+        if not self.epochs:
+            return 0
+        searching, total = self.budget.harden_step, self.budget.total
+        return self.plan.batch_size * (searching * self.forward_passes + total - searching)
 
     def progress(self, step: int) -> Progress:
         """Return what hooks are told at `step`."""
@@ -119,6 +154,7 @@ class Training:
         except (PruneboardError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
+            check_finite(self, self.clock.step)  # weights that are no numbers explain it better
             raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
         finally:
             self.hook_seconds += time.perf_counter() - start
@@ -127,7 +163,7 @@ class Training:
 def fit(run: Training) -> None:
     """Train the whole budget, hardening on the way, and leave statistics re-estimated on the final weights."""
     prune_before_training(run)
-    for epoch in range(run.budget.epochs):
+    for epoch in range(run.epochs):
         first = epoch * run.budget.steps_per_epoch
         losses = Losses(run)
         for step, batches in enumerate(train_batches(run.dataset, run.plan, epoch=epoch), start=first):
@@ -135,8 +171,8 @@ def fit(run: Training) -> None:
                 harden(run, step)
             losses.add(step, train_step(run, step, batches))
         _close_epoch(run, epoch, losses.mean())
-    if run.budget.harden_step == run.budget.total:
-        harden(run, run.budget.total)
+    if run.gates_sha256 is None:
+        harden(run, run.budget.harden_step)
     # For every method alike: what is folded then depends on the final weights, not on when masks were fixed.
     reestimate(run.engine, calibration_batches(run.dataset, run.plan))
     check_frozen(run)
@@ -284,7 +320,6 @@ def _close_epoch(run: Training, epoch: int, loss: float) -> None:
     at = run.progress(step)
     synchronize_statistics(run.engine)
     found = validate(run)
-    zeros = sum(int((weight == 0).sum()) for weight in folded_weights(run.layers))
     row = {
         "epoch": epoch + 1,
         "step": step,
@@ -292,7 +327,7 @@ def _close_epoch(run: Training, epoch: int, loss: float) -> None:
         "loss": loss,
         "lr": schedule(step - 1, run.budget.total, run.budget.warmup) * run.recipe.lr,
         "validation": {"top1": found.top1, "loss": found.loss},
-        "sparsity": zeros / sum(layer.dense.numel() for layer in run.layers),
+        **run.watch.look(run.layers),
         "diagnostics": dict(run.hook("diagnostics", lambda: run.pruner.diagnostics(run.layers, at))),
     }
     if found.top1 > run.best_validation.get("top1", -1.0):

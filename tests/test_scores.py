@@ -8,13 +8,26 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from pruneboard import scores
 from pruneboard.api import Layer, Mask
-from pruneboard.scores import budget, cubic, erk, kept_of, lamp, largest_remainder, top_k, top_k_per_layer, uniform
+from pruneboard.scores import (
+    budget,
+    cubic,
+    erk,
+    importance,
+    kept_of,
+    lamp,
+    largest_remainder,
+    select,
+    still_kept,
+    top_k,
+    top_k_per_layer,
+    uniform,
+)
 
 FEW = settings(deadline=None, max_examples=60)
 TIED = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=4)
@@ -322,13 +335,14 @@ def test_erk_refuses_more_than_everything():
 
 
 def brute_lamp(weight) -> torch.Tensor:
-    """Return LAMP scores by the definition, one weight at a time, in float64."""
+    """Return LAMP scores by the definition, one at a time, in float64; of equal weights the earlier ranks higher."""
     squares = [float(w) ** 2 for w in weight.flatten().tolist()]
-    found = [w / math.fsum(v for v in squares if v >= w) for w in squares]
+    found = [w / math.fsum(v for j, v in enumerate(squares) if (v, -j) >= (w, -i)) for i, w in enumerate(squares)]
     return torch.tensor(found, dtype=torch.float64).reshape(weight.shape)
 
 
 @given(st.integers(0, 2**31))
+@example(39342)  # two weights of one layer are equal
 @FEW
 def test_lamp_is_its_definition(seed):
     """Scores equal w^2 over the sum of all squares at least as large, weight by weight."""
@@ -425,3 +439,75 @@ def test_the_ramp_in_its_middle():
 def test_a_ramp_of_no_length_is_a_step():
     """Where start and end coincide the value jumps there."""
     assert [cubic(f, 0.5, 0.5, 1.0, 0.0) for f in (0.4, 0.5, 0.6)] == [1.0, 0.0, 0.0]
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=3, max_size=3, unique=True))
+@FEW
+def test_the_ramp_of_fractions_is_exact(steps):
+    """Of whole steps as `Fraction`s it is the cube of the share left, with no rounding at all."""
+    start, step, end = sorted(steps)
+    share = cubic(Fraction(step), Fraction(start), Fraction(end), Fraction(1), Fraction(0))
+    assert share == Fraction(end - step) ** 3 / Fraction(end - start) ** 3
+
+
+# Selection
+
+
+@given(st.integers(0, 10**12), st.integers(0, 10**12), st.fractions(0, 1), st.fractions(0, 1))
+@FEW
+def test_kept_on_the_way_is_exact_and_monotone(k, rest, less, more):
+    """From k to n in whole positions, k + floor(share (n - k)) to the last one, however large n is."""
+    less, more = sorted((less, more))
+    n = k + rest
+    assert (still_kept(k, n, 0), still_kept(k, n, 1)) == (k, n)
+    assert still_kept(k, n, less) <= still_kept(k, n, more)
+    assert still_kept(k, n, less) == k + rest * less.numerator // less.denominator
+
+
+@pytest.mark.parametrize("left", range(19))
+def test_whole_numbers_on_the_way_lose_nothing_to_rounding(left):
+    """Where (left / 18)^3 of a layer is a whole number of weights, exactly that many are kept."""
+    share, sizes = Fraction(left, 18) ** 3, [18**3 * m for m in range(1, 200)]
+    assert [still_kept(0, n, share) for n in sizes] == [left**3 * m for m in range(1, 200)]
+
+
+def selection(allocation, share=0):
+    """Return masks of three layers of different scales, and their budgets per layer."""
+    shapes = [(4, 3, 2, 2), (30, 10), (6, 20)]
+    sizes = [math.prod(shape) for shape in shapes]
+    weights = [t * scale for t, scale in zip(random_tensors(*shapes), (1.0, 0.1, 3.0), strict=True)]
+    keep = uniform(sizes, 60)
+    layers = [Layer(i, "", nn.Parameter(w), Mask(w), n) for i, (w, n) in enumerate(zip(weights, keep, strict=True))]
+    scores = importance(weights, allocation)
+    return select(layers, scores, allocation, share), scores, {"uniform": keep, "erk": erk(shapes, 60)}.get(allocation)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global", "erk", "lamp"])
+@pytest.mark.parametrize("share", [0, 0.3, Fraction(1, 3), 1.0])
+def test_selection_is_the_top_k_of_its_allocation(allocation, share):
+    """Each layer, or the whole network, keeps the highest of its count, which grows with `share` to everything."""
+    masks, scores, keep = selection(allocation, share)
+    sizes = [score.numel() for score in scores]
+    if keep is None:
+        expected = top_k(scores, still_kept(60, sum(sizes), share))
+    else:
+        expected = top_k_per_layer(scores, [still_kept(k, n, share) for k, n in zip(keep, sizes, strict=True)])
+    assert all(torch.equal(mask, best) for mask, best in zip(masks, expected, strict=True))
+    assert share != 0 or sum(int(mask.sum()) for mask in masks) == 60
+    assert share != 1 or all(bool(mask.all()) for mask in masks)
+
+
+def test_importance_is_magnitude_or_lamp():
+    """Scores are |w|, and under `lamp` the layer-adaptive ones; none is negative or carries a gradient."""
+    weights = [nn.Parameter(t) for t in random_tensors((3, 4), (5,))]
+    for allocation in ("uniform", "global", "erk"):
+        assert all(torch.equal(s, w.abs()) for s, w in zip(importance(weights, allocation), weights, strict=True))
+    assert all(torch.equal(s, t) for s, t in zip(importance(weights, "lamp"), lamp(weights), strict=True))
+    assert not any(s.requires_grad or bool((s < 0).any()) for a in ("global", "lamp") for s in importance(weights, a))
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global", "erk", "lamp"])
+def test_selection_without_a_budget_is_refused(allocation):
+    """Where sparsity emerges nothing can be selected."""
+    with pytest.raises(ValueError, match="carry no budget"):
+        select(layers_of(None), [torch.ones(9)], allocation)

@@ -9,7 +9,7 @@ from typing import Literal, final
 from torch import Tensor
 
 from pruneboard.api import Layer, Mask, MaskPruner, Progress, Track, Traits
-from pruneboard.scores import budget, erk, lamp, set_masks, top_k, top_k_per_layer
+from pruneboard.scores import importance, select, set_masks
 
 
 @final
@@ -50,12 +50,5 @@ class Magnitude(MaskPruner):
 
     def masks(self, layers: Sequence[Layer[Mask]]) -> list[Tensor]:
         """Return the masks that keep exactly the budget, bool tensors of the weights' shapes."""
-        weights = [layer.dense.detach() for layer in layers]
-        magnitudes = [weight.abs() for weight in weights]
-        if self.allocation == "global":
-            return top_k(magnitudes, budget(layers))
-        if self.allocation == "lamp":
-            return top_k(lamp(weights), budget(layers))
-        if self.allocation == "erk":
-            return top_k_per_layer(magnitudes, erk([tuple(w.shape) for w in weights], budget(layers)))
-        return top_k_per_layer(magnitudes, [layer.keep or 0 for layer in layers])
+        scores = importance([layer.dense for layer in layers], self.allocation)
+        return select(layers, scores, self.allocation)

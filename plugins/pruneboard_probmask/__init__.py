@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -75,6 +75,8 @@ class ProbMask(Pruner[ProbabilityGate]):
         harden_at: fraction of the step budget spent on the search.
     """
 
+    tracks: ClassVar[frozenset[Track]] = frozenset({"prune", "supermask"})
+
     lr: float = 6e-3
     travel: float = 20.0
     begin: float = 0.16
@@ -102,8 +104,8 @@ class ProbMask(Pruner[ProbabilityGate]):
 
     def traits(self, track: Track) -> Traits:
         """Declare the passes per step and the hardening; at sparsity 0 there is nothing to search."""
-        del track
-        return Traits(forward_passes=self.passes if self.sparsity else 1, harden_at=self.harden_at)
+        harden_at = 1.0 if track == "supermask" else self.harden_at
+        return Traits(forward_passes=self.passes if self.sparsity else 1, harden_at=harden_at)
 
     def gate(self, weight: Tensor) -> ProbabilityGate:
         """Return a gate with every probability at 1."""

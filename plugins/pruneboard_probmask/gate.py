@@ -134,7 +134,7 @@ class _Relaxed(torch.autograd.Function):
         return weight * mask
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
         (gradient,) = gradients
         weight, probability, mask, undecided = ctx.saved_tensors
         if undecided is None:
@@ -143,4 +143,5 @@ class _Relaxed(torch.autograd.Function):
             slope = torch.zeros_like(probability)
             s, m, w, g = (t.reshape(-1)[undecided] for t in (probability, mask, weight, gradient))
             slope.view(-1)[undecided] = _slope(s, m, ctx.inverse_temperature).mul_(w).mul_(g)
-        return gradient * mask, slope, None, None, None
+        # The supermask track freezes the weight.
+        return gradient * mask if ctx.needs_input_grad[0] else None, slope, None, None, None

@@ -39,7 +39,7 @@ def shift(scores: Sequence[Tensor], k: float) -> float:
         raise ValueError(f"the budget is 0 or more; found {k}")
     total, active = _sum(scores, 0.0)
     if total <= k:
-        return 0.0
+        return _feasible(scores, k, 0.0, max(active, 1.0))  # in the scores' own precision it may be rounded down
     eps = torch.finfo(scores[0].dtype).eps
     low, high = 0.0, max(float(score.max()) for score in scores if score.numel())
     v, nudge = 0.0, 0.0

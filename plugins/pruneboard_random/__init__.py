@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 
 from pruneboard.api import Layer, Mask, MaskPruner, Progress, Track, Traits
-from pruneboard.scores import budget, erk, set_masks, top_k, top_k_per_layer
+from pruneboard.scores import select, set_masks
 
 
 @final
@@ -17,10 +17,14 @@ from pruneboard.scores import budget, erk, set_masks, top_k, top_k_per_layer
 class Random(MaskPruner):
     """Keep a uniformly random set of exactly k weights, fixed before step 0.
 
+    On the supermask track nothing is left to learn then, so no step is taken.
+
     Attributes:
         allocation: `uniform` (every layer keeps the same share), `global` (every weight of the network is
             equally likely) or `erk` (Erdos-Renyi-Kernel, arXiv:1911.11134).
     """
+
+    tracks: ClassVar[frozenset[Track]] = frozenset({"prune", "supermask"})
 
     allocation: Literal["uniform", "global", "erk"] = "uniform"
 
@@ -32,10 +36,4 @@ class Random(MaskPruner):
     def before_step(self, layers: Sequence[Layer[Mask]], at: Progress) -> None:
         """Draw the mask: the k highest of independent uniform scores."""
         draws = [torch.rand(layer.dense.shape, generator=at.generator(layer)) for layer in layers]
-        if self.allocation == "global":
-            masks = top_k(draws, budget(layers))
-        elif self.allocation == "erk":
-            masks = top_k_per_layer(draws, erk([tuple(layer.dense.shape) for layer in layers], budget(layers)))
-        else:
-            masks = top_k_per_layer(draws, [layer.keep or 0 for layer in layers])
-        set_masks(layers, masks)
+        set_masks(layers, select(layers, draws, self.allocation))

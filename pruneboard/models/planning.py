@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pruneboard.errors import UsageError
 from pruneboard.models import names, stems
-from pruneboard.models.scope import uses_batch_statistics
+from pruneboard.models.scope import prunable_layers, uses_batch_statistics
 
 BUILD_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a timm network raises when it is built or called with something it cannot take."""
@@ -53,13 +53,14 @@ def plan_model(
 
     Raises:
         UnknownNameError: no such model, or no such pretrained tag.
-        UsageError: a stem that the model does not offer, or a size that it cannot see.
+        UsageError: a stem that the model does not offer, a size that it cannot see, or no weights to prune.
     """
     names.check_name(name)
     chosen = stems.choose_stem(name, image_size=image_size, original_size=original_size, enlarged=enlarged, asked=stem)
     load_as, extra = stems.small_stem(name, image_size) if chosen == "small" else (name, {})
     arguments = {"num_classes": num_classes, **extra}
     size, network = _try_out(load_as, arguments, image_size)
+    prunable_layers(network)  # refuses what no method could prune
     return ModelPlan(name, load_as, chosen, arguments | size, uses_batch_statistics(network))
 
 

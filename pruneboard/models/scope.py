@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -18,18 +21,67 @@ def prunable_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     counts once, under its first name. To be called on a plain network: a parametrized layer owns no `weight`.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or a weight is shared with something that is no such layer.
     """
-    layers: list[tuple[str, nn.Module]] = []
-    seen: set[int] = set()
-    for name, module in model.named_modules():
-        weight = module._parameters.get("weight")  # an attribute of that name may be computed
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and weight is not None and id(weight) not in seen:
-            seen.add(id(weight))
-            layers.append((name, module))
+    first: dict[int, tuple[str, nn.Module]] = {}
+    for name, module in gated_layers(model):
+        first.setdefault(id(module.weight), (name, module))
+    return list(first.values())
+
+
+def gated_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return every layer that computes with a prunable weight: `prunable_layers`, and those that share a weight of one.
+
+    Raises:
+        UsageError: as `prunable_layers`.
+    """
+    layers = [(name, module) for name, module in model.named_modules() if _prunable(module)]
     if not layers:
         raise UsageError(f"{type(model).__name__} has no convolution and no linear layer: there is nothing to prune")
+    _refuse_other_holders(model, layers)
     return layers
+
+
+def _prunable(module: nn.Module) -> bool:
+    # An attribute of that name may be computed.
+    return isinstance(module, (nn.Conv2d, nn.Linear)) and module._parameters.get("weight") is not None
+
+
+def _refuse_other_holders(model: nn.Module, layers: Sequence[tuple[str, nn.Module]]) -> None:
+    """A gate changes what a layer reads as its `weight`; whoever reads the parameter elsewhere would see it dense."""
+    owners = {id(module.weight): name for name, module in reversed(layers)}
+    for name, module in model.named_modules():
+        for attribute, parameter in module._parameters.items():
+            if id(parameter) in owners and not (attribute == "weight" and _prunable(module)):
+                place = f"{name}.{attribute}".lstrip(".")
+                raise UsageError(
+                    f"{type(model).__name__} cannot be pruned: the weight of its layer {owners[id(parameter)]} is "
+                    f"also {place} of a {type(module).__name__}, and a prunable weight may be shared by "
+                    "convolutions and linear layers only; choose another model"
+                )
+
+
+def left_out(model: nn.Module) -> dict[str, int]:
+    """Return the weights that the scope does not reach, with their numbers of entries, by parameter name.
+
+    Convolutions of one or three dimensions, transposed and conditional ones, recurrent layers, torch's own
+    multi-head attention: whatever has two dimensions or more and calls itself a weight. They are trained like
+    any other parameter and never pruned.
+    """
+    inside = {id(module.weight) for _, module in gated_layers(model)}
+    return {
+        name: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if parameter.ndim >= 2 and "weight" in name.rpartition(".")[2] and id(parameter) not in inside
+    }
+
+
+def standardized(module: nn.Module) -> bool:
+    """Return whether a layer subtracts each filter's mean from its weight before it computes with it.
+
+    Zeros stand in such a weight as stored, and not in the kernel that is used: none of its multiply-adds is saved.
+    """
+    return isinstance(module, (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame))
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:

@@ -42,7 +42,9 @@ def summary(record: Record, *, layers: bool = True) -> RenderableType:
 
 def _heading(record: Record) -> Text:
     point = format_sparsity(record["sparsity"]["target"])
-    name = record["method"]["name"] if point == "dense" else f"{record['method']['name']} at sparsity {point}"
+    ablation = look(record, "method.ablation")
+    method = f"{record['method']['name']}{f' ({ablation})' if ablation else ''}"
+    name = method if point == "dense" else f"{method} at sparsity {point}"
     text = plain(f"{name} on {record['model']['name']}, {record['data']['name']}, {record['track']}: ", 400)
     style = "bold green" if record["status"] == "done" else "bold red"
     return Text.assemble((f"{text} ", "bold"), (record["status"], style))
@@ -110,6 +112,7 @@ def _cost(record: Record) -> Facts:
         yield "multiply-adds left", f"{left:,} of {dense:,} ({percent(left / dense)} %)"
     yield "counted as", look(record, "cost.macs_definition") or ""
     yield "bytes", _pairs(look(record, "cost.bytes"))
+    yield "storage bits", _pairs(look(record, "cost.storage_bits"))
     yield (
         "seconds",
         _count(record, "cost.wall_seconds", "{:,.1f}")

@@ -61,7 +61,7 @@ def row_names(rows: Iterable[Row]) -> dict[tuple[str, ...], str]:
 
 def identity(row: Row) -> tuple[str, ...]:
     """Return what makes two rows the same method, whatever their sparsity."""
-    return row.method, row.distribution, row.version, _options(row), str(row.variant)
+    return row.method, row.distribution, row.version, _options(row), row.ablation or "", str(row.variant)
 
 
 def percent(fraction: float) -> str:
@@ -92,6 +92,8 @@ def _name(row: Row, namesakes: list[Row]) -> str:
         parts.append(row.version)
     if len({_options(other) for other in namesakes}) > 1:
         parts += [f"{key}={value}" for key, value in sorted(row.options.items())]
+    if row.ablation:
+        parts.append(row.ablation)
     if row.variant:
         parts.append(f"#{row.variant + 1}")
     if row.control in ("floor", "baseline"):
@@ -108,7 +110,7 @@ def _facts(board: Board) -> Iterable[str]:
         yield plain(f"differs from the other boards of this data, model and track in: {fields}", 1000)
     if board.dense and board.dense.top1:
         yield f"dense control: {_cell(board.dense)}"
-    else:
+    elif board.track == "prune":
         yield "no dense control: drops are unknown"
 
 

@@ -62,8 +62,8 @@ def _markdown_table(table: Table) -> list[str]:
 
 
 _CSV_COLUMNS = (
-    *("dataset", "model", "track", "fingerprint", "method", "distribution", "version", "options", "variant"),
-    *("control", "target", "measured", "off_target", "n", "label", "rank", "seeds"),
+    *("dataset", "model", "track", "fingerprint", "method", "distribution", "version", "options"),
+    *("ablation", "variant", "control", "target", "measured", "off_target", "n", "label", "rank", "seeds"),
     *("top1_mean", "top1_sd", "top1_low", "top1_high"),
     *("drop_n", "drop_mean", "drop_sd", "drop_low", "drop_high", "unpaired"),
     *("compression", "macs_remaining", "relative_train_macs", "forward_passes", "wall_seconds"),

@@ -17,15 +17,15 @@ LAYERS: list[set[str]] = [
     {"errors", "draws", "leaving"},
     {"api", "spec", "scores"},
     {"registry", "record", "gates", "optim", "engine", "models", "data", "signals", "evaluate", "audit", "provenance"},
-    {"train", "cost", "store", "leaderboard", "stats", "launch"},
-    {"prepare", "assemble", "experiment", "report", "boards", "testing"},
+    {"masks", "train", "cost", "store", "leaderboard", "stats", "launch"},
+    {"ablate", "describe", "prepare", "assemble", "experiment", "report", "boards", "testing"},
     {"cli", "__main__", "__init__"},
 ]
 """The units of the harness (a module, or a package as a whole), lowest first. Imports never point up."""
 
 NEEDS_TORCH = {
     *("api", "scores", "gates", "optim", "engine", "models", "data", "signals", "evaluate", "audit"),
-    *("train", "cost", "prepare", "assemble", "experiment", "testing"),
+    *("masks", "train", "cost", "ablate", "describe", "prepare", "assemble", "experiment", "testing"),
 }
 """Units that work with tensors."""
 
@@ -48,8 +48,8 @@ DOORS = {
 }
 """Outside package -> the only units that may import it."""
 
-VOCABULARY = {"dense", "random"}
-"""Names of built-in methods that are also words of the harness: a kind of control, a rule of initialization."""
+VOCABULARY = {"dense", "random", "str"}
+"""Names of built-in methods that are also words of the harness: a control, a rule of initialization, Python's type."""
 
 ROOT = Path(__file__).parents[2]
 HARNESS = ROOT / "pruneboard"

@@ -99,4 +99,4 @@ def test_the_mask_is_set_before_the_first_step():
     """It hardens at 0: the whole budget trains the kept weights. It is the floor of a board."""
     traits = Random(sparsity=0.9).traits("prune")
     assert (traits.harden_at, traits.hits_target, traits.forward_passes, traits.control) == (0.0, True, 1, "floor")
-    assert Random(sparsity=0.9).tracks == {"prune"}
+    assert Random(sparsity=0.9).tracks == {"prune", "supermask"}

@@ -1,0 +1,91 @@
+"""The supermask track's initial networks: drawn by the board's rule, frozen, and constant where nothing is drawn."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from pruneboard.models import build_frozen, draw_weights, extras, plan_model, prunable_layers
+from pruneboard.spec import SUPERMASK_INITS
+
+SHAPES = [(64, 16, 3, 3), (32, 64, 1, 1), (100, 40)]
+
+
+def plan(name: str):
+    """The plan of a timm network as `digits` builds it."""
+    return plan_model(name, num_classes=10, image_size=32, original_size=8, enlarged=True, stem=None)
+
+
+def frozen(name: str, init: str = "signed-constant", keep_ratio: float = 0.5, seed: int = 0):
+    """Its frozen network."""
+    return build_frozen(plan(name), init=init, keep_ratio=keep_ratio, seed=seed)
+
+
+def test_signed_constants_are_plus_or_minus_the_kaiming_deviation():
+    """Every weight is +-sqrt(2 / fan_in), with both signs about equally often."""
+    for shape, weight in zip(SHAPES, draw_weights(SHAPES, "signed-constant", 0.1, 7), strict=True):
+        std = math.sqrt(2 / math.prod(shape[1:]))
+        assert torch.equal(weight.abs(), torch.full(shape, std))
+        assert abs(float(weight.sign().mean())) < 5 / math.sqrt(weight.numel())
+
+
+def test_kaiming_normal_weights_are_normal_with_variance_two_over_fan_in():
+    """The draws pass a Kolmogorov-Smirnov test against N(0, 2 / fan_in), and their signs are the signed constants'."""
+    normal = draw_weights(SHAPES, "kaiming-normal", 0.1, 7)
+    for shape, weight in zip(SHAPES, normal, strict=True):
+        scaled = weight.flatten() / math.sqrt(2 / math.prod(shape[1:]))
+        assert stats.kstest(scaled.numpy(), "norm").pvalue > 1e-3
+    for weight, constant in zip(normal, draw_weights(SHAPES, "signed-constant", 0.1, 7), strict=True):
+        assert torch.equal(weight.sign(), constant.sign())
+
+
+@pytest.mark.parametrize("init", ["signed-constant", "kaiming-normal"])
+def test_scaling_keeps_a_layers_variance_when_the_others_are_gone(init):
+    """Scaled weights are 1/sqrt(share kept) larger: of keep .3, 1.826 times; the official code makes it 1.195."""
+    plain, scaled = (draw_weights(SHAPES, name, 0.3, 1) for name in (init, f"{init}-scaled"))
+    for weight, larger in zip(plain, scaled, strict=True):
+        torch.testing.assert_close(larger, weight / math.sqrt(0.3))
+
+
+@pytest.mark.parametrize("init", SUPERMASK_INITS)
+def test_equal_seeds_give_equal_networks(init):
+    """The same seed draws the same bits, another seed others, and the global random state is left alone."""
+    before = torch.get_rng_state()
+    one, two, other = (dict(frozen("test_resnet", init, seed=s).named_parameters()) for s in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["fc.weight"], other["fc.weight"])
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_nfnet", "test_mambaout"])
+def test_nothing_is_trainable_and_normalization_is_neutral(name):
+    """No parameter requires a gradient; norms have scale 1 and shift 0, biases are 0."""
+    model = frozen(name)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    for module in model.modules():
+        for kind, parameter in module.named_parameters(recurse=False):
+            if kind == "bias":
+                assert not parameter.any()
+            elif kind == "weight" and "norm" in type(module).__name__.lower():
+                assert torch.equal(parameter, torch.ones_like(parameter))
+
+
+def test_a_residual_branch_is_never_switched_off():
+    """Timm starts the last normalization of a ResNet's blocks at scale 0; frozen there, the block would be dead."""
+    model = frozen("resnet18")
+    assert all(float(block.bn2.weight.min()) == 1 for block in model.layer1)
+
+
+def test_extras_are_what_no_rule_gives():
+    """A ResNet and its norms need nothing else; a vision transformer's class token and position embedding count."""
+    assert extras(frozen("test_resnet")) == 0
+    model = frozen("test_vit")
+    embeddings = model.cls_token.numel() + model.pos_embed.numel()
+    scales = sum(p.numel() for name, p in model.named_parameters() if name.endswith("gamma"))
+    assert extras(model) == embeddings + scales
+    known = sum(module.weight.numel() for _, module in prunable_layers(model))
+    constants = sum(p.numel() for n, p in model.named_parameters() if n.endswith("bias") or "norm" in n)
+    assert known + constants + extras(model) == sum(p.numel() for p in model.parameters())
