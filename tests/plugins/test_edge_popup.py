@@ -1,0 +1,447 @@
+"""edge-popup against its paper: exact masks, the straight-through gradient, the initial scores, the rates."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from pruneboard.api import Progress, Traits
+from pruneboard.gates import DrawClock, attach, folded_weights
+from pruneboard.scores import budget, kept_of, uniform
+from pruneboard_edge_popup import EdgePopup, PopupGate, initial_scores
+
+FEW = settings(max_examples=50, deadline=None)
+TIED = st.lists(st.integers(-3, 3), min_size=1, max_size=40)
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+STEPS = 35_000
+
+
+def generator(seed=0):
+    """A CPU generator with this seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(shape, seed=0, dtype=torch.float64):
+    """Normal numbers of this shape."""
+    return torch.randn(shape, dtype=dtype, generator=generator(seed))
+
+
+def gate_of(weight, score, keep):
+    """A gate in front of `weight`, holding `score` in the weight's memory layout."""
+    gate = PopupGate(weight)
+    with torch.no_grad():
+        gate.score.copy_(score)
+    gate.keep = keep
+    return gate
+
+
+class Writer:
+    """Stands for the engine at stage 0, where a write is a write."""
+
+    def assign(self, parameter, new):
+        with torch.no_grad():
+            parameter.copy_(new)
+
+    def reset_optimizer_state(self, parameter, mask):
+        raise AssertionError("edge-popup resets nothing")
+
+
+def at(step, seed=0, total=STEPS) -> Progress:
+    """What hooks are told at `step`; the search takes the whole budget."""
+    clock = DrawClock(seed)
+    clock.step = step
+    return Progress(step, total, total, "search" if step < total else "finetune", clock.for_hook, Writer())
+
+
+def layers_of(pruner, layout=torch.contiguous_format):
+    """The pruner's gates on two equal convolutions and a linear layer of frozen signed constants."""
+    net = nn.ModuleDict({"one": nn.Conv2d(8, 20, 3), "two": nn.Conv2d(8, 20, 3), "head": nn.Linear(40, 30)})
+    for index, module in enumerate(net.values()):
+        module.weight.requires_grad_(False)
+        sign = torch.randn(module.weight.shape, generator=generator(index)).sign()
+        module.weight.copy_(sign * math.sqrt(2 / module.weight[0].numel()))
+    return attach(pruner, list(net.to(memory_format=layout).items()), DrawClock(0), hits_target=True)
+
+
+def started(sparsity=0.9, seed=0, layout=torch.contiguous_format):
+    """Layers as they stand in the first step of a run."""
+    pruner = EdgePopup(sparsity=sparsity)
+    layers = layers_of(pruner, layout)
+    pruner.before_step(layers, at(0, seed))
+    return layers
+
+
+# --- the formula written out in plain PyTorch: the independent reference ------------------------------
+
+
+class SortedTop(torch.autograd.Function):
+    """1 at the k last of the sorted scores, 0 elsewhere; the gradient goes straight through."""
+
+    @staticmethod
+    def forward(ctx, positive, k):
+        ranked = positive.reshape(-1).argsort(stable=True)
+        flat = torch.zeros(positive.numel(), dtype=positive.dtype)
+        flat[ranked[positive.numel() - k :]] = 1
+        return flat.reshape(positive.shape)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+def reference(weight, score, k):
+    """The masked weight, with absolute value and product left to autograd."""
+    return weight * SortedTop.apply(score.abs(), k)
+
+
+def network(first, second):
+    """A loss, nonlinear in two weights: convolution, relu, linear, cross-entropy on fixed data."""
+    hidden = functional.relu(functional.conv2d(normal((5, 2, 5, 5), 70), first)).mean((2, 3))
+    return functional.cross_entropy(hidden @ second.T, torch.arange(5) % 4)
+
+
+# --- masks --------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(TIED)
+def test_exactly_k_are_kept_for_every_k(values):
+    """For every k in 0..n, ties included, the gate keeps exactly k, no dropped |score| above a kept one, nested."""
+    score = torch.tensor(values, dtype=torch.float32)
+    before = torch.zeros(len(values), dtype=torch.bool)
+    for k in range(len(values) + 1):
+        kept = gate_of(torch.ones_like(score), score, k).kept(torch.ones_like(score))
+        assert kept.dtype == torch.bool
+        assert int(kept.sum()) == k
+        assert not kept.any() or kept.all() or score.abs()[kept].min() >= score.abs()[~kept].max()
+        assert not (before & ~kept).any()
+        before = kept
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
+def test_equal_scores_keep_the_first_positions(value):
+    """With all scores equal, the k first positions in row-major order are kept, for every k."""
+    weight = torch.ones(2, 3, 2, 2)
+    for k in range(25):
+        kept = gate_of(weight, torch.full_like(weight, value), k).kept(weight)
+        assert torch.equal(kept.flatten(), torch.arange(24) < k)
+
+
+@FEW
+@given(st.integers(0, 24), st.booleans())
+def test_layout_does_not_change_the_mask(k, ties):
+    """Contiguous, channels_last and transposed scores give one mask, equal scores included."""
+    weight = normal((2, 3, 2, 2), 1)
+    score = torch.ones_like(weight) if ties else normal((2, 3, 2, 2), 2)
+    expected = gate_of(weight, score, k).kept(weight)
+    last = weight.to(memory_format=torch.channels_last)
+    assert torch.equal(gate_of(last, score, k).kept(last), expected)
+    turned = weight.transpose(0, 3).contiguous().transpose(0, 3)
+    assert not turned.is_contiguous()
+    assert torch.equal(gate_of(turned, score, k).kept(turned), expected)
+
+
+def test_channels_last_is_no_trap():
+    """Writing a mask through `flatten()`, as the official code does, is lost in channels_last; ours is not."""
+    weight = normal((4, 3, 5, 5), 1).to(memory_format=torch.channels_last)
+    score = normal((4, 3, 5, 5), 2)
+    gate = gate_of(weight, score, 30)
+    assert not gate.score.is_contiguous()
+    lost = gate.score.detach().clone()
+    lost.flatten()[:] = 0
+    assert lost.any()
+    assert int((gate(weight) != 0).sum()) == 30
+
+
+def test_every_budget_is_exact_where_the_official_rounding_is_not():
+    """Of 204 (k, n) with k n whole, int((1 - k) n) misses 34 by one; our count is exact in all of them."""
+    wrong = 0
+    cases = [(i, n) for n in (100, 1000, 9408, 36864) for i in range(1, 100) if i * n % 100 == 0]
+    for percent, n in cases:
+        keep = percent * n // 100
+        wrong += int((1 - percent / 100) * n) != n - keep
+        layer = nn.Linear(n, 1, bias=False)
+        (attached,) = attach(EdgePopup(sparsity=1 - percent / 100), [("only", layer)], DrawClock(0), hits_target=True)
+        attached.gate.keep = attached.keep
+        assert int(attached.gate.kept(attached.dense).sum()) == keep
+    assert (len(cases), wrong) == (204, 34)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9, 0.99])
+def test_every_layer_keeps_its_uniform_share(sparsity):
+    """From the first step on each layer keeps the same share, and the sum is exactly the board's budget."""
+    layers = started(sparsity)
+    sizes = [layer.dense.numel() for layer in layers]
+    kept = [int(layer.gate.kept(layer.dense).sum()) for layer in layers]
+    assert kept == uniform(sizes, kept_of(sum(sizes), sparsity))
+    assert sum(kept) == budget(layers)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_folded_weights_are_the_frozen_ones_bit_for_bit(layout):
+    """A folded weight has the initial weight's bits where it is kept and the bits of +0.0 elsewhere."""
+    layers = started(0.7, layout=layout)
+    for layer, folded in zip(layers, folded_weights(layers), strict=True):
+        kept = layer.gate.kept(layer.dense)
+        bits, before = folded.view(torch.int32), layer.dense.detach().contiguous().view(torch.int32)
+        assert torch.equal(bits[kept], before[kept])
+        assert not bits[~kept].any()
+
+
+def test_training_and_evaluation_are_the_same():
+    """The effective weight does not depend on the mode, and no gate draws: one without a key works."""
+    weight = normal((6, 5), 1)
+    gate = gate_of(weight, normal((6, 5), 2), 11)
+    assert torch.equal(gate.train()(weight), gate.eval()(weight))
+
+
+def test_a_new_gate_is_the_identity():
+    """Before the first step, and at sparsity 0, the effective weight is the weight, bit for bit."""
+    weight = normal((6, 5), 1)
+    assert torch.equal(PopupGate(weight)(weight), weight)
+    for layer in started(sparsity=0.0):
+        assert torch.equal(layer.gate(layer.dense), layer.dense)
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    """A score of NaN or infinity stops the run with one line instead of choosing a mask."""
+    weight = torch.ones(3)
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="finite"):
+            gate_of(weight, torch.tensor([1.0, bad, 2.0]), 2)(weight)
+
+
+# --- gradient -----------------------------------------------------------------------------------------
+
+
+def test_score_gradient_is_the_slope_of_the_mask():
+    """dL/dscore_i is d L(w * (m + eps e_i)) / d eps * sign(score_i), by central differences, for every entry."""
+    weights = [normal((4, 2, 3, 3), 1), normal((4, 4), 2)]
+    scores = [normal((4, 2, 3, 3), 3), normal((4, 4), 4)]
+    gates = [gate_of(w, s, keep) for w, s, keep in zip(weights, scores, (30, 7), strict=True)]
+    network(*(gate(w) for gate, w in zip(gates, weights, strict=True))).backward()
+    masks = [gate.kept(w).double() for gate, w in zip(gates, weights, strict=True)]
+
+    def loss(layer, entry, eps):
+        moved = [mask.clone() for mask in masks]
+        moved[layer].view(-1)[entry] += eps
+        return float(network(*(w * mask for w, mask in zip(weights, moved, strict=True))))
+
+    for layer, gate in enumerate(gates):
+        slopes = [(loss(layer, i, 1e-6) - loss(layer, i, -1e-6)) / 2e-6 for i in range(weights[layer].numel())]
+        expected = torch.tensor(slopes).reshape(weights[layer].shape) * scores[layer].sign()
+        torch.testing.assert_close(gate.score.grad, expected, rtol=1e-5, atol=1e-9)
+        dropped = gate.score.grad[masks[layer] == 0]
+        assert (dropped != 0).sum() > len(dropped) / 2
+
+
+def test_every_entry_gets_the_gradient_pruned_ones_included():
+    """dL/dscore = dL/dw~ * w * sign(score) everywhere; with k = 0 nothing is kept and all gradients still flow."""
+    weight, score, upstream = (normal((7, 9), seed) for seed in (1, 2, 3))
+    for keep in (0, 5, 63):
+        gate = gate_of(weight, score, keep)
+        gate(weight).backward(upstream)
+        torch.testing.assert_close(gate.score.grad, upstream * weight * score.sign())
+        assert gate.score.grad.all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("keep", [0, 1, 40, 161, 162])
+def test_agrees_with_the_formula_in_plain_pytorch(layout, keep):
+    """Forward and both gradients equal autograd through w * top_k(|score|) with a sort, to 1e-6 in float64."""
+    weight = normal((6, 3, 3, 3), 1).to(memory_format=layout).requires_grad_()
+    score = normal((6, 3, 3, 3), 2).to(memory_format=layout).requires_grad_()
+    gate = gate_of(weight.detach(), score.detach(), keep)
+    images, upstream = normal((2, 3, 6, 6), 3).to(memory_format=layout), normal((2, 6, 4, 4), 4)
+    found = functional.conv2d(images, gate(weight))
+    expected = functional.conv2d(images, reference(weight, score, keep))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    ours = torch.autograd.grad(found, (weight, gate.score), upstream)
+    theirs = torch.autograd.grad(expected, (weight, score), upstream)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_a_score_of_zero_gets_no_gradient():
+    """sign(0) = 0: a score of exactly 0 has no loss gradient, as in the official code."""
+    weight = normal((4,), 1)
+    gate = gate_of(weight, torch.tensor([0.0, 1.0, -1.0, 0.0]), 2)
+    gate(weight).sum().backward()
+    torch.testing.assert_close(gate.score.grad, weight * torch.tensor([0.0, 1.0, -1.0, 0.0]))
+
+
+def test_backward_keeps_no_tensor_of_its_own():
+    """With the weight frozen, what is saved for backward is the weight and the score themselves."""
+    weight = normal((4, 5), 1)
+    gate = gate_of(weight, normal((4, 5), 2), 7)
+    saved = [tensor for tensor in gate(weight).grad_fn.saved_tensors if tensor is not None]
+    assert {tensor.data_ptr() for tensor in saved} == {weight.data_ptr(), gate.score.data_ptr()}
+
+
+@FEW
+@given(st.integers(0, 1000), st.integers(1, 29))
+def test_a_swap_of_edges_lowers_a_linear_loss(seed, keep):
+    """The paper's theorem: where a step carries no score past 0 and edges are swapped, a linear loss falls."""
+    weight, slope, drawn = (normal((30,), 3 * seed + i) for i in range(3))
+    score = drawn.sign() * (1 + 0.1 * drawn.abs())
+    gate = gate_of(weight, score, keep)
+    before = gate.kept(weight)
+    (slope * gate(weight)).sum().backward()
+    with torch.no_grad():
+        gate.score -= 0.5 / float((slope * weight).abs().max()) * gate.score.grad
+    after = gate.kept(weight)
+    assert torch.equal(gate.score.sign(), score.sign())
+    fall = (slope * weight)[before].sum() - (slope * weight)[after].sum()
+    assert torch.equal(before, after) or fall > 0
+
+
+def test_a_pruned_weight_comes_back():
+    """Gradient descent on the scores alone finds the mask under which random weights equal a target."""
+    weight = normal((200,), 1)
+    wanted = normal((200,), 2).abs()
+    target = wanted > wanted.median()
+    gate = gate_of(weight, 0.1 * normal((200,), 3), 100)
+    optimizer = torch.optim.SGD([gate.score], lr=0.05, momentum=0.9)
+    first = int((gate.kept(weight) & target).sum())
+    for _ in range(100):
+        optimizer.zero_grad()
+        (gate(weight) - weight * target).square().sum().backward()
+        optimizer.step()
+    assert first < 65
+    assert int((gate.kept(weight) & target).sum()) > 95
+
+
+def test_frozen_weights_stay_bit_for_bit():
+    """With `requires_grad` off a weight gets no gradient and keeps its bits while the scores are trained."""
+    pruner = EdgePopup(sparsity=0.5)
+    layers = layers_of(pruner)
+    pruner.before_step(layers, at(0))
+    before = [layer.dense.detach().clone() for layer in layers]
+    scores = [layer.gate.score.detach().clone() for layer in layers]
+    optimizer = torch.optim.SGD([layer.gate.score for layer in layers], lr=1.0, momentum=0.9, weight_decay=1e-4)
+    for step in range(5):
+        pruner.before_step(layers, at(step))
+        sum(layer.gate(layer.dense).square().sum() for layer in layers).backward()
+        optimizer.step()
+    for layer, weight, score in zip(layers, before, scores, strict=True):
+        assert layer.dense.grad is None
+        assert torch.equal(layer.dense.view(torch.int32), weight.view(torch.int32))
+        assert (layer.gate.score != score).all()
+
+
+# --- initial scores -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(100, 200), (64, 32, 3, 3), (500, 1, 5, 5)])
+def test_initial_scores_are_uniform_in_the_kaiming_interval(shape):
+    """They are U(-b, b) with b = 1 / sqrt(fan_in), by a Kolmogorov-Smirnov test; fan_in is per output channel."""
+    bound = 1 / math.sqrt(math.prod(shape[1:]))
+    found = initial_scores(torch.empty(shape), generator(5))
+    assert found.shape == shape
+    assert float(found.abs().max()) <= bound
+    assert scipy.stats.kstest(found.flatten().numpy(), "uniform", args=(-bound, 2 * bound)).pvalue > 0.01
+
+
+def test_initial_scores_have_the_bounds_of_torch():
+    """The interval is that of `kaiming_uniform_(a=sqrt(5))`, whose largest draws come close to it."""
+    theirs = nn.init.kaiming_uniform_(torch.empty(64, 32, 3, 3), a=math.sqrt(5), generator=generator(1))
+    ours = initial_scores(torch.empty(64, 32, 3, 3), generator(2))
+    assert float(ours.abs().max()) == pytest.approx(float(theirs.abs().max()), rel=1e-3)
+
+
+def test_initial_scores_depend_on_seed_and_layer_only():
+    """Equal keys give equal scores, in any layout; another layer or seed gives others; later steps draw nothing."""
+    first, again = started(), started(layout=torch.channels_last)
+    assert all(torch.equal(a.gate.score, b.gate.score) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0].gate.score, first[1].gate.score)
+    assert not torch.equal(first[0].gate.score, started(seed=1)[0].gate.score)
+    before = first[0].gate.score.detach().clone()
+    EdgePopup(sparsity=0.9).before_step(first, at(1))
+    assert torch.equal(first[0].gate.score, before)
+
+
+def test_initial_scores_leave_the_global_generator_alone():
+    """Drawing the scores does not move torch's global random state."""
+    pruner = EdgePopup(sparsity=0.5)
+    layers = layers_of(pruner)
+    before = torch.get_rng_state()
+    pruner.before_step(layers, at(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- hooks, rates, options ----------------------------------------------------------------------------
+
+
+def test_hardening_changes_nothing_but_sets_the_budget():
+    """The final mask is that of the last scores: hardening moves no tensor, asks no validation, keeps exactly k."""
+    pruner = EdgePopup(sparsity=0.8)
+    layers = started(0.8)
+    before = [(layer.gate.score.detach().clone(), layer.gate.kept(layer.dense)) for layer in layers]
+    for layer in layers:
+        layer.gate.keep = None
+    pruner.harden(layers, at(STEPS), lambda: pytest.fail("edge-popup selects nothing"))
+    for layer, (score, mask) in zip(layers, before, strict=True):
+        assert torch.equal(layer.gate.score, score)
+        assert torch.equal(layer.gate.kept(layer.dense), mask)
+
+
+def test_scores_are_all_the_state():
+    """A gate's only tensor is its score, of the weight's shape, and it is a trainable parameter."""
+    gate = PopupGate(torch.ones(3, 4))
+    assert list(gate.state_dict()) == ["score"]
+    assert gate.score.requires_grad
+    assert gate.score.shape == (3, 4)
+
+
+def test_diagnostics_are_the_mean_size_of_the_scores():
+    """The mean |score| is over all layers' entries together."""
+    layers = started()
+    scores = torch.cat([layer.gate.score.detach().flatten() for layer in layers])
+    found = EdgePopup(sparsity=0.9).diagnostics(layers, at(0))
+    assert found == {"mean_score": pytest.approx(float(scores.abs().mean()))}
+
+
+def test_it_runs_on_the_supermask_track_only():
+    """It is declared for frozen weights alone, hardens at the end of the budget and hits its target."""
+    assert EdgePopup.tracks == {"supermask"}
+    assert EdgePopup(sparsity=0.5).traits("supermask") == Traits(harden_at=1.0)
+
+
+@pytest.mark.parametrize("steps", [5_000, 14_080, 35_000, 500_000])
+def test_published_budgets_keep_the_published_rate(steps):
+    """From 5,000 steps on the rule is the official CIFAR one: SGD 0.1, momentum 0.9, weight decay 1e-4."""
+    rule = EdgePopup(sparsity=0.5).gate_optimizer(steps)
+    assert (rule.rule, rule.lr, rule.momentum, rule.weight_decay) == ("sgd", 0.1, 0.9, 1e-4)
+
+
+@FEW
+@given(st.integers(0, 10_000), st.floats(0.01, 20), st.floats(0, 1000))
+def test_the_rate_is_raised_for_short_budgets_only(steps, lr, travel):
+    """The rate is lr, or travel / steps where that is more, at most 10 unless lr itself is more."""
+    found = EdgePopup(sparsity=0.5, lr=lr, travel=travel).gate_optimizer(steps).lr
+    assert found >= lr
+    assert found <= max(lr, 10)
+    assert found == lr or found == 10 or found == pytest.approx(travel / max(1, steps))
+    assert found * max(1, steps) >= min(travel, 10 * max(1, steps)) * (1 - 1e-12)
+
+
+def test_travel_of_zero_never_raises_the_rate():
+    """With travel=0 the given rate holds on any budget."""
+    assert EdgePopup(sparsity=0.5, travel=0.0).gate_optimizer(1).lr == 0.1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"lr": 0.0}, {"lr": -1.0}, {"travel": -1.0}, {"momentum": 1.0}, {"momentum": -0.1}, {"weight_decay": -1e-4}],
+)
+def test_impossible_options_are_refused(options):
+    """Options that no search could mean raise ValueError naming what is allowed."""
+    with pytest.raises(ValueError, match="found"):
+        EdgePopup(sparsity=0.9, **options)
