@@ -19,7 +19,7 @@ from pruneboard.data import eval_batches
 from pruneboard.errors import DivergedError, RunError
 from pruneboard.prepare import prepare
 
-METHODS = ["probmask", "magnitude", "random"]
+METHODS = ["gmp", "magnitude", "probmask", "random", "str"]
 
 RECOUNT = """
 import json, sys

@@ -53,7 +53,7 @@ def test_kept_zeros_are_zeros_of_the_weights_and_no_holes_of_the_mask():
 
 
 METHODS = [("dense", None, "prune"), ("random", 0.9, "prune"), ("magnitude", 0.9, "prune"), ("gmp", 0.9, "prune")]
-METHODS += [("probmask", 0.9, "prune"), ("probmask", 0.5, "supermask")]
+METHODS += [("str", 0.9, "prune"), ("probmask", 0.9, "prune"), ("probmask", 0.5, "supermask")]
 METHODS += [("edge-popup", 0.5, "supermask")]
 
 
@@ -72,6 +72,6 @@ def test_every_method_writes_the_same_lines(tmp_path, method, sparsity, track):
         assert set(line["mask"]) == {"kept", "removed", "restored", "flips", "collapsed"}
         assert all(isinstance(value, float) for value in line["diagnostics"].values())
     assert lines[-1]["epoch"] == 2
-    wanted = {"probmask": "mean_probability", "gmp": "scheduled_sparsity"}
+    wanted = {"str": "threshold", "probmask": "mean_probability", "gmp": "scheduled_sparsity"}
     if method in wanted:
         assert wanted[method] in lines[-1]["diagnostics"]

@@ -417,6 +417,16 @@ def test_only_weights_decay(name):
     assert decaying == {f"{n}.weight" for n, _ in prunable_layers(model)}
 
 
+def test_weights_of_other_layers_decay_too():
+    """What the scope leaves out is still a weight, whatever its layer calls it; biases are none."""
+    lstm = nn.LSTM(3, 4)
+    assert {n for n, p in lstm.named_parameters() if decays(n, p)} == {"weight_ih_l0", "weight_hh_l0"}
+    attention = nn.MultiheadAttention(4, 2)
+    decaying = {n for n, p in attention.named_parameters() if decays(n, p)}
+    assert decaying == {"in_proj_weight", "out_proj.weight"}
+    assert models.left_out(attention) == {"in_proj_weight": 48}
+
+
 def test_a_gated_weight_decays_under_its_new_name():
     """A weight keeps its decay when a gate is put in front of it."""
     layer = nn.Linear(2, 2)

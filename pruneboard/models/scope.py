@@ -56,8 +56,8 @@ def _refuse_other_holders(model: nn.Module, layers: Sequence[tuple[str, nn.Modul
                 place = f"{name}.{attribute}".lstrip(".")
                 raise UsageError(
                     f"{type(model).__name__} cannot be pruned: the weight of its layer {owners[id(parameter)]} is "
-                    f"also {place} of a {type(module).__name__}, and a prunable weight may be shared by "
-                    "convolutions and linear layers only; choose another model"
+                    f"also {place} ({type(module).__name__}), and a prunable weight may be shared by convolutions "
+                    "and linear layers only; choose another model"
                 )
 
 
@@ -72,7 +72,7 @@ def left_out(model: nn.Module) -> dict[str, int]:
     return {
         name: parameter.numel()
         for name, parameter in model.named_parameters()
-        if parameter.ndim >= 2 and "weight" in name.rpartition(".")[2] and id(parameter) not in inside
+        if decays(name, parameter) and id(parameter) not in inside
     }
 
 
@@ -95,4 +95,5 @@ def decays(name: str, parameter: Tensor) -> bool:
     Not to biases, normalization, layer scales, position embeddings or class tokens. `name` may be that of a
     parametrized weight (`conv1.parametrizations.weight.original`).
     """
-    return parameter.ndim >= 2 and name.removesuffix(".original").endswith("weight")
+    own_name = name.removesuffix(".original").rpartition(".")[2]
+    return parameter.ndim >= 2 and "weight" in own_name  # an LSTM's is called `weight_ih_l0`
