@@ -55,6 +55,8 @@ class Gate(nn.Module, ABC):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the effective weight. It is evaluated once per forward pass, however often a layer is used.
 
+        Of a weight that several layers share, once for each of them, with the same draws.
+
         In training mode it may draw from `self.draw()`; in evaluation mode it must be deterministic.
         """
 

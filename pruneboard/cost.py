@@ -182,7 +182,7 @@ def supermask_bits(layers: Iterable[LayerCost], model: nn.Module) -> dict[str, i
 
     `mask`: which `kept` of `n` positions each layer keeps, log2 of the number of choices. `counts`: these numbers,
     one of n + 1 per layer. `seed`: of the frozen weights. `extras`: 32 per frozen number that no rule gives
-    (position embeddings, tokens, layer scales, gains). `statistics`: 32 per running mean and variance, which
+    (position embeddings, tokens, layer scales). `statistics`: 32 per running mean and variance, which
     come from the data.
 
     Args:

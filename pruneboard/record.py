@@ -147,6 +147,7 @@ KINDS: dict[str, Kind] = {
     "sparsity.kept_zero": _COUNT,
     "sparsity.whole_model": _FRACTION,
     "sparsity.layers": _LIST,
+    "sparsity.left_out": _TABLE,
     "sparsity.collapsed": Kind("a list of names", lambda v: isinstance(v, list) and all(map(_TEXT.holds, v))),
     "metrics": _TABLE,
     **_on("metrics.test"),

@@ -79,6 +79,17 @@ def test_a_residual_branch_is_never_switched_off():
     assert all(float(block.bn2.weight.min()) == 1 for block in model.layer1)
 
 
+def test_a_gain_of_zero_does_not_switch_a_branch_off_for_good():
+    """An NFNet's last gains, which timm starts at 0, are frozen at 1, and every layer gets a gradient."""
+    model = frozen("test_nfnet").eval()
+    gains = [p for name, p in model.named_parameters() if name.endswith("gain")]
+    assert gains
+    assert all(torch.equal(gain, torch.ones_like(gain)) for gain in gains)
+    weights = [layer.weight.requires_grad_() for _, layer in prunable_layers(model)]
+    model(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    assert all(bool(weight.grad.any()) for weight in weights)
+
+
 def test_extras_are_what_no_rule_gives():
     """A ResNet and its norms need nothing else; a vision transformer's class token and position embedding count."""
     assert extras(frozen("test_resnet")) == 0

@@ -8,8 +8,10 @@ Under `<rule>-scaled`, fan_in is multiplied by the share of weights that is kept
 layer's outputs keep their variance when the others are gone (arXiv:1911.13299, section 3.3). The official code
 (allenai/hidden-networks@dddf2d0 utils/builder.py:94) multiplies by the share that is *removed* instead.
 
-Normalization has scale 1 and shift 0, and every bias is 0. What else a network learns (position embeddings,
-class tokens, layer scales, gains) stays at its seeded draw.
+Normalization has scale 1 and shift 0, the gains of weight-standardized convolutions and of residual branches are 1
+(timm starts some at 0, where the branch would be dead for good), and every bias is 0. What else a network learns
+(position embeddings, class tokens, layer scales) stays at its seeded draw; layer scales that start at 1e-6, as
+ConvNeXt's, leave little of their branches.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def _draw(shape: tuple[int, ...], rule: str, share: float, generator: torch.Gene
 
 
 def extras(model: nn.Module) -> int:
-    """Return how many frozen numbers are neither prunable nor a constant: embeddings, tokens, scales, gains."""
+    """Return how many frozen numbers are neither prunable nor a constant: embeddings, tokens, layer scales."""
     known = {id(parameter) for parameter, _ in _constants(model)}
     known |= {id(module.get_parameter("weight")) for _, module in prunable_layers(model)}
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in known)
@@ -73,7 +75,7 @@ def _constants(model: nn.Module) -> Iterator[tuple[nn.Parameter, float]]:
         for name, parameter in module.named_parameters(recurse=False):
             if name == "bias" or name.endswith("_bias"):
                 yield parameter, 0.0
-            elif name == "weight" and _normalizes(module):
+            elif name.endswith("gain") or (name == "weight" and _normalizes(module)):
                 yield parameter, 1.0
 
 
