@@ -90,8 +90,7 @@ def _name(row: Row, namesakes: list[Row]) -> str:
         parts.append(row.distribution)
     if len({other.version for other in namesakes}) > 1:
         parts.append(row.version)
-    if len({_options(other) for other in namesakes}) > 1:
-        parts += [f"{key}={value}" for key, value in sorted(row.options.items())]
+    parts += [f"{key}={value}" for key, value in sorted(row.options.items()) if _differs(key, namesakes)]
     if row.ablation:
         parts.append(row.ablation)
     if row.variant:
@@ -99,6 +98,10 @@ def _name(row: Row, namesakes: list[Row]) -> str:
     if row.control in ("floor", "baseline"):
         parts.append(f"({row.control})")
     return plain(" ".join(parts), 60)
+
+
+def _differs(option: str, namesakes: list[Row]) -> bool:
+    return len({json.dumps(row.options.get(option), sort_keys=True) for row in namesakes}) > 1
 
 
 def _facts(board: Board) -> Iterable[str]:
