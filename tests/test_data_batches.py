@@ -103,7 +103,7 @@ def test_batches_are_float_images_and_whole_number_labels():
     """The dtypes and the memory layout are those every model expects."""
     images, labels = steps(NUMBERED, plan())[0]
     assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
-    assert images.is_contiguous()
+    assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_epochs_streams_and_seeds_have_orders_of_their_own():
