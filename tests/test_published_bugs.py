@@ -10,6 +10,7 @@ import safetensors.torch
 import timm
 import torch
 from runs import folder, run, tiny
+from writer import Writer
 
 from pruneboard import experiment, registry, store
 from pruneboard.api import Progress
@@ -26,17 +27,6 @@ from pruneboard_probmask import sample
 def generator(seed=0):
     """A CPU generator with this seed."""
     return torch.Generator().manual_seed(seed)
-
-
-class Writer:
-    """Stands for the engine at stage 0, where a write is a write."""
-
-    def assign(self, parameter, new):
-        with torch.no_grad():
-            parameter.copy_(new)
-
-    def reset_optimizer_state(self, parameter, mask):
-        raise AssertionError("none of these methods resets anything")
 
 
 def hardened(method, sparsity, net, **options):

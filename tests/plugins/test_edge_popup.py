@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from writer import Writer
 
 from pruneboard.api import Progress, Traits
 from pruneboard.gates import DrawClock, attach, folded_weights
@@ -40,17 +41,6 @@ def gate_of(weight, score, keep):
         gate.score.copy_(score)
     gate.keep = keep
     return gate
-
-
-class Writer:
-    """Stands for the engine at stage 0, where a write is a write."""
-
-    def assign(self, parameter, new):
-        with torch.no_grad():
-            parameter.copy_(new)
-
-    def reset_optimizer_state(self, parameter, mask):
-        raise AssertionError("edge-popup resets nothing")
 
 
 def at(step, seed=0, total=STEPS) -> Progress:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from writer import Writer
 
 from pruneboard.api import Layer, Progress
 from pruneboard_probmask import ProbMask, sample
@@ -20,17 +21,6 @@ FEW = settings(max_examples=50, deadline=None)
 def generator(seed=0):
     """A CPU generator with this seed."""
     return torch.Generator().manual_seed(seed)
-
-
-class Writer:
-    """Stands for the engine at stage 0, where a write is a write."""
-
-    def assign(self, parameter, new):
-        with torch.no_grad():
-            parameter.copy_(new)
-
-    def reset_optimizer_state(self, parameter, mask):
-        raise AssertionError("ProbMask resets nothing")
 
 
 def progress(step, total=320, harden_step=300):

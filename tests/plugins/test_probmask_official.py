@@ -13,6 +13,7 @@ import scipy.stats
 import torch
 from torch import nn
 from torch.nn import functional
+from writer import Writer
 
 from pruneboard import engine as deepspeed_door
 from pruneboard.api import Layer, Progress
@@ -190,17 +191,6 @@ def official_rate(epoch, kept):
 def official_inverse_temperature(epoch):
     """T of an epoch of 300."""
     return 1 / ((1 - 0.03) * (1 - epoch / EPOCHS) + 0.03)
-
-
-class Writer:
-    """Stands for the engine at stage 0, where a write is a write."""
-
-    def assign(self, parameter, new):
-        with torch.no_grad():
-            parameter.copy_(new)
-
-    def reset_optimizer_state(self, parameter, mask):
-        raise AssertionError("ProbMask resets nothing")
 
 
 def at_epoch(epoch, steps_per_epoch):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import folder, run
 from torch import nn
+from writer import Writer
 
 from pruneboard.api import Progress
 from pruneboard.gates import DrawClock, attach
@@ -35,17 +36,6 @@ def draw(*shape, seed=0, dtype=torch.float64):
 def published(weight, s):
     """The paper's formula in plain PyTorch, differentiated by autograd."""
     return torch.sign(weight) * torch.relu(torch.abs(weight) - torch.sigmoid(s))
-
-
-class Writer:
-    """Stands for the engine at stage 0, where a write is a write."""
-
-    def assign(self, parameter, new):
-        with torch.no_grad():
-            parameter.copy_(new)
-
-    def reset_optimizer_state(self, parameter, mask):
-        raise AssertionError("STR resets nothing")
 
 
 def at(step=75, total=100, harden_step=75):
