@@ -29,7 +29,7 @@ def apply(job: Job, run: Training) -> None:
         masks = shuffled(masks, job.seeds["pruner"])
     else:
         run.start = _redraw(job, run)
-    run.best_validation = {}  # it was the other network's
+    run.so_far.best_validation = {}  # it was the other network's
     run.layers = gates.replace_gates(run.engine.model, run.layers, masks)
     reestimate(run.engine, calibration_batches(run.dataset, run.plan))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from pruneboard import audit, cost, gates, models, optim, provenance, registry, scores, store
 from pruneboard import record as records
 from pruneboard.audit import Count
+from pruneboard.checkpoint import Keeper
 from pruneboard.data import BatchPlan, Dataset, Split, eval_batches, order_sha256
 from pruneboard.engine import Engine
 from pruneboard.errors import AuditError, DivergedError
@@ -25,8 +25,8 @@ from pruneboard.prepare import Job, micro_batch
 from pruneboard.train import Listener, Start, Training, plan_budget
 
 
-def training(job: Job, dataset: Dataset, device: torch.device, listener: Listener) -> Training:
-    """Build model, gates and engine."""
+def training(job: Job, dataset: Dataset, device: torch.device, listener: Listener, began: float) -> Training:
+    """Build model, gates and engine; `began` is when the attempt did, by `time.perf_counter`."""
     world = World.current()
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
@@ -73,7 +73,19 @@ def training(job: Job, dataset: Dataset, device: torch.device, listener: Listene
         method=job.info.origin,
         listener=listener,
         start=start,
+        keeper=keeper(job),
+        began=began,
     )
+
+
+def keeper(job: Job) -> Keeper:
+    """Return what saves the run and finds it again."""
+    return Keeper(job.folder, job.spec.checkpoint_every, {"content hash": job.hash, **provenance.code(job.info.target)})
+
+
+def attempt(job: Job, run: Training) -> dict[str, Any]:
+    """Return what the record says of this attempt besides the step it went on from."""
+    return {"started": now(), "world_size": run.engine.world, "zero": job.spec.zero, "device": run.engine.device.type}
 
 
 def initial_model(job: Job, sparsity: float) -> nn.Module:
@@ -83,7 +95,7 @@ def initial_model(job: Job, sparsity: float) -> nn.Module:
     return models.build_model(job.plan, init=job.init, seed=job.seeds["init"])
 
 
-def record(job: Job, run: Training, started: float) -> dict[str, Any]:
+def record(job: Job, run: Training) -> dict[str, Any]:
     """Fold, audit, evaluate the plain model on the test split, once, and return the finished record.
 
     The folded weights are written as `model.safetensors` by the first process.
@@ -124,11 +136,16 @@ def record(job: Job, run: Training, started: float) -> dict[str, Any]:
         "metrics": {
             "test": test.as_dict(),
             "validation": validation.as_dict(),
-            "best_validation": run.best_validation,
+            "best_validation": run.so_far.best_validation,
         },
-        "cost": _cost(run, counts, positions, plain, started),
+        "cost": _cost(run, counts, positions, plain),
         "weights_sha256": models.state_sha256(state),
-        "lifecycle": {"started": now(time.perf_counter() - started), "ended": now(), "resumes": 0},
+        "lifecycle": {
+            "started": run.so_far.attempts[0]["started"],
+            "ended": now(),
+            "resumes": len(run.so_far.attempts) - 1,
+            "attempts": run.so_far.attempts,
+        },
     }
 
 
@@ -140,7 +157,7 @@ def unfinished(job: Job, started: str, status: str, kind: str, message: str) -> 
         "error": {"kind": kind, "message": _without_paths(message, job)},
         "board": _fingerprinted(job.known["board"]),
         "software": provenance.software(),
-        "lifecycle": {"started": started, "ended": now(), "resumes": 0},
+        "lifecycle": {"started": started, "ended": now()},
     }
 
 
@@ -176,8 +193,8 @@ def _evaluate(run: Training, plain: nn.Module, split: Split) -> Scores:
 
 
 def _save(job: Job, state: Mapping[str, Tensor]) -> None:
-    metadata = {"load_as": job.plan.load_as, "format": "pt"}
-    store.write_atomic(job.folder / "model.safetensors", save(dict(state), metadata))
+    # One key alone: several come out in any order, and equal networks are to be equal files.
+    store.write_atomic(job.folder / "model.safetensors", save(dict(state), {"load_as": job.plan.load_as}))
 
 
 def _order(run: Training) -> dict[str, str]:
@@ -212,13 +229,11 @@ def _engine(job: Job, run: Training) -> dict[str, Any]:
     }
 
 
-def _cost(
-    run: Training, counts: Sequence[Count], positions: Mapping[str, int], plain: nn.Module, started: float
-) -> dict[str, Any]:
+def _cost(run: Training, counts: Sequence[Count], positions: Mapping[str, int], plain: nn.Module) -> dict[str, Any]:
     rescaled = {name for name, layer in models.prunable_layers(plain) if models.standardized(layer)}
     layers = [cost.LayerCost(c.name, c.n, c.kept, c.nonzero, positions[c.name], c.name in rescaled) for c in counts]
     dense = sum(layer.macs_dense for layer in layers)
-    trained = cost.train_macs(dense, run.images + run.scoring_passes)
+    trained = cost.train_macs(dense, run.images + run.so_far.scoring_passes)
     reference = cost.train_macs(dense, run.plan.batch_size * run.budget.total)
     return {
         "forward_passes": run.forward_passes,
@@ -231,13 +246,12 @@ def _cost(
         "parameters": sum(p.numel() for p in plain.parameters()),
         "bytes": cost.storage_bytes(layers, {layer.name: layer.dense.shape[0] for layer in run.layers}),
         "storage_bits": cost.supermask_bits(layers, plain) if run.start.frozen is not None else None,
-        "wall_seconds": round(time.perf_counter() - started, 3),
-        "hook_seconds": round(run.hook_seconds, 3),
+        "wall_seconds": round(run.seconds, 3),
+        "hook_seconds": round(run.so_far.hook_seconds, 3),
         "peak_memory_bytes": cost.peak_memory_bytes(run.engine.device),
     }
 
 
-def now(ago: float = 0.0) -> str:
-    """Return the time in UTC, to the second, `ago` seconds before now."""
-    moment = dt.datetime.now(dt.timezone.utc) - dt.timedelta(seconds=ago)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +104,8 @@ class Engine:
         zero = zero if groups else 0  # nothing to share out
         self._zero = zero
         self._trains = bool(groups)
+        # Asked first: ZeRO puts flat partitions in the place of the parameters.
+        self._group_of = {id(parameter): index for index, group in enumerate(groups) for parameter in group["params"]}
         optimizer = GroupedOptimizer(groups or [_nothing(device)])
         with _stdout_to_stderr(), _environment({} if "RANK" in os.environ else _ONE_PROCESS):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -159,16 +161,62 @@ class Engine:
                 if value.shape == parameter.shape:
                     value.masked_fill_(mask, 0)
             return
-        fragment = parameter._hp_mapping  # type: ignore[attr-defined]
-        if fragment is None:  # this process holds no part of it
+        for value in self._flat_state(parameter).values():
+            if value.dim() and (part := self._part(parameter, value)):
+                part.held.masked_fill_(mask.reshape(-1)[part.positions], 0)
+
+    @torch.no_grad()
+    def optimizer_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Return the optimizer's tensors for `parameter`: per element in its shape, or a number without dimension.
+
+        Collective at ZeRO stages 1 and 2, where every process holds a part.
+        """
+        if not self._zero:
+            return dict(self._base_optimizer.state.get(parameter, {}))
+        found = {}
+        for name, value in self._flat_state(parameter).items():
+            whole = value.clone()  # one for the whole group, and saved per parameter
+            if value.dim():
+                whole = torch.zeros(parameter.numel(), dtype=value.dtype, device=value.device)
+                if part := self._part(parameter, value):
+                    whole[part.positions] = part.held
+                whole = self.sum(whole).reshape(parameter.shape)
+            found[name] = whole
+        return found
+
+    @torch.no_grad()
+    def load_optimizer_state(self, parameter: nn.Parameter, state: Mapping[str, Tensor]) -> None:
+        """Put back what `optimizer_state` returned, at this stage and on this number of processes."""
+        state = {name: value.to(self.device, copy=True) for name, value in state.items()}
+        if not self._zero:
+            self._base_optimizer.state[parameter] = state
             return
-        held = fragment.lp_fragment_address
-        part = mask.reshape(-1)[held.start : held.start + held.numel]
-        place = fragment.hp_fragment_address
-        (flat,) = self._base_optimizer.param_groups[fragment.param_group_index]["params"]
-        for value in self._base_optimizer.state.get(flat, {}).values():
-            if value.shape == flat.shape:
-                value[place.start : place.start + place.numel].masked_fill_(part, 0)
+        flat = self._flat_state(parameter)
+        for name, value in state.items():
+            if not value.dim():
+                flat[name] = value
+                continue
+            flat.setdefault(name, torch.zeros_like(self._flat(parameter)))
+            if part := self._part(parameter, flat[name]):
+                part.held.copy_(value.reshape(-1)[part.positions])
+
+    def _flat(self, parameter: nn.Parameter) -> Tensor:
+        """Return this process's share of the group that `parameter` is in, as ZeRO lays it out."""
+        (flat,) = self._base_optimizer.param_groups[self._group_of[id(parameter)]]["params"]
+        return flat  # type: ignore[no-any-return]
+
+    def _flat_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self._base_optimizer.state[self._flat(parameter)]  # made empty where there is none
+        return state
+
+    def _part(self, parameter: nn.Parameter, flat: Tensor) -> _Part | None:
+        """Return what this process holds of `parameter` in `flat`; None where it holds nothing."""
+        fragment = parameter._hp_mapping  # type: ignore[attr-defined]
+        if fragment is None:
+            return None
+        ours, held = fragment.lp_fragment_address, fragment.hp_fragment_address
+        positions = slice(ours.start, ours.start + ours.numel)
+        return _Part(positions, flat[held.start : held.start + held.numel])
 
     def sum(self, values: Tensor) -> Tensor:
         """Return `values` summed over all processes."""
@@ -185,6 +233,38 @@ class Engine:
             self._comm.all_reduce(tensor)
             tensor.div_(self.world)
 
+    def tell(self, text: str) -> str:
+        """Return the first process's `text` on every process."""
+        if self.world == 1:
+            return text
+        size = self.broadcast(torch.tensor([len(text.encode())], device=self.device))
+        room = torch.zeros(int(size), dtype=torch.uint8)
+        if self.rank == 0:
+            room = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        return bytes(self.broadcast(room.to(self.device)).cpu().numpy()).decode()
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Return `tensor`, contiguous and on the device, after the first process's values were copied into it."""
+        if self.world > 1:
+            self._comm.broadcast(tensor, src=0)
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return every process's `tensor`, stacked by rank: [world, ...]."""
+        parts = [tensor]
+        if self.world > 1:
+            parts = [torch.empty_like(tensor) for _ in range(self.world)]
+            self._comm.all_gather(parts, tensor)
+        return torch.stack(parts)
+
+    def largest(self, number: int) -> int:
+        """Return the largest `number` of any process."""
+        if self.world == 1:
+            return number
+        found = torch.tensor([number], device=self.device)
+        self._comm.all_reduce(found, op=self._comm.ReduceOp.MAX)
+        return int(found)
+
     def first_difference(self, tensors: Mapping[str, Tensor]) -> str | None:
         """Return the name of the first tensor whose bits differ between processes, or None.
 
@@ -198,9 +278,29 @@ class Engine:
         self._comm.all_reduce(high, op=self._comm.ReduceOp.MAX)
         return next((name for name, same in zip(tensors, (low == high).tolist(), strict=True) if not same), None)
 
+    def first_unassigned(self, parameters: Mapping[str, nn.Parameter]) -> str | None:
+        """Return the name of the first parameter whose module copy is not the float32 master any more, or None."""
+        if not self._zero:
+            return None
+        trained = {name: p for name, p in parameters.items() if id(p) in self._group_of}
+        wrong = torch.tensor([self._strays(parameter) for parameter in trained.values()], device=self.device)
+        return next((name for name, count in zip(trained, self.sum(wrong).tolist(), strict=True) if count), None)
+
+    def _strays(self, parameter: nn.Parameter) -> bool:
+        flat = self._flat(parameter).detach()
+        part = self._part(parameter, flat)
+        return part is not None and not torch.equal(part.held, parameter.detach().reshape(-1)[part.positions])
+
     def close(self) -> None:
         """Drop DeepSpeed's hold on the model."""
         self._engine.destroy()
+
+
+class _Part(NamedTuple):
+    """What one process holds of a parameter under ZeRO: which elements, in row-major order, and a view of them."""
+
+    positions: slice
+    held: Tensor
 
 
 def _nothing(device: torch.device) -> dict[str, Any]:

@@ -111,3 +111,8 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     if 0 < len(names) <= 20:
         return f": choose from {', '.join(names)}"
     return ""
+
+
+def why(error: OSError) -> str:
+    """Return what the system says, without the path it says it of."""
+    return error.strerror or str(error)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pruneboard import ablate, assemble, store, train
+from pruneboard import ablate, assemble, runfolder, store, train
 from pruneboard.data import Dataset
 from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError
 from pruneboard.launch import World, launch
@@ -44,32 +44,32 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
     finished = store.finished(job.folder, job.hash)
     if finished is not None and not spec.force:
         return finished
-    if world.leads:
-        store.begin(job.folder, force=spec.force)
-    with _recorded(job, world):
+    with _folder(job, world), _recorded(job, world):
         outcome = launch(guarded, (job, listener or Silent()), spec.procs, world, dataset)
         if world.leads:
             store.put(job.folder, outcome)
+            runfolder.drop_checkpoints(job.folder)
     return outcome
 
 
 def execute(job: Job, listener: Listener, dataset: Dataset | None = None) -> dict[str, Any]:
     """Do this process's part of a run and return its record; only the first process's is kept.
 
-    model -> gates -> engine -> fit, which hardens on the way -> ablation, if asked for -> fold -> audit ->
-    evaluate -> cost -> record.
+    model -> gates -> engine -> resume, where there is a checkpoint -> fit, which hardens on the way -> ablation, if
+    asked for -> fold -> audit -> evaluate -> cost -> record.
     """
     started = time.perf_counter()
     device = pick_device(job.spec)
     if dataset is None:  # a started process opens the data itself
         dataset = open_data(job.spec, job.recipe, job.seeds)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        training = assemble.training(job, dataset, device, listener)
+        training = assemble.training(job, dataset, device, listener, started)
         try:
+            train.resume(training, assemble.attempt(job, training))
             train.fit(training)
             if job.spec.ablation:
                 ablate.apply(job, training)
-            return assemble.record(job, training, started)
+            return assemble.record(job, training)
         finally:
             training.engine.close()
 
@@ -142,7 +142,7 @@ class Recorder:
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
         """Append the epoch to `metrics.jsonl`, then pass it on."""
-        store.append_metrics(self.folder, dict(row))
+        runfolder.append_metrics(self.folder, row)
         logger.info("epoch %s: validation top-1 %.4f", row["epoch"], row["validation"]["top1"])
         if self.tensorboard:
             _write_events(self.folder / "tensorboard", row)
@@ -164,6 +164,19 @@ def _write_events(folder: Path, row: Mapping[str, Any]) -> None:
     with SummaryWriter(str(folder)) as writer:
         for name, value in scalars.items():
             writer.add_scalar(name, value, row["step"])
+
+
+@contextmanager
+def _folder(job: Job, world: World) -> Iterator[None]:
+    """Hold the run's folder, ready for this attempt, while the block lasts; the first process does."""
+    if not world.leads:
+        yield
+        return
+    with runfolder.locked(job.folder):
+        if not job.spec.force:
+            assemble.keeper(job).check()
+        runfolder.begin(job.folder, force=job.spec.force)
+        yield
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
@@ -17,11 +18,14 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
-from pruneboard import errors
+from pruneboard import errors, stopping
 from pruneboard.errors import InterruptedRunError, PruneboardError, RunError
 from pruneboard.leaving import leave
 
 R = TypeVar("R")
+
+LOOK_SECONDS = 0.2
+"""How often to look for a signal while processes work."""
 
 GRACE_SECONDS = 1.0
 """How long to listen for the cause once the first sign of a failure is seen: peers of a lost process fail too."""
@@ -88,10 +92,12 @@ class Group:
 
         Raises:
             PruneboardError: the first failure a process reported.
-            InterruptedRunError: a process was lost without a word.
+            InterruptedRunError: a process was lost without a word, or SIGTERM came and was passed on.
+            KeyboardInterrupt: SIGINT came and was passed on.
         """
         try:
-            return self._collect()
+            with stopping.requests() as request:
+                return self._collect(request)
         finally:
             for process in self._processes:
                 process.terminate()
@@ -100,15 +106,22 @@ class Group:
                 if process.is_alive():
                     process.kill()
 
-    def _collect(self) -> Any:
+    def _collect(self, request: stopping.Request) -> Any:
         results: dict[int, Any] = {}
+        passed_on = False
         while len(results) < len(self._processes):
+            if request.number and not passed_on:
+                for process in self._processes:
+                    process.terminate()  # SIGTERM: each finishes its step, and all save
+                passed_on = True
             waiting = [r for rank, r in enumerate(self._reports) if rank not in results]
-            for report in connection.wait(waiting):
+            for report in connection.wait(waiting, timeout=LOOK_SECONDS):
                 rank = self._reports.index(cast("Connection", report))
                 results[rank] = self._receive(rank)
             if any(isinstance(outcome, BaseException) for outcome in results.values()):
-                raise self._cause(results)
+                cause = self._cause(results)
+                stopped = request.number == signal.SIGINT and isinstance(cause, InterruptedRunError)
+                raise KeyboardInterrupt(*cause.args) if stopped else cause
         return results[0]
 
     def _receive(self, rank: int) -> Any:
@@ -154,16 +167,16 @@ def _child(
 ) -> None:
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": procs, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent passes it on
+    signal.signal(signal.SIGTERM, stopping.at_once)
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
-    import torch
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // procs))
     try:
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // procs))
         report.send(("", target(*arguments)))
     except PruneboardError as error:
         report.send((type(error).__name__, str(error)))
-    except KeyboardInterrupt:
-        pass  # the parent was interrupted too, and speaks for all
     leave(0)
 
 

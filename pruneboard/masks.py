@@ -13,11 +13,15 @@ from pruneboard.gates import folded_weights
 
 
 class MaskWatch:
-    """Compares the kept positions of an epoch's end with those of the one before."""
+    """Compares the kept positions of an epoch's end with those of the one before.
+
+    Attributes:
+        before: those, a bool tensor per layer; None at first, when every method keeps everything.
+    """
 
     def __init__(self) -> None:
-        """Start from masks that keep everything, as every method does."""
-        self._before: list[Tensor] | None = None
+        """Start from masks that keep everything."""
+        self.before: list[Tensor] | None = None
 
     @torch.no_grad()
     def look(self, layers: Sequence[Layer[Any]]) -> dict[str, Any]:
@@ -31,8 +35,8 @@ class MaskWatch:
         zeros = [int((weight == 0).sum()) for weight in folded_weights(layers)]
         sizes = [layer.dense.numel() for layer in layers]
         now = [layer.gate.kept(layer.dense.detach()) for layer in layers]
-        before = self._before or [torch.ones_like(kept) for kept in now]
-        self._before = [kept.clone() for kept in now]
+        before = self.before or [torch.ones_like(kept) for kept in now]
+        self.before = [kept.clone() for kept in now]
         removed = sum(int((old & ~new).sum()) for old, new in zip(before, now, strict=True))
         restored = sum(int((new & ~old).sum()) for old, new in zip(before, now, strict=True))
         kept = [int(mask.sum()) for mask in now]

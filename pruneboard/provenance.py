@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
 import platform
 import subprocess
@@ -27,6 +29,29 @@ def version_of(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def code(target: str) -> dict[str, str]:
+    """Return what a run must go on with: the libraries that train, and digests of pruneboard's and the method's code.
+
+    Args:
+        target: the method, as `module:attribute`; the whole package or the one file that holds it counts.
+    """
+    method = target.partition(":")[0].partition(".")[0]
+    libraries = {name: version_of(name) or "none" for name in ("torch", "timm", "deepspeed")}
+    return {**libraries, "code of pruneboard": _digest("pruneboard"), "code of the method": _digest(method)}
+
+
+def _digest(module: str) -> str:
+    found = importlib.util.find_spec(module)
+    folders = list(found.submodule_search_locations or ()) if found else []
+    files = [path for folder in folders for path in Path(folder).rglob("*.py")]
+    if found and not folders and found.origin:
+        files = [Path(found.origin)]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _git(*arguments: str) -> str | None:

@@ -138,6 +138,7 @@ class RunSpec:
         zero: DeepSpeed ZeRO stage, 0, 1 or 2.
         procs: processes on this machine.
         device: `auto`, `cpu` or `cuda`.
+        checkpoint_every: steps between checkpoints, besides those at the ends of epochs; 0 is only there.
         results: folder that holds one folder per run.
         force: run again although a finished record is there (the old one is kept in `superseded/`).
         tensorboard: write event files beside the record.
@@ -162,6 +163,7 @@ class RunSpec:
     zero: int = 0
     procs: int = 1
     device: str = "auto"
+    checkpoint_every: int = 1000
     results: str = "results"
     force: bool = False
     tensorboard: bool = False
@@ -178,6 +180,8 @@ class RunSpec:
         _choice("ablation", self.ablation, (None, *ABLATIONS))
         if self.procs < 1:
             raise UsageError(f"procs is the number of processes, 1 or more; found {self.procs}")
+        if self.checkpoint_every < 0:
+            raise UsageError(f"checkpoint_every is a number of steps, 0 or more; found {self.checkpoint_every}")
         if self.limit_train is not None and self.limit_train < 1:
             raise UsageError(f"limit_train is a number of images, 1 or more; found {self.limit_train}")
         if self.seed < 0:

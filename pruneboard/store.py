@@ -2,8 +2,9 @@
 
     results/<dataset>/<model>/<track>/<method>-s<sparsity>-seed<n>-<hash8>/
         run.json            the record; written once, by rename
-        metrics.jsonl       one line per logged step
+        metrics.jsonl       one line per epoch
         model.safetensors   the folded weights
+        checkpoints/        what an unfinished run goes on from (`pruneboard.runfolder`)
         failures/NN.json    records of earlier attempts that failed
         superseded/NN.json  finished records that a later run replaced with --force
 
@@ -18,23 +19,19 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pruneboard import record as records
-from pruneboard.errors import NotFoundError, PruneboardError, StoreError
+from pruneboard.errors import NotFoundError, PruneboardError, StoreError, why
 from pruneboard.record import Record
 
 RUN = "run.json"
-METRICS = "metrics.jsonl"
 FAILURES = "failures"
 SUPERSEDED = "superseded"
 LARGEST_FILE = 16 * 2**20
 """Bytes; a longer `run.json` is not read."""
-
-_HALF_MADE = (METRICS, "model.safetensors", "log.txt", "events.out.tfevents.*", ".*.part")
 
 
 @dataclass
@@ -99,7 +96,7 @@ def check_writable(results: str | Path) -> None:
         with tempfile.TemporaryDirectory(prefix=".pruneboard-", dir=place):
             pass
     except OSError as error:
-        raise StoreError(f"cannot write results to {results}: {_why(error)}; choose another --results") from None
+        raise StoreError(f"cannot write results to {results}: {why(error)}; choose another --results") from None
 
 
 def finished(folder: Path, hash: str) -> Record | None:  # noqa: A002 - the record's own name for it
@@ -111,41 +108,32 @@ def finished(folder: Path, hash: str) -> Record | None:  # noqa: A002 - the reco
     return found if found["status"] == "done" and found["hash"] == hash else None
 
 
-def begin(folder: Path, *, force: bool = False) -> None:
-    """Make `folder` ready for a new attempt; every record it holds is kept.
-
-    A failed or unreadable `run.json` moves to `failures/NN.json`, a finished one, only with `force`, to
-    `superseded/NN.json`. Files that only mean something beside it (metrics, weights, log, events) are removed.
-
-    Raises:
-        StoreError: a finished record without `force`, or a folder that cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(folder / RUN):
-            _set_aside(folder, force=force)
-        for pattern in _HALF_MADE:
-            for leftover in folder.glob(pattern):
-                leftover.unlink()
-    except OSError as error:
-        raise StoreError(f"cannot make {folder} ready for a run: {_why(error)}") from None
-
-
 def put(folder: Path, record: Record) -> Path:
     """Write `record` as `folder/run.json`, whole or not at all, and return that path.
 
+    Only the record of an interruption is replaced: by what came of the same run once it went on.
+
     Raises:
-        StoreError: the record breaks the schema, `run.json` is already there, or the disk refuses.
+        StoreError: the record breaks the schema, another record is already there, or the disk refuses.
     """
     text = records.dumps(records.validate(record))
     path = folder / RUN
-    if os.path.lexists(path):
+    if os.path.lexists(path) and status(path) != "interrupted":
         raise StoreError(f"{path} is already there: a record is never overwritten")
     return write_atomic(path, text.encode())
 
 
 def write_atomic(path: Path, data: bytes) -> Path:
-    """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
+    """Write `data` to `path`; see `replace`."""
+    return replace(path, lambda part: part.write_bytes(data))
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` make the file at `path`, so that a reader, or a crash, sees the old one or the new, never a part.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        write: writes the whole content to the path it is given.
 
     Raises:
         StoreError: the disk refuses; the temporary file is gone.
@@ -154,27 +142,23 @@ def write_atomic(path: Path, data: bytes) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write_through(part, data)
+            write(part)
+            _sync(part)
             os.replace(part, path)  # noqa: PTH105 - the one call that must be atomic, by its own name
         finally:
             part.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        _sync(path.parent)  # the rename itself is durable only once the folder is
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {_why(error)}") from None
+        raise StoreError(f"cannot write {path}: {why(error)}") from None
     return path
 
 
-def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
-    """Append one line to `metrics.jsonl`; a loss that is no longer finite is written as null.
-
-    Raises:
-        StoreError: the disk refuses.
-    """
+def status(path: Path) -> str | None:
+    """Return the status of the record at `path`; None where there is no readable one."""
     try:
-        with (folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_without_nan(row), allow_nan=False) + "\n")
-    except OSError as error:
-        raise StoreError(f"cannot write {folder / METRICS}: {_why(error)}") from None
+        return str(read(path)["status"])
+    except PruneboardError:
+        return None
 
 
 def read(path: Path) -> Record:
@@ -190,7 +174,7 @@ def read(path: Path) -> Record:
     except FileNotFoundError:
         raise NotFoundError(f"no record at {path}: name a run folder or its {RUN}") from None
     except OSError as error:
-        raise StoreError(f"cannot be read: {_why(error)}") from None
+        raise StoreError(f"cannot be read: {why(error)}") from None
     except RecursionError:
         raise StoreError("is not a record: it nests too deep") from None
     except ValueError as error:  # bad UTF-8 and bad JSON are both of this kind
@@ -228,39 +212,13 @@ def _component(name: str) -> str:
     return f"_{clean}" if clean in ("", FAILURES, SUPERSEDED) else clean
 
 
-def _set_aside(folder: Path, *, force: bool) -> None:
-    path = folder / RUN
-    done = _is_done(path)
-    if done and not force:
-        raise StoreError(f"{path} is a finished record; --force runs again and keeps it in {SUPERSEDED}/")
-    shelf = folder / (SUPERSEDED if done else FAILURES)
-    shelf.mkdir(exist_ok=True)
-    number = 1 + max((int(file.stem) for file in _numbered(shelf)), default=0)
-    path.rename(shelf / f"{number:02d}.json")
-    _sync_folder(shelf)
-
-
-def _is_done(path: Path) -> bool:
-    try:
-        return bool(read(path)["status"] == "done")
-    except PruneboardError:
-        return False
-
-
-def _numbered(shelf: Path) -> list[Path]:
+def numbered(shelf: Path) -> list[Path]:
+    """Return the records on a shelf, `NN.json`."""
     return [file for file in shelf.glob("*.json") if re.fullmatch(r"[0-9]{1,9}", file.stem)]
 
 
-def _write_through(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    # The rename itself is durable only once the folder is.
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -287,12 +245,6 @@ def _finite(text: str) -> float:
     return number
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _run_files(path: Path, found: Scan) -> list[Path]:
     try:
         if path.is_file():
@@ -300,10 +252,10 @@ def _run_files(path: Path, found: Scan) -> list[Path]:
         if not path.is_dir():
             raise NotFoundError(f"no such folder: {path}; name a results folder or a run folder")
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {_why(error)}") from None
+        raise StoreError(f"cannot read {path}: {why(error)}") from None
 
     def skip(error: OSError) -> None:
-        found.problems.append((Path(error.filename), f"cannot be read: {_why(error)}"))
+        found.problems.append((Path(error.filename), f"cannot be read: {why(error)}"))
 
     files = []
     for folder, below, names in os.walk(path, onerror=skip):
@@ -316,7 +268,7 @@ def _run_files(path: Path, found: Scan) -> list[Path]:
 def _count_shelves(folder: Path, below: list[str], found: Scan) -> None:
     for name, counts in ((FAILURES, found.failures), (SUPERSEDED, found.superseded)):
         if name in below:
-            counts[folder] = len(_numbered(folder / name))
+            counts[folder] = len(numbered(folder / name))
 
 
 def _take(file: Path, found: Scan) -> None:
@@ -338,7 +290,3 @@ def _overlaps(path: Path, seen: set[Path]) -> bool:
 def _first(found: Scan) -> str:
     path, reason = found.problems[0]
     return f"{path} {reason}"
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or str(error)

@@ -1,7 +1,8 @@
 """The loop: the same budget, data, optimizer and schedule for every method, on one page.
 
 Per optimizer step: `before_step` -> (forward, loss, backward) x forward passes -> the optimizer ->
-`after_step`. At `harden_step` masks become final, and the remaining steps fine-tune the weights.
+`after_step`. At `harden_step` masks become final, and the remaining steps fine-tune the weights. A run that
+was stopped goes on from its newest checkpoint, and ends as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pruneboard import scores
+from pruneboard import scores, stopping
 from pruneboard.api import Batch, DenseGradientPruner, Layer, Progress, Pruner, ScoringPruner
+from pruneboard.checkpoint import Keeper, SoFar
 from pruneboard.data import BatchPlan, Dataset, calibration_batches, eval_batches, steps_per_epoch, train_batches
 from pruneboard.draws import key
 from pruneboard.engine import Engine
@@ -121,11 +123,16 @@ class Training:
     method: str
     listener: Listener
     start: Start
+    keeper: Keeper
+    began: float
+    """When this attempt did, by `time.perf_counter`."""
     watch: MaskWatch = field(default_factory=MaskWatch)
-    hook_seconds: float = 0.0
-    scoring_passes: int = 0
-    gates_sha256: str | None = None
-    best_validation: dict[str, Any] = field(default_factory=dict)
+    so_far: SoFar = field(default_factory=SoFar)
+
+    @property
+    def seconds(self) -> float:
+        """What the run has taken until now, over all attempts."""
+        return self.so_far.seconds + time.perf_counter() - self.began
 
     @property
     def epochs(self) -> int:
@@ -157,25 +164,69 @@ class Training:
             check_finite(self, self.clock.step)  # weights that are no numbers explain it better
             raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
         finally:
-            self.hook_seconds += time.perf_counter() - start
+            self.so_far.hook_seconds += time.perf_counter() - start
+
+
+def resume(run: Training, attempt: Mapping[str, Any]) -> None:
+    """Go on from the newest checkpoint, if there is one; `attempt` says what on."""
+    found = run.keeper.restore(run.engine, run.watch)
+    if found is not None:
+        run.listener.on_phase(f"going on from step {found.step}")
+        run.so_far = found
+        if found.gates_sha256 is not None:
+            freeze_gates(run.engine.groups)
+    run.so_far.attempts.append({"step": run.so_far.step, **attempt})
 
 
 def fit(run: Training) -> None:
-    """Train the whole budget, hardening on the way, and leave statistics re-estimated on the final weights."""
-    prune_before_training(run)
-    for epoch in range(run.epochs):
-        first = epoch * run.budget.steps_per_epoch
-        losses = Losses(run)
-        for step, batches in enumerate(train_batches(run.dataset, run.plan, epoch=epoch), start=first):
-            if step == run.budget.harden_step:
-                harden(run, step)
-            losses.add(step, train_step(run, step, batches))
-        _close_epoch(run, epoch, losses.mean())
-    if run.gates_sha256 is None:
+    """Train what is left of the budget, hardening on the way, and leave statistics re-estimated on the final weights.
+
+    Raises:
+        InterruptedRunError: SIGTERM came; the run is saved.
+        KeyboardInterrupt: SIGINT came; the run is saved.
+    """
+    if not run.so_far.step:
+        prune_before_training(run)
+    with stopping.requests() as request:
+        train_epochs(run, request)
+    if run.so_far.gates_sha256 is None:
         harden(run, run.budget.harden_step)
     # For every method alike: what is folded then depends on the final weights, not on when masks were fixed.
     reestimate(run.engine, calibration_batches(run.dataset, run.plan))
     check_frozen(run)
+
+
+def train_epochs(run: Training, request: stopping.Request) -> None:
+    """Take the steps that are left, with a checkpoint every few of them and at the end of each epoch."""
+    so_far = run.so_far
+    losses = Losses(run)
+    for epoch in range((so_far.step - so_far.epoch_steps) // run.budget.steps_per_epoch, run.epochs):
+        for batches in train_batches(run.dataset, run.plan, epoch=epoch, start=so_far.epoch_steps):
+            if so_far.step == run.budget.harden_step:
+                harden(run, so_far.step)
+            losses.add(so_far.step, train_step(run, so_far.step, batches))
+            so_far.step += 1
+            so_far.epoch_steps += 1
+            _stop_or_save(run, losses, request)
+        _close_epoch(run, epoch, losses.close())
+        save(run, losses)
+
+
+def _stop_or_save(run: Training, losses: Losses, request: stopping.Request) -> None:
+    """Between two steps: stop where any process was asked to, and save where that is due."""
+    step = run.so_far.step
+    # All stop at the same step. Asking waits for the device, so on GPUs it is done every few steps.
+    asked = run.engine.device.type == "cpu" or run.engine.world == 1 or step % CHECK_EVERY == 0
+    number = run.engine.largest(request.number) if asked else 0
+    if number or (run.keeper.due(step) and step % run.budget.steps_per_epoch):  # an epoch's end is saved anyway
+        save(run, losses)
+    if number:
+        raise stopping.interruption(number, f", saved at step {step}")
+
+
+def save(run: Training, losses: Losses) -> None:
+    """Write a checkpoint."""
+    run.keeper.save(run.engine, run.watch, replace(run.so_far, epoch_loss=losses.total(), seconds=run.seconds))
 
 
 def prune_before_training(run: Training) -> None:
@@ -189,7 +240,7 @@ def prune_before_training(run: Training) -> None:
     found = run.hook("score", lambda: pruner.score(view, batches))
     masks = run.hook("score", lambda: scores.top_k(found, scores.budget(run.layers)))
     scores.set_masks(run.layers, masks)
-    run.scoring_passes = view.images
+    run.so_far.scoring_passes = view.images
 
 
 def train_step(run: Training, step: int, batches: Sequence[Batch]) -> Tensor:
@@ -236,8 +287,8 @@ def harden(run: Training, step: int) -> None:
     at = run.progress(step)
     run.hook("harden", lambda: run.pruner.harden(run.layers, at, lambda: validation_top1(run)))
     freeze_gates(run.engine.groups)
-    check_ranks(run)
-    run.gates_sha256 = state_sha256(gate_tensors(run.layers))
+    check_ranks(run, step)
+    run.so_far.gates_sha256 = state_sha256(gate_tensors(run.layers))
     reestimate(run.engine, calibration_batches(run.dataset, run.plan))
 
 
@@ -259,6 +310,7 @@ def validation_top1(run: Training) -> float:
 
 def validate(run: Training) -> Scores:
     """Evaluate the model as it stands on the validation split."""
+    check_ranks(run, run.clock.step)
     run.engine.model.eval()
     plan = run.plan
     batches = eval_batches(
@@ -272,16 +324,27 @@ def validate(run: Training) -> Scores:
     return evaluate(run.engine.forward, batches, len(run.dataset.classes), run.engine.sum)
 
 
-def check_ranks(run: Training) -> None:
-    """Fail if any gate tensor differs between processes, naming the first."""
-    name = run.engine.first_difference(gate_tensors(run.layers))
+def check_ranks(run: Training, step: int) -> None:
+    """Fail if masks or weights differ between processes, or from the copy that the optimizer goes by.
+
+    Raises:
+        AuditError: naming the first tensor that does.
+    """
+    weights = dict(run.engine.model.named_parameters())
+    name = run.engine.first_difference({**gate_tensors(run.layers), **weights})
     if name is not None:
-        raise AuditError(f"method {run.method}: gate tensor {name} differs between processes after hardening")
+        raise AuditError(f"method {run.method}: tensor {name} differs between processes at step {step}")
+    name = run.engine.first_unassigned(weights)
+    if name is not None:
+        raise AuditError(
+            f"method {run.method}: {name} was written in place, which ZeRO undoes at the next step: "
+            "write it with Progress.assign"
+        )
 
 
 def check_frozen(run: Training) -> None:
     """Fail if a gate changed after hardening."""
-    if run.gates_sha256 != state_sha256(gate_tensors(run.layers)):
+    if run.so_far.gates_sha256 != state_sha256(gate_tensors(run.layers)):
         raise AuditError(f"method {run.method}: a gate changed after hardening; every mask must be final there")
 
 
@@ -289,30 +352,37 @@ class Losses:
     """The losses of one epoch, averaged over processes when asked; looked at every few steps."""
 
     def __init__(self, run: Training) -> None:
-        """Start an epoch."""
+        """Start with what the open epoch has so far."""
         self._run = run
-        self._total = torch.zeros((), dtype=torch.float64, device=run.engine.device)
-        self._count = 0
+        mine = run.so_far.epoch_loss * run.engine.world if run.engine.rank == 0 else 0.0
+        self._total = torch.tensor(mine, dtype=torch.float64, device=run.engine.device)
 
     def add(self, step: int, loss: Tensor) -> None:
         """Record the loss of `step`; every few steps, show it and check that it is finite."""
         self._total += loss
-        self._count += 1
         done = step + 1
         if done % CHECK_EVERY and done != self._run.budget.total:
             return
-        value = float(loss)
+        value = self._mean(loss)  # over processes, so that all of them see a loss that is not finite
         if not math.isfinite(value):
             raise DivergedError(f"the loss is {value} at step {step}: lower the learning rate (--lr) or clip (--clip)")
         self._run.listener.on_step(done, self._run.budget.total, value)
 
-    def mean(self) -> float:
-        """Return the epoch's mean loss over all processes, or raise if it is not finite."""
-        engine = self._run.engine
-        value = float(engine.sum(self._total)) / (engine.world * self._count)
+    def total(self) -> float:
+        """Return the sum over the open epoch's steps."""
+        return self._mean(self._total)
+
+    def close(self) -> float:
+        """Return the epoch's mean loss and start the next, or raise if it is not finite."""
+        value = self.total() / self._run.so_far.epoch_steps
         if not math.isfinite(value):
             raise DivergedError(f"the loss is {value} at the end of an epoch: lower the learning rate (--lr)")
+        self._total.zero_()
+        self._run.so_far.epoch_steps = 0
         return value
+
+    def _mean(self, value: Tensor) -> float:
+        return float(self._run.engine.sum(value)) / self._run.engine.world
 
 
 def _close_epoch(run: Training, epoch: int, loss: float) -> None:
@@ -330,8 +400,8 @@ def _close_epoch(run: Training, epoch: int, loss: float) -> None:
         **run.watch.look(run.layers),
         "diagnostics": dict(run.hook("diagnostics", lambda: run.pruner.diagnostics(run.layers, at))),
     }
-    if found.top1 > run.best_validation.get("top1", -1.0):
-        run.best_validation = {"top1": found.top1, "epoch": epoch + 1}
+    if found.top1 > run.so_far.best_validation.get("top1", -1.0):
+        run.so_far.best_validation = {"top1": found.top1, "epoch": epoch + 1}
     run.listener.on_epoch(row)
 
 

@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from pruneboard import store
+from pruneboard import runfolder, store
 from pruneboard.record import Record, content_hash, fingerprint
 
 LAYERS = {"conv1": 1000, "layer1.0.conv1": 8000, "fc": 1000}
@@ -87,7 +87,7 @@ def put(results: Path, made: Record, *, force: bool = False) -> Path:
         seed=made["seed"],
         hash=made["hash"],
     )
-    store.begin(folder, force=force)
+    runfolder.begin(folder, force=force)
     store.put(folder, made)
     return folder
 

@@ -12,7 +12,7 @@ import torch
 from runs import folder, run, tiny
 from writer import Writer
 
-from pruneboard import experiment, registry, store
+from pruneboard import experiment, registry, runfolder
 from pruneboard.api import Progress
 from pruneboard.audit import count, sparsity_block
 from pruneboard.data import Split
@@ -197,7 +197,7 @@ def noise_like(images):
 def executed(results, test_images, method, **options):
     """A run's record on these test images, and what happened in order."""
     job, dataset = prepare(tiny(results, method, options=options))
-    store.begin(job.folder)
+    runfolder.begin(job.folder)
     watched = Watched(test_images(dataset.test.images.stored))
     split = Split(watched, dataset.test.rows, dataset.test.labels)
     record = experiment.execute(job, Diary(watched.seen), dataclasses.replace(dataset, test=split))

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from records import put, record
 
-from pruneboard import store
+from pruneboard import runfolder, store
 from pruneboard.errors import NotFoundError, StoreError
 
 NAMES = st.text(max_size=300)
@@ -123,7 +123,7 @@ def test_a_kill_before_the_rename_leaves_no_record_and_the_next_begin_cleans_up(
     assert part.endswith(".part")
     with pytest.raises(NotFoundError):
         store.scan([tmp_path])
-    store.begin(tmp_path)
+    runfolder.begin(tmp_path)
     assert files_below(tmp_path) == []
 
 
@@ -140,10 +140,10 @@ def test_failed_attempts_are_numbered_and_kept(tmp_path):
     made = [record(status=status) for status in ("diverged", "oom", "timeout")]
     for attempt in made:
         folder = put(tmp_path, attempt)
-        store.append_metrics(folder, {"step": 1})
+        runfolder.append_metrics(folder, {"step": 1})
         for name in ("model.safetensors", "log.txt", "events.out.tfevents.1"):
             (folder / name).touch()
-    store.begin(folder)
+    runfolder.begin(folder)
     assert files_below(folder) == ["failures", *(f"failures/0{i}.json" for i in (1, 2, 3))]
     assert [store.read(folder / "failures" / f"0{i}.json") for i in (1, 2, 3)] == made
 
@@ -153,7 +153,7 @@ def test_numbering_goes_on_after_a_gap(tmp_path):
     folder = put(tmp_path, record(status="oom"))
     (folder / "failures").mkdir()
     (folder / "failures" / "99.json").touch()
-    store.begin(folder)
+    runfolder.begin(folder)
     assert files_below(folder / "failures") == ["100.json", "99.json"]
 
 
@@ -162,7 +162,7 @@ def test_a_finished_record_moves_only_when_forced(tmp_path):
     first, second = record(top1=0.8), record(top1=0.9)
     folder = put(tmp_path, first)
     with pytest.raises(StoreError, match="--force"):
-        store.begin(folder)
+        runfolder.begin(folder)
     assert store.read(folder / "run.json") == first
     put(tmp_path, second, force=True)
     assert store.read(folder / "superseded" / "01.json") == first
@@ -172,14 +172,14 @@ def test_a_finished_record_moves_only_when_forced(tmp_path):
 def test_an_unreadable_record_is_kept_as_a_failure(tmp_path):
     """A damaged run.json is set aside byte for byte, never deleted."""
     (tmp_path / "run.json").write_bytes(b"\xff{")
-    store.begin(tmp_path)
+    runfolder.begin(tmp_path)
     assert (tmp_path / "failures" / "01.json").read_bytes() == b"\xff{"
 
 
 def test_metrics_are_one_json_line_each(tmp_path):
     """Rows are appended as they come; a loss that is not finite becomes null."""
-    store.append_metrics(tmp_path, {"step": 0, "loss": 2.5})
-    store.append_metrics(tmp_path, {"step": 1, "validation": {"loss": float("nan")}})
+    runfolder.append_metrics(tmp_path, {"step": 0, "loss": 2.5})
+    runfolder.append_metrics(tmp_path, {"step": 1, "validation": {"loss": float("nan")}})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"step": 0, "loss": 2.5}, {"step": 1, "validation": {"loss": None}}]
 
@@ -216,11 +216,11 @@ def test_a_folder_that_refuses_everybody_is_one_line():
     with pytest.raises(StoreError, match="cannot write results to /proc/self/results: "):
         store.check_writable("/proc/self/results")
     with pytest.raises(StoreError, match="cannot make"):
-        store.begin(Path("/proc/self/results"))
+        runfolder.begin(Path("/proc/self/results"))
     with pytest.raises(StoreError, match="cannot write"):
         store.write_atomic(Path("/proc/self/results/x"), b"")
     with pytest.raises(StoreError, match="cannot write"):
-        store.append_metrics(Path("/proc/self/results"), {})
+        runfolder.append_metrics(Path("/proc/self/results"), {})
 
 
 HOSTILE = {

@@ -28,16 +28,25 @@ class PopupGate(Gate):
 
     Attributes:
         score: parameter of the weight's shape; 0 until the first step draws it.
-        keep: positions kept, None for all. Set from `Layer.keep` before every step, so it is no state.
+        budget: buffer of shape (1,), int64: positions kept; all of them until the first step.
     """
 
     score: nn.Parameter
+    budget: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         """Start with every position kept and every score 0."""
         super().__init__()
         self.score = nn.Parameter(torch.zeros_like(weight))
-        self.keep: int | None = None
+        self.register_buffer("budget", torch.tensor([weight.numel()]))
+        self._keep = weight.numel()  # `budget` again: to look at a buffer is to wait for the device
+        self.register_load_state_dict_post_hook(_look)  # type: ignore[no-untyped-call]
+
+    def limit(self, keep: int | None) -> None:
+        """Keep `keep` positions from now on; None changes nothing."""
+        if keep is not None and keep != self._keep:
+            self.budget.fill_(keep)
+            self._keep = keep
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return w * m, whose gradient passes straight through m to the score."""
@@ -54,8 +63,14 @@ class PopupGate(Gate):
         Raises:
             ValueError: a score is NaN or infinite.
         """
-        keep = self.score.numel() if self.keep is None else self.keep
-        return top_k([self.score.detach().abs()], keep)[0]
+        return top_k([self.score.detach().abs()], self._keep)[0]
+
+
+def _look(gate: nn.Module, incompatible: object) -> None:
+    """Follow the buffer `budget` that was just loaded."""
+    del incompatible
+    assert isinstance(gate, PopupGate)
+    gate._keep = int(gate.budget)
 
 
 class _Popup(torch.autograd.Function):
@@ -168,7 +183,7 @@ class EdgePopup(Pruner[PopupGate]):
     def before_step(self, layers: Layers, at: Progress) -> None:
         """Hand every gate its budget; in the first step, draw its scores."""
         for layer in layers:
-            layer.gate.keep = layer.keep
+            layer.gate.limit(layer.keep)
             if at.step == 0:
                 drawn = initial_scores(layer.dense, at.generator(layer))
                 at.assign(layer.gate.score, drawn.to(layer.gate.score.device))
@@ -177,7 +192,7 @@ class EdgePopup(Pruner[PopupGate]):
         """Hand every gate its budget; the masks are those of the last scores."""
         del at, validate
         for layer in layers:
-            layer.gate.keep = layer.keep
+            layer.gate.limit(layer.keep)
 
     def diagnostics(self, layers: Layers, at: Progress) -> Mapping[str, float]:
         """Return the mean of |score| over all layers."""

@@ -17,17 +17,19 @@ class LineProgress:
     def __init__(self) -> None:
         """Start before the first step."""
         self._total = 0
-        self._started = time.monotonic()
+        self._first: tuple[int, float] | None = None  # a run may go on from a checkpoint
 
     def on_step(self, step: int, total: int, loss: float) -> None:
-        """Remember the budget."""
-        del step, loss
+        """Remember the budget, and when which step was first seen."""
+        del loss
         self._total = total
+        self._first = self._first or (step, time.monotonic())
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
         """Print the epoch, and the time left at the pace so far."""
         step = row["step"]
-        left = (time.monotonic() - self._started) / step * max(0, self._total - step)
+        first, since = self._first or (step, time.monotonic())
+        left = (time.monotonic() - since) / max(1, step - first) * max(0, self._total - step)
         eta = f"{int(left) // 60}:{int(left) % 60:02}"
         line = f"epoch {row['epoch']:>3}  step {step}/{self._total}  {_figures(row)}  ETA {eta}"
         print(line, file=sys.stderr, flush=True)
@@ -48,7 +50,7 @@ class LiveProgress:
 
     def on_step(self, step: int, total: int, loss: float) -> None:
         """Move the bar."""
-        bar = self._started(total)
+        bar = self._started(step, total)
         bar.update(self._task, completed=step, loss=f"loss {loss:.3f}", row=self._row)
         if step == total:
             bar.stop()
@@ -63,11 +65,11 @@ class LiveProgress:
         """Print it above the bar."""
         (self._bar.console if self._bar is not None else Console(stderr=True)).print(message, style="dim")
 
-    def _started(self, total: int) -> Progress:
+    def _started(self, step: int, total: int) -> Progress:
         if self._bar is None:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn())
             self._bar = Progress(*columns, TextColumn("{task.fields[row]}"), console=Console(stderr=True))
-            self._task = self._bar.add_task("steps", total=total, loss="", row="")
+            self._task = self._bar.add_task("steps", total=total, completed=step, loss="", row="")
             self._bar.start()
         return self._bar
 

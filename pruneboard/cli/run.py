@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from pruneboard import registry
-from pruneboard.errors import InterruptedRunError, RunError, UnknownNameError, UsageError
+from pruneboard import registry, stopping
+from pruneboard.errors import RunError, UnknownNameError, UsageError
 from pruneboard.launch import World
 from pruneboard.spec import (
     RECIPE_FIELDS,
@@ -136,9 +136,21 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.option("--procs", type=int, default=1, show_default=True, help="Processes on this machine.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(
+    "--checkpoint-every",
+    type=int,
+    metavar="N",
+    default=1000,
+    show_default=True,
+    help="Steps between checkpoints, besides one at the end of every epoch; 0: only there.",
+)
+@click.option(
     "--results", type=click.Path(), default="results", show_default=True, help="Folder that holds one folder per run."
 )
-@click.option("--force", is_flag=True, help="Run again although it is done; the old record moves to superseded/.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Start again, although it is done (the record moves to superseded/) or could go on.",
+)
 @click.option("--tensorboard", is_flag=True, help="Write event files into the run's folder.")
 @click.option("--dry-run", is_flag=True, help="Print what would run and where each value came from, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, logs on standard error.")
@@ -162,6 +174,7 @@ def command(
     pruneboard run --method magnitude --model resnet20_cifar --dataset folder --data-dir DIR --sparsity 0.95
 
     A run that is already done, with the same method version, options, data and training, is not repeated.
+    One that was stopped goes on from its last checkpoint, on any number of processes.
     """
     specs = [build_spec(given, one) for one in seed_list(seeds, seed)]
     for spec in specs[:1]:
@@ -169,7 +182,7 @@ def command(
     if dry_run:
         _print_plan(ctx, specs[0], as_json=as_json)
         return 0
-    previous = signal.signal(signal.SIGTERM, _terminated)
+    previous = signal.signal(signal.SIGTERM, stopping.at_once)
     try:
         return _run_all(specs, as_json=as_json, quiet=quiet)
     finally:
@@ -257,11 +270,6 @@ def _listener() -> Any:
     from pruneboard.cli.progress import LineProgress, LiveProgress
 
     return LiveProgress() if sys.stderr.isatty() else LineProgress()
-
-
-def _terminated(number: int, frame: object) -> None:
-    del number, frame
-    raise InterruptedRunError("stopped by SIGTERM: run the same command again")
 
 
 def _print_plan(ctx: click.Context, spec: RunSpec, *, as_json: bool) -> None:

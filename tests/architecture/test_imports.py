@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 LAYERS: list[set[str]] = [
-    {"errors", "draws", "leaving"},
+    {"errors", "draws", "leaving", "stopping"},
     {"api", "spec", "scores"},
     {"registry", "record", "gates", "optim", "engine", "models", "data", "signals", "evaluate", "audit", "provenance"},
-    {"masks", "train", "cost", "store", "leaderboard", "stats", "launch"},
+    {"masks", "checkpoint", "train", "cost", "runfolder", "store", "leaderboard", "stats", "launch"},
     {"ablate", "describe", "prepare", "assemble", "experiment", "report", "boards", "testing"},
     {"cli", "__main__", "__init__"},
 ]
@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
 
 NEEDS_TORCH = {
     *("api", "scores", "gates", "optim", "engine", "models", "data", "signals", "evaluate", "audit"),
-    *("masks", "train", "cost", "ablate", "describe", "prepare", "assemble", "experiment", "testing"),
+    *("masks", "checkpoint", "train", "cost", "ablate", "describe", "prepare", "assemble", "experiment", "testing"),
 }
 """Units that work with tensors."""
 

@@ -39,7 +39,7 @@ def gate_of(weight, score, keep):
     gate = PopupGate(weight)
     with torch.no_grad():
         gate.score.copy_(score)
-    gate.keep = keep
+    gate.limit(keep)
     return gate
 
 
@@ -159,7 +159,7 @@ def test_every_budget_is_exact_where_the_official_rounding_is_not():
         wrong += int((1 - percent / 100) * n) != n - keep
         layer = nn.Linear(n, 1, bias=False)
         (attached,) = attach(EdgePopup(sparsity=1 - percent / 100), [("only", layer)], DrawClock(0), hits_target=True)
-        attached.gate.keep = attached.keep
+        attached.gate.limit(attached.keep)
         assert int(attached.gate.kept(attached.dense).sum()) == keep
     assert (len(cases), wrong) == (204, 34)
 
@@ -375,19 +375,22 @@ def test_hardening_changes_nothing_but_sets_the_budget():
     layers = started(0.8)
     before = [(layer.gate.score.detach().clone(), layer.gate.kept(layer.dense)) for layer in layers]
     for layer in layers:
-        layer.gate.keep = None
+        layer.gate.limit(layer.dense.numel())
     pruner.harden(layers, at(STEPS), lambda: pytest.fail("edge-popup selects nothing"))
     for layer, (score, mask) in zip(layers, before, strict=True):
         assert torch.equal(layer.gate.score, score)
         assert torch.equal(layer.gate.kept(layer.dense), mask)
 
 
-def test_scores_are_all_the_state():
-    """A gate's only tensor is its score, of the weight's shape, and it is a trainable parameter."""
-    gate = PopupGate(torch.ones(3, 4))
-    assert list(gate.state_dict()) == ["score"]
+def test_score_and_budget_are_all_the_state():
+    """A gate loaded with another's score, of the weight's shape, and budget, keeps what that one keeps."""
+    gate = gate_of(torch.ones(3, 4), torch.randn(3, 4), 5)
+    assert list(gate.state_dict()) == ["score", "budget"]
     assert gate.score.requires_grad
     assert gate.score.shape == (3, 4)
+    other = PopupGate(torch.ones(3, 4))
+    other.load_state_dict(gate.state_dict())
+    assert torch.equal(other.mask(), gate.mask())
 
 
 def test_diagnostics_are_the_mean_size_of_the_scores():
