@@ -100,7 +100,7 @@ def test_a_stop_is_saved_at_its_step(tmp_path, monkeypatch, step):
     assert not (folder(tmp_path / "stopped") / "failures").exists()
 
 
-@pytest.mark.parametrize("name", ["str", "supermask probmask"])
+@pytest.mark.parametrize("name", ["str", "supermask edge-popup"])
 @pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 2), (2, 0)])
 def test_another_zero_stage_goes_on(tmp_path, monkeypatch, first, second, name):
     """A run goes on at another ZeRO stage and ends where the straight one does, to rounding, with the exact count."""
