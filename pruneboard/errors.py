@@ -12,7 +12,7 @@
         OutOfMemoryError            1   the device or the host has no memory left
       ConformanceError              3   a validation or conformance check failed
       NotFoundError                 4   no record where one was asked for
-      InterruptedRunError          75   stopped by SIGTERM or by the loss of a process; run it again
+      InterruptedRunError          75   stopped by SIGTERM or by the loss of a process; the same command goes on
 
 A message says what was found, where, what is allowed, and what to do. The command line prints it as
 one line, without a traceback.
@@ -97,7 +97,7 @@ class NotFoundError(PruneboardError):
 
 
 class InterruptedRunError(PruneboardError):
-    """A run stopped from outside (SIGTERM, a lost process): the same command runs it again."""
+    """A run stopped from outside (SIGTERM, a lost process): the same command goes on with it."""
 
     exit_code = 75
 

@@ -24,7 +24,7 @@ def cli() -> None:
     pruneboard compare results/
 
     Exit codes: 0 all good; 1 a run failed; 2 wrong usage; 3 a check failed; 4 no record found;
-    75 interrupted, run it again; 130 Ctrl-C.
+    75 interrupted, the same command goes on; 130 Ctrl-C.
     """
 
 

@@ -1,0 +1,111 @@
+"""Processes agree on masks and weights, and what a method writes survives the next step, at every ZeRO stage."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import pytest
+import torch
+from runs import tiny
+
+from pruneboard import experiment, registry, runfolder, train
+from pruneboard.api import MaskPruner
+from pruneboard.errors import AuditError
+from pruneboard.launch import Group
+from pruneboard.prepare import prepare
+from pruneboard.scores import kept_of
+
+TWO = {"overrides": {"epochs": 3, "norm_batch": 16}}
+
+
+def ready(place, method="magnitude", **options):
+    """A job whose folder is ready."""
+    job, _ = prepare(tiny(place, method, **options))
+    runfolder.begin(job.folder)
+    return job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differs(MaskPruner):
+    """Keeps the same number of positions on every process, and other ones."""
+
+    def before_step(self, layers, at):
+        rank = int(os.environ.get("RANK", "0"))
+        for layer in layers:
+            keep = torch.arange(layer.dense.numel()).roll(rank).reshape(layer.dense.shape) < layer.keep
+            layer.gate.set(keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritesInPlace(MaskPruner):
+    """Shrinks weights as one would without DeepSpeed."""
+
+    def before_step(self, layers, at):
+        for layer in layers:
+            layer.gate.set(torch.arange(layer.dense.numel()).reshape(layer.dense.shape) < layer.keep)
+
+    def after_step(self, layers, at):
+        with torch.no_grad():
+            layers[0].dense.mul_(0.5)
+
+
+def with_pruner(job, cls):
+    """Carry out `job` with another pruner."""
+    registry.build = lambda *_: cls(sparsity=0.5)
+    return experiment.guarded(job, experiment.Silent())
+
+
+def test_masks_that_differ_between_processes_fail_the_run(tmp_path):
+    """Masks of equal counts at other places are found at the first evaluation, and the first tensor is named."""
+    with pytest.raises(AuditError, match=r"tensor conv1\.0/keep differs between processes at step 4"):
+        Group(with_pruner, (ready(tmp_path, sparsity=0.5, **TWO), Differs), 2).result()
+
+
+@pytest.mark.parametrize("zero", [1, 2])
+def test_a_write_that_zero_would_undo_fails_the_run(tmp_path, monkeypatch, zero):
+    """At ZeRO stages 1 and 2 a weight written past `assign` is named; at stage 0 such a write is simply correct."""
+    monkeypatch.setattr(registry, "build", registry.build)
+    with pytest.raises(AuditError, match=r"conv1\.0\..* was written in place, which ZeRO undoes .* Progress\.assign"):
+        with_pruner(ready(tmp_path / "sharded", sparsity=0.5, zero=zero), WritesInPlace)
+    assert with_pruner(ready(tmp_path / "plain", sparsity=0.5), WritesInPlace)["status"] == "done"
+
+
+def probabilities(job):
+    """Return, over ProbMask's steps, the largest sum of probabilities, and their extremes, when the network sees them.
+
+    That is in the forward pass after the next optimizer step: what a projection wrote has to be there then.
+    """
+    sums, lowest, highest = [], [], []
+    whole = train._forward_backward
+
+    def watched(run, batches, passes):
+        found = [layer.gate.probability.detach() for layer in run.layers]
+        sums.append(sum(float(p.sum(dtype=torch.float64)) for p in found))
+        lowest.append(min(float(p.min()) for p in found))
+        highest.append(max(float(p.max()) for p in found))
+        assert run.engine.first_unassigned(dict(run.engine.model.named_parameters())) is None
+        return whole(run, batches, passes)
+
+    train._forward_backward = watched
+    experiment.guarded(job, experiment.Silent())
+    train._forward_backward = whole
+    return max(sums[-4:]), min(lowest), max(highest), max(sums)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("procs", [1, 2])
+def test_probmask_holds_its_budget_after_the_next_step(tmp_path, procs, zero):
+    """In every forward pass all probabilities are in [0, 1], and from the end of the ramp they sum to the budget."""
+    job = ready(tmp_path, "probmask", zero=zero, **TWO)
+    end, lowest, highest, start = Group(probabilities, (job,), procs).result()
+    n = sum(p.numel() for name, p in _plain(job) if name.endswith("weight") and p.dim() > 1)
+    assert (lowest >= 0, highest <= 1) == (True, True)
+    assert end <= kept_of(n, 0.9) * (1 + 1e-6)
+    assert start > end
+
+
+def _plain(job):
+    from pruneboard import models
+
+    return models.build_model(job.plan, init="random", seed=0).named_parameters()
