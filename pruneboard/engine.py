@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pruneboard import peers
 from pruneboard.optim import GroupedOptimizer
+from pruneboard.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,21 +42,21 @@ def boot(device: torch.device) -> Any:
     """
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else a warning on stdout at first use
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with _stdout_to_stderr():
+    world = World.current()
+    with _stdout_to_stderr(), peers.watched():
+        peers.join(world, cuda=device.type == "cuda")
         import deepspeed
 
         _quiet()
         if device.type == "cpu":
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        with _environment({} if "RANK" in os.environ else _ONE_PROCESS):
-            deepspeed.init_distributed(dist_backend=backend(device), verbose=False)
+        with _environment(_ONE_PROCESS if world.size == 1 else {}):
+            deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+        if world.size > 1:
+            from deepspeed.utils import groups
+
+            peers.limit_waiting(groups._get_data_parallel_group())  # the one it reduces over
     return deepspeed
-
-
-def backend(device: torch.device) -> str:
-    """Return the collective backend for `device`."""
-    return "nccl" if device.type == "cuda" else "gloo"
 
 
 def shutdown() -> None:
@@ -105,7 +107,8 @@ class Engine:
         self._zero = zero
         self._trains = bool(groups)
         optimizer = GroupedOptimizer(groups or [_nothing(device)])
-        with _stdout_to_stderr(), _environment({} if "RANK" in os.environ else _ONE_PROCESS):
+        alone = World.current().size == 1
+        with _stdout_to_stderr(), peers.watched(), _environment(_ONE_PROCESS if alone else {}):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=self.model, optimizer=optimizer, config=_config(micro_batch, clip, zero, precision)
             )
@@ -126,6 +129,7 @@ class Engine:
         with parametrize.cached():
             return self._engine(images).float()  # type: ignore[no-any-return]
 
+    @peers.watched()
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradients of `loss`; `last` marks the step's final one, after which they are reduced."""
         if not loss.requires_grad:  # nothing is trained, and no method asked for a gradient
@@ -133,6 +137,7 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss)
 
+    @peers.watched()
     def step(self) -> None:
         """Clip, take the optimizer's step and clear the gradients."""
         if self._trains:
@@ -170,6 +175,7 @@ class Engine:
             if value.shape == flat.shape:
                 value[place.start : place.start + place.numel].masked_fill_(part, 0)
 
+    @peers.watched()
     def sum(self, values: Tensor) -> Tensor:
         """Return `values` summed over all processes."""
         total = values.to(self.device).clone()
@@ -177,6 +183,7 @@ class Engine:
             self._comm.all_reduce(total)
         return total
 
+    @peers.watched()
     def average_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its mean over all processes (running statistics, dense gradients)."""
         if self.world == 1:
@@ -185,6 +192,7 @@ class Engine:
             self._comm.all_reduce(tensor)
             tensor.div_(self.world)
 
+    @peers.watched()
     def first_difference(self, tensors: Mapping[str, Tensor]) -> str | None:
         """Return the name of the first tensor whose bits differ between processes, or None.
 
