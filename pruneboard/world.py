@@ -40,7 +40,7 @@ class World:
             UsageError: it says only half of it, or what cannot be.
         """
         _take_slurm_step()
-        size, rank = _number("WORLD_SIZE"), _number("RANK")
+        size, rank, _ = (_number(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
         if rank is None and size in (None, 1):
             return cls(0, 1)
         if rank is None or size is None:
@@ -98,17 +98,20 @@ def _take_slurm_step() -> None:
     if "RANK" in os.environ or "WORLD_SIZE" in os.environ or rank is None or size is None or size < 2:
         return
     job, step = _number("SLURM_JOB_ID") or 0, _number("SLURM_STEP_ID") or 0
-    found = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": _number("SLURM_LOCALID")}
-    found["MASTER_PORT"] = FIRST_PORT + (64 * job + step) % PORTS
-    os.environ.update({name: str(value) for name, value in found.items() if value is not None} | dict(os.environ))
-    nodes = os.environ.get("SLURM_STEP_NODELIST", "")
-    host = "127.0.0.1" if _number("SLURM_STEP_NUM_NODES") == 1 else first_host(nodes)
-    if host:
-        os.environ.setdefault("MASTER_ADDR", host)
+    alone = _number("SLURM_STEP_NUM_NODES") == 1
+    found = {
+        "RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_RANK": os.environ.get("SLURM_LOCALID"),
+        "MASTER_ADDR": "127.0.0.1" if alone else first_host(os.environ.get("SLURM_STEP_NODELIST", "")),
+        "MASTER_PORT": FIRST_PORT + (64 * job + step) % PORTS,
+    }
+    for name, value in found.items():
+        if value not in (None, ""):
+            os.environ.setdefault(name, str(value))
 
 
 def _check_meeting_place(size: int) -> None:
-    _number("LOCAL_RANK")
     if not os.environ.get("MASTER_ADDR"):
         raise UsageError(
             f"MASTER_ADDR is not set: give all {size} processes the address of the host where RANK=0 runs, "
