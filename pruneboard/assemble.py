@@ -20,9 +20,9 @@ from pruneboard.data import BatchPlan, Dataset, Split, eval_batches, order_sha25
 from pruneboard.engine import Engine
 from pruneboard.errors import AuditError, DivergedError
 from pruneboard.evaluate import Scores, evaluate
-from pruneboard.launch import World
 from pruneboard.prepare import Job, micro_batch
 from pruneboard.train import Listener, Start, Training, plan_budget
+from pruneboard.world import World
 
 
 def training(job: Job, dataset: Dataset, device: torch.device, listener: Listener, began: float) -> Training:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pruneboard import runfolder
+from pruneboard import peers, runfolder
 from pruneboard.engine import Engine
 from pruneboard.errors import RunError, UsageError
 from pruneboard.evaluate import statistics
@@ -119,10 +119,12 @@ class Keeper:
         Collective: the first process reads, the others are told, so hosts need not share a file system.
         """
         found = self._newest() if engine.rank == 0 else None
-        heading = json.loads(engine.tell(json.dumps(found[1] if found else None)))
+        heading = peers.agree(lambda: found and found[1])
         if heading is None:
             return None
         _put_back(engine, watch, load_file(found[0]) if found else {})
+        if engine.rank == 0:
+            runfolder.cut_metrics(self.folder, heading["so_far"]["step"])
         return SoFar(**heading["so_far"])
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
@@ -192,7 +194,7 @@ def _put_back(engine: Engine, watch: MaskWatch, saved: Mapping[str, Tensor]) -> 
 def _distributed(engine: Engine, saved: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield the first process's tensors, by name and on the device, on every process."""
     layout = {name: [str(value.dtype).removeprefix("torch."), list(value.shape)] for name, value in saved.items()}
-    for name, (dtype, shape) in json.loads(engine.tell(json.dumps(layout))).items():
+    for name, (dtype, shape) in peers.agree(lambda: layout).items():
         empty = torch.empty(shape, dtype=getattr(torch, dtype))
         yield name, engine.broadcast(saved.get(name, empty).to(engine.device))
 

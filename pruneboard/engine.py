@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pruneboard import peers
 from pruneboard.optim import GroupedOptimizer
+from pruneboard.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,21 +42,21 @@ def boot(device: torch.device) -> Any:
     """
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else a warning on stdout at first use
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with _stdout_to_stderr():
+    world = World.current()
+    with _stdout_to_stderr(), peers.watched():
+        peers.join(world, cuda=device.type == "cuda")
         import deepspeed
 
         _quiet()
         if device.type == "cpu":
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        with _environment({} if "RANK" in os.environ else _ONE_PROCESS):
-            deepspeed.init_distributed(dist_backend=backend(device), verbose=False)
+        with _environment(_ONE_PROCESS if world.size == 1 else {}):
+            deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+        if world.size > 1:
+            from deepspeed.utils import groups
+
+            peers.limit_waiting(groups._get_data_parallel_group())  # the one it reduces over
     return deepspeed
-
-
-def backend(device: torch.device) -> str:
-    """Return the collective backend for `device`."""
-    return "nccl" if device.type == "cuda" else "gloo"
 
 
 def shutdown() -> None:
@@ -107,7 +109,8 @@ class Engine:
         # Asked first: ZeRO puts flat partitions in the place of the parameters.
         self._group_of = {id(parameter): index for index, group in enumerate(groups) for parameter in group["params"]}
         optimizer = GroupedOptimizer(groups or [_nothing(device)])
-        with _stdout_to_stderr(), _environment({} if "RANK" in os.environ else _ONE_PROCESS):
+        alone = World.current().size == 1
+        with _stdout_to_stderr(), peers.watched(), _environment(_ONE_PROCESS if alone else {}):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=self.model, optimizer=optimizer, config=_config(micro_batch, clip, zero, precision)
             )
@@ -128,6 +131,7 @@ class Engine:
         with parametrize.cached():
             return self._engine(images).float()  # type: ignore[no-any-return]
 
+    @peers.watched()
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradients of `loss`; `last` marks the step's final one, after which they are reduced."""
         if not loss.requires_grad:  # nothing is trained, and no method asked for a gradient
@@ -135,6 +139,7 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss)
 
+    @peers.watched()
     def step(self) -> None:
         """Clip, take the optimizer's step and clear the gradients."""
         if self._trains:
@@ -218,6 +223,7 @@ class Engine:
         positions = slice(ours.start, ours.start + ours.numel)
         return _Part(positions, flat[held.start : held.start + held.numel])
 
+    @peers.watched()
     def sum(self, values: Tensor) -> Tensor:
         """Return `values` summed over all processes."""
         total = values.to(self.device).clone()
@@ -225,6 +231,7 @@ class Engine:
             self._comm.all_reduce(total)
         return total
 
+    @peers.watched()
     def average_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its mean over all processes (running statistics, dense gradients)."""
         if self.world == 1:
@@ -233,22 +240,14 @@ class Engine:
             self._comm.all_reduce(tensor)
             tensor.div_(self.world)
 
-    def tell(self, text: str) -> str:
-        """Return the first process's `text` on every process."""
-        if self.world == 1:
-            return text
-        size = self.broadcast(torch.tensor([len(text.encode())], device=self.device))
-        room = torch.zeros(int(size), dtype=torch.uint8)
-        if self.rank == 0:
-            room = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-        return bytes(self.broadcast(room.to(self.device)).cpu().numpy()).decode()
-
+    @peers.watched()
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Return `tensor`, contiguous and on the device, after the first process's values were copied into it."""
         if self.world > 1:
             self._comm.broadcast(tensor, src=0)
         return tensor
 
+    @peers.watched()
     def gather(self, tensor: Tensor) -> Tensor:
         """Return every process's `tensor`, stacked by rank: [world, ...]."""
         parts = [tensor]
@@ -257,6 +256,7 @@ class Engine:
             self._comm.all_gather(parts, tensor)
         return torch.stack(parts)
 
+    @peers.watched()
     def largest(self, number: int) -> int:
         """Return the largest `number` of any process."""
         if self.world == 1:
@@ -265,6 +265,7 @@ class Engine:
         self._comm.all_reduce(found, op=self._comm.ReduceOp.MAX)
         return int(found)
 
+    @peers.watched()
     def first_difference(self, tensors: Mapping[str, Tensor]) -> str | None:
         """Return the name of the first tensor whose bits differ between processes, or None.
 

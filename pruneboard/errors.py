@@ -13,6 +13,7 @@
       ConformanceError              3   a validation or conformance check failed
       NotFoundError                 4   no record where one was asked for
       InterruptedRunError          75   stopped by SIGTERM or by the loss of a process; the same command goes on
+        LostPeerError              75   the same, as another process of the run noticed it
 
 A message says what was found, where, what is allowed, and what to do. The command line prints it as
 one line, without a traceback.
@@ -100,6 +101,19 @@ class InterruptedRunError(PruneboardError):
     """A run stopped from outside (SIGTERM, a lost process): the same command goes on with it."""
 
     exit_code = 75
+
+
+class LostPeerError(InterruptedRunError):
+    """The connection to another process of the run broke: all that this one knows is that it is gone."""
+
+
+def rebuilt(kind: str, message: str) -> PruneboardError:
+    """Return the error of class `kind` with `message`, as another process told it; a `RunError` if there is none."""
+    found = globals().get(kind)
+    cls = found if isinstance(found, type) and issubclass(found, PruneboardError) else RunError
+    error = cls.__new__(cls)
+    error.args = (message,)
+    return error
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from pruneboard import ablate, assemble, runfolder, store, train
+from pruneboard import ablate, assemble, peers, runfolder, store, train
 from pruneboard.data import Dataset
 from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError
-from pruneboard.launch import World, launch
-from pruneboard.prepare import Job, open_data, pick_device, prepare
+from pruneboard.launch import launch
+from pruneboard.prepare import Job, open_data, pick_device, prepare, wants_cuda
 from pruneboard.spec import RunSpec
 from pruneboard.train import Listener
+from pruneboard.world import World
 
 logger = logging.getLogger("pruneboard")
 
@@ -40,12 +41,17 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
         InterruptedRunError: stopped by SIGTERM or by a lost process.
     """
     world = World.current()
-    job, dataset = prepare(spec)
-    finished = store.finished(job.folder, job.hash)
-    if finished is not None and not spec.force:
-        return finished
+    with peers.together(world, cuda=wants_cuda(spec)):
+        job, dataset = prepare(spec)
+        peers.check_same(job.hash)
+        # Only the first process sees the results.
+        finished = peers.agree(lambda: None if spec.force else store.finished(job.folder, job.hash))
+        return finished or _attempt(job, listener or Silent(), world, dataset)
+
+
+def _attempt(job: Job, listener: Listener, world: World, dataset: Dataset) -> dict[str, Any]:
     with _folder(job, world), _recorded(job, world):
-        outcome = launch(guarded, (job, listener or Silent()), spec.procs, world, dataset)
+        outcome = launch(guarded, (job, listener), job.spec.procs, world, dataset)
         if world.leads:
             store.put(job.folder, outcome)
             runfolder.drop_checkpoints(job.folder)
@@ -89,8 +95,8 @@ def guarded(job: Job, listener: Listener, dataset: Dataset | None = None) -> dic
 def _told(job: Job, watcher: Listener, dataset: Dataset | None) -> dict[str, Any]:
     try:
         return execute(job, watcher, dataset)
-    except InterruptedRunError:
-        raise
+    except InterruptedRunError as error:
+        raise peers.cause(error) from None
     except RunError:
         logger.exception("the run failed")
         raise

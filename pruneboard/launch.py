@@ -1,7 +1,8 @@
 """One process, or several: the same run either way.
 
 One process runs in place, without any launcher. `--procs N` starts N on this machine; under torchrun, the
-`deepspeed` launcher or srun every process finds its place in the environment and is used as it is.
+`deepspeed` launcher or srun every process finds its place in the environment (`pruneboard.world`) and is used as
+it is.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
-from pruneboard import errors, stopping
-from pruneboard.errors import InterruptedRunError, PruneboardError, RunError
+from pruneboard import stopping
+from pruneboard.errors import InterruptedRunError, LostPeerError, PruneboardError, rebuilt
 from pruneboard.leaving import leave
+from pruneboard.world import World
 
 R = TypeVar("R")
 
@@ -29,24 +30,6 @@ LOOK_SECONDS = 0.2
 
 GRACE_SECONDS = 1.0
 """How long to listen for the cause once the first sign of a failure is seen: peers of a lost process fail too."""
-
-
-@dataclass(frozen=True)
-class World:
-    """This process's place among those of a run."""
-
-    rank: int
-    size: int
-
-    @classmethod
-    def current(cls) -> World:
-        """Return what the environment says; alone where it says nothing."""
-        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes and speaks."""
-        return self.rank == 0
 
 
 def launch(target: Callable[..., R], arguments: tuple[Any, ...], procs: int, world: World, local: Any) -> R:
@@ -132,10 +115,13 @@ class Group:
             self._processes[rank].join(5)
             code = self._processes[rank].exitcode
             return InterruptedRunError(f"process {rank} was lost (exit code {code}): run the same command again")
-        return value if kind == "" else _rebuilt(kind, value)
+        return value if kind == "" else rebuilt(kind, value)
 
     def _cause(self, results: dict[int, Any]) -> BaseException:
-        """Return the failure that explains the others: a lost process before its peers' broken connections."""
+        """Return the failure that explains the others.
+
+        A process lost without a word comes first, then one that says why, then its peers, which say that one is lost.
+        """
         deadline = time.monotonic() + GRACE_SECONDS
         found = [outcome for outcome in results.values() if isinstance(outcome, BaseException)]
         while (left := deadline - time.monotonic()) > 0 and len(results) < len(self._processes):
@@ -145,15 +131,13 @@ class Group:
                 results[rank] = self._receive(rank)
                 if isinstance(results[rank], BaseException):
                     found.append(results[rank])
-        lost = [error for error in found if isinstance(error, InterruptedRunError)]
-        return (lost or found)[0]
+        return min(found, key=_rank_of_cause)
 
 
-def _rebuilt(kind: str, message: str) -> PruneboardError:
-    cls = getattr(errors, kind, RunError)
-    error = cast("PruneboardError", cls.__new__(cls))
-    error.args = (message,)
-    return error
+def _rank_of_cause(error: BaseException) -> int:
+    if isinstance(error, LostPeerError):
+        return 2
+    return 0 if isinstance(error, InterruptedRunError) else 1
 
 
 def _child(
@@ -167,13 +151,14 @@ def _child(
 ) -> None:
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": procs, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # of a torchrun that started our parent: not our store
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent passes it on
     signal.signal(signal.SIGTERM, stopping.at_once)
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     try:
-        import torch
+        from pruneboard import peers
 
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // procs))
+        peers.share_cores(procs)
         report.send(("", target(*arguments)))
     except PruneboardError as error:
         report.send((type(error).__name__, str(error)))

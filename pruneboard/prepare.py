@@ -23,6 +23,7 @@ from pruneboard.draws import key
 from pruneboard.errors import PluginError, UsageError
 from pruneboard.models import ModelPlan, plan_model
 from pruneboard.spec import Recipe, RunSpec, default_recipe, load_recipe, resolve_init
+from pruneboard.world import World
 
 SEEDS = ("init", "split", "order", "augmentation", "pruner")
 
@@ -60,7 +61,8 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     init = resolve_init(spec.init, track)
     check_ablation(spec, track)
     recipe = resolve_recipe(spec)
-    store.check_writable(spec.results)
+    if World.current().leads:  # it alone writes
+        store.check_writable(spec.results)
     pick_device(spec)
     check_tensorboard(spec)
     seeds = {name: key(spec.seed, name) for name in SEEDS}
@@ -156,7 +158,13 @@ def check_world(spec: RunSpec, recipe: Recipe, plan: ModelPlan) -> None:
 
     A network without batch statistics does not care, and gets smaller micro-batches instead.
     """
-    world = max(spec.procs, int(os.environ.get("WORLD_SIZE", "1")))
+    launched = World.current().size
+    if spec.procs > 1 and launched > 1:
+        raise UsageError(
+            f"--procs {spec.procs} starts processes, and a launcher has started {launched} already (WORLD_SIZE): "
+            "leave --procs out"
+        )
+    world = max(spec.procs, launched)
     if recipe.batch_size % (micro_batch(recipe, plan, world) * world):
         share = recipe.batch_size // world
         remedy = (
@@ -183,12 +191,17 @@ def check_tensorboard(spec: RunSpec) -> None:
         raise UsageError("--tensorboard needs a package that is not installed: pip install 'pruneboard[tensorboard]'")
 
 
+def wants_cuda(spec: RunSpec) -> bool:
+    """Whether the run goes to GPUs."""
+    return spec.device != "cpu" and torch.cuda.is_available()
+
+
 def pick_device(spec: RunSpec) -> torch.device:
     """Return this process's device: its own GPU where there is one, else the CPU."""
-    if spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available()):
+    if not wants_cuda(spec):
+        if spec.device == "cuda":
+            raise UsageError("--device cuda was asked for, and torch sees no CUDA device: use --device cpu or auto")
         return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UsageError("--device cuda was asked for, and torch sees no CUDA device: use --device cpu or auto")
     index = int(os.environ.get("LOCAL_RANK", "0"))
     needed, visible = max(index + 1, spec.procs), torch.cuda.device_count()
     if needed > visible:

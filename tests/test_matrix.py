@@ -1,4 +1,4 @@
-"""Every method on every number of processes, at every ZeRO stage and precision; the table in the docs comes from here."""
+"""Every method on several processes, at every ZeRO stage and precision; the table in the docs comes from here."""
 
 from __future__ import annotations
 

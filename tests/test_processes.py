@@ -70,6 +70,32 @@ def test_one_failure_ends_all(how, kind):
     assert type(caught.value).__name__ == kind
 
 
+def _notices(how, there):
+    """The first process says that a peer is lost before that one has said why."""
+    from pruneboard.errors import DataError, LostPeerError
+
+    if os.environ["RANK"] == "0":
+        while not there.exists():
+            time.sleep(0.01)
+        raise LostPeerError("a process was lost")
+    there.touch()
+    time.sleep(0.3)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise DataError("corrupt.png does not decode")
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "message"),
+    [("raise", "DataError", "corrupt.png"), ("kill", "InterruptedRunError", r"process 1 was lost \(exit code -9\)")],
+)
+def test_reason_comes_before_what_others_noticed(tmp_path, how, kind, message):
+    """A process that only saw another one go does not hide why it went, though it speaks first."""
+    with pytest.raises(Exception, match=message) as caught:
+        Group(_notices, (how, tmp_path / "there"), 2).result()
+    assert type(caught.value).__name__ == kind
+
+
 def test_failure_in_a_process_is_one_line_and_its_traceback_is_logged(tmp_path):
     """With two processes a failed run still prints one line, and keeps the traceback in log.txt."""
     command = [

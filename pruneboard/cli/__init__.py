@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 
 import click
 
 from pruneboard import __version__
 from pruneboard.cli import compare, completion, doctor, listing, run, show
-from pruneboard.errors import PruneboardError
+from pruneboard.errors import PruneboardError, UsageError
 from pruneboard.leaving import leave
+from pruneboard.world import World
 
 INTERRUPTED = 130
 
@@ -34,6 +37,8 @@ for module in (run, compare, show, listing, doctor, completion):
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    # Read when torch is loaded. Below an error its network code prints pages about what we say in a line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     leave(invoke(sys.argv[1:]))
 
 
@@ -45,9 +50,11 @@ def invoke(arguments: list[str]) -> int:
         return done.exit_code
     except click.ClickException as error:
         error.show()
+        _tell_others(arguments, UsageError(error.format_message()))
         return error.exit_code
     except PruneboardError as error:
         click.echo(f"error: {error}", err=True)
+        _tell_others(arguments, error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -56,3 +63,13 @@ def invoke(arguments: list[str]) -> int:
         sys.stdout = None
         return 0
     return code if isinstance(code, int) else 0
+
+
+def _tell_others(arguments: list[str], error: PruneboardError) -> None:
+    """Let the other processes of a run know why this one never came to it."""
+    with suppress(PruneboardError):  # an environment that names no others
+        world = World.current()
+        if world.size > 1 and arguments[:1] == ["run"]:
+            from pruneboard import peers
+
+            peers.tell(error, world)

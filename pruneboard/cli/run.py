@@ -15,7 +15,6 @@ from click.core import ParameterSource
 
 from pruneboard import registry, stopping
 from pruneboard.errors import RunError, UnknownNameError, UsageError
-from pruneboard.launch import World
 from pruneboard.spec import (
     RECIPE_FIELDS,
     Recipe,
@@ -26,6 +25,7 @@ from pruneboard.spec import (
     read_toml,
     recipe_names,
 )
+from pruneboard.world import World
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -235,7 +235,7 @@ def seed_list(seeds: str | None, seed: int) -> list[int]:
 
 def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
     """Run every seed, going on after a failed one; return the exit code. Only the first process speaks."""
-    from pruneboard import experiment
+    from pruneboard import experiment, peers
 
     speaks = World.current().leads
     records: list[dict[str, Any] | None] = []
@@ -247,6 +247,8 @@ def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
             click.echo(f"error: {_which(spec, specs)}{error}", err=True)  # every process's own reason
             code = error.exit_code
             records.append(error.record)
+            if peers.broken():
+                break
             continue
         records.append(record)
         if speaks and not as_json:
