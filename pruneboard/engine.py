@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from pruneboard.gates import chains, computed
 from pruneboard.optim import GroupedOptimizer
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class Engine:
         """
         deepspeed = boot(device)
         self.model = model.to(device)
+        self._chains = chains(self.model)
         self.device = device
         self._comm = deepspeed.comm
         zero = zero if groups else 0  # nothing to share out
@@ -123,7 +124,7 @@ class Engine:
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [batch, classes] in float32; every gate is evaluated exactly once."""
-        with parametrize.cached():
+        with computed(self._chains):
             return self._engine(images).float()  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
