@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pruneboard.compiling import Compiled
 from pruneboard.gates import chains, computed
 from pruneboard.optim import GroupedOptimizer
 
@@ -85,6 +86,7 @@ class Engine:
         clip: float,
         zero: int,
         precision: str,
+        compiled: Compiled | None = None,
     ) -> None:
         """Hand `model` to `deepspeed.initialize`.
 
@@ -96,9 +98,11 @@ class Engine:
             clip: joint gradient norm over all that is trained; 0 is off.
             zero: stage 0, 1 or 2.
             precision: `fp32`, or `bf16` for autocast.
+            compiled: what is called in place of `model`, the same network compiled.
         """
         deepspeed = boot(device)
         self.model = model.to(device)
+        self._compiled = compiled
         self._chains = chains(self.model)
         self.device = device
         self._comm = deepspeed.comm
@@ -108,7 +112,9 @@ class Engine:
         optimizer = GroupedOptimizer(groups or [_nothing(device)])
         with _stdout_to_stderr(), _environment({} if "RANK" in os.environ else _ONE_PROCESS):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
-                model=self.model, optimizer=optimizer, config=_config(micro_batch, clip, zero, precision)
+                model=compiled or self.model,
+                optimizer=optimizer,
+                config=_config(micro_batch, clip, zero, precision),
             )
         _quiet()
         self._base_optimizer = optimizer
@@ -200,8 +206,10 @@ class Engine:
         return next((name for name, same in zip(tensors, (low == high).tolist(), strict=True) if not same), None)
 
     def close(self) -> None:
-        """Drop DeepSpeed's hold on the model."""
+        """Drop DeepSpeed's hold on the model, and what was compiled."""
         self._engine.destroy()
+        if self._compiled is not None:
+            self._compiled.close()
 
 
 def _nothing(device: torch.device) -> dict[str, Any]:
