@@ -53,9 +53,7 @@ class Gate(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the effective weight. It is evaluated once per forward pass, however often a layer is used.
-
-        Of a weight that several layers share, once for each of them, with the same draws.
+        """Return the effective weight. It is evaluated once per forward pass, however many layers use it.
 
         In training mode it may draw from `self.draw()`; in evaluation mode it must be deterministic.
         """

@@ -16,6 +16,7 @@ from pruneboard import audit, cost, gates, models, optim, provenance, registry, 
 from pruneboard import record as records
 from pruneboard.audit import Count
 from pruneboard.checkpoint import Keeper
+from pruneboard.compiling import Compiled
 from pruneboard.data import BatchPlan, Dataset, Split, eval_batches, order_sha256
 from pruneboard.engine import Engine
 from pruneboard.errors import AuditError, DivergedError
@@ -49,6 +50,7 @@ def training(job: Job, dataset: Dataset, device: torch.device, listener: Listene
         clip=job.recipe.clip,
         zero=job.spec.zero,
         precision=job.spec.precision,
+        compiled=Compiled(model, job.spec.model) if job.spec.compile else None,
     )
     plan = BatchPlan(
         batch_size=job.recipe.batch_size,
@@ -225,6 +227,7 @@ def _engine(job: Job, run: Training) -> dict[str, Any]:
         "micro_batch": run.plan.micro_batch,
         "accumulation": run.plan.batch_size // (run.plan.micro_batch * run.engine.world),
         "precision": job.spec.precision,
+        "compile": job.spec.compile,
         "deterministic": run.engine.device.type == "cpu",
     }
 

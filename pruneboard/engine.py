@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from pruneboard import peers
+from pruneboard.compiling import Compiled
+from pruneboard.gates import chains, computed
 from pruneboard.optim import GroupedOptimizer
 from pruneboard.world import World
 
@@ -87,6 +88,7 @@ class Engine:
         clip: float,
         zero: int,
         precision: str,
+        compiled: Compiled | None = None,
     ) -> None:
         """Hand `model` to `deepspeed.initialize`.
 
@@ -98,9 +100,12 @@ class Engine:
             clip: joint gradient norm over all that is trained; 0 is off.
             zero: stage 0, 1 or 2.
             precision: `fp32`, or `bf16` for autocast.
+            compiled: what is called in place of `model`, the same network compiled.
         """
         deepspeed = boot(device)
         self.model = model.to(device)
+        self._compiled = compiled
+        self._chains = chains(self.model)
         self.device = device
         self._comm = deepspeed.comm
         zero = zero if groups else 0  # nothing to share out
@@ -112,7 +117,9 @@ class Engine:
         alone = World.current().size == 1
         with _stdout_to_stderr(), peers.watched(), _environment(_ONE_PROCESS if alone else {}):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
-                model=self.model, optimizer=optimizer, config=_config(micro_batch, clip, zero, precision)
+                model=compiled or self.model,
+                optimizer=optimizer,
+                config=_config(micro_batch, clip, zero, precision),
             )
         _quiet()
         self._base_optimizer = optimizer
@@ -128,7 +135,7 @@ class Engine:
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [batch, classes] in float32; every gate is evaluated exactly once."""
-        with parametrize.cached():
+        with computed(self._chains):
             return self._engine(images).float()  # type: ignore[no-any-return]
 
     @peers.watched()
@@ -293,8 +300,10 @@ class Engine:
         return part is not None and not torch.equal(part.held, parameter.detach().reshape(-1)[part.positions])
 
     def close(self) -> None:
-        """Drop DeepSpeed's hold on the model."""
+        """Drop DeepSpeed's hold on the model, and what was compiled."""
         self._engine.destroy()
+        if self._compiled is not None:
+            self._compiled.close()
 
 
 class _Part(NamedTuple):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -44,8 +45,7 @@ def attach(
 ) -> list[Layer[G]]:
     """Put one gate of `pruner` in front of every prunable weight.
 
-    Where several modules hold the same weight, the same gate stands in front of each. It is evaluated for each of
-    them, with one result: a gate's draws depend on the forward pass, not on how often they are made.
+    Where several modules hold the same weight, the same gate stands in front of each.
 
     Args:
         pruner: the method.
@@ -74,6 +74,7 @@ def attach(
         for module in modules:
             # Our own check stands above: the library's would run a training forward, and draw.
             parametrize.register_parametrization(module, "weight", gate, unsafe=True)
+            cast("Any", module).parametrizations.weight.__class__ = Chain
         gate._source = partial(_source, clock, index, weight)
         layers.append(Layer(index, name, weight, gate, keep))
     return layers
@@ -116,19 +117,52 @@ def replace_gates(model: nn.Module, layers: Sequence[Layer[Any]], masks: Sequenc
         layers: as `attach` returned them.
         masks: what each layer is to keep, bool tensors of the weights' shapes.
     """
-    places: dict[int, list[Any]] = defaultdict(list)
-    for module in model.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            chain = cast("Any", module).parametrizations.weight
-            places[id(chain[0])].append(chain)
+    places: dict[nn.Module, list[Chain]] = defaultdict(list)
+    for chain in chains(model):
+        places[chain[0]].append(chain)
     replaced = []
     for layer, keep in zip(layers, masks, strict=True):
         mask = Mask(layer.dense.detach())
         mask.set(keep)
-        for chain in places[id(layer.gate)]:
+        for chain in places[layer.gate]:
             chain[0] = mask
         replaced.append(dataclasses.replace(layer, gate=mask))
     return replaced
+
+
+class Chain(parametrize.ParametrizationList):
+    """What stands in front of one gated weight: the dense weight is its `original`, the gate its item 0."""
+
+    held: tuple[Tensor, ...] = ()  # a tuple, because a parameter as an attribute would be registered
+
+    def forward(self) -> Tensor:
+        """Return the effective weight: the one that is held, else what the gate makes of the dense one."""
+        return self.held[0] if self.held else super().forward()
+
+
+def chains(model: nn.Module) -> list[Chain]:
+    """Return what `attach` put in front of the weights, one per module."""
+    return [module for module in model.modules() if isinstance(module, Chain)]
+
+
+@contextmanager
+def computed(gated: Sequence[Chain]) -> Iterator[None]:
+    """Evaluate every gate once, and let the network use the results as its weights while the block lasts.
+
+    Gates then run before a forward pass instead of within, as plain Python, whatever runs the network: a compiler
+    never sees one.
+    """
+    effective: dict[nn.Module, Tensor] = {}
+    try:
+        for chain in gated:
+            gate = chain[0]
+            if gate not in effective:
+                effective[gate] = gate(chain.original)
+            chain.held = (effective[gate],)
+        yield
+    finally:
+        for chain in gated:
+            chain.held = ()
 
 
 def gate_parameters(layers: Sequence[Layer[Any]]) -> list[nn.Parameter]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pruneboard import registry, store
+from pruneboard import compiling, registry, store
 from pruneboard.api import Pruner, Traits
 from pruneboard.data import SMALL_IMAGE, Dataset, first_image_side, open_dataset, steps_per_epoch
 from pruneboard.describe import Known
@@ -63,7 +63,9 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     recipe = resolve_recipe(spec)
     if World.current().leads:  # it alone writes
         store.check_writable(spec.results)
-    pick_device(spec)
+    device = pick_device(spec)
+    if spec.compile:
+        compiling.check(device)
     check_tensorboard(spec)
     seeds = {name: key(spec.seed, name) for name in SEEDS}
     dataset = open_data(spec, recipe, seeds)

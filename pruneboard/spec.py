@@ -136,6 +136,7 @@ class RunSpec:
         stem: `stock` or `small`; None follows the rule of `pruneboard.models`.
         precision: `fp32` or `bf16` (autocast; parameters stay float32).
         zero: DeepSpeed ZeRO stage, 0, 1 or 2.
+        compile: use torch.compile for the training passes of the network.
         procs: processes on this machine.
         device: `auto`, `cpu` or `cuda`.
         checkpoint_every: steps between checkpoints, besides those at the ends of epochs; 0 is only there.
@@ -161,6 +162,7 @@ class RunSpec:
     stem: str | None = None
     precision: str = "fp32"
     zero: int = 0
+    compile: bool = False
     procs: int = 1
     device: str = "auto"
     checkpoint_every: int = 1000

@@ -51,6 +51,13 @@ class TiedToAttribute(Tied):
         self.prototypes = self.head.weight
 
 
+class Undecided(Tied):
+    """Its way through depends on what it sees, which torch.compile cannot put into one graph."""
+
+    def forward(self, images):
+        return super().forward(-images if images.sum() > 0 else images)
+
+
 def _entry(name, build, **sizes):
     """Register `build` with these sizes under `name`; of timm's arguments it takes the number of classes."""
 
@@ -74,3 +81,4 @@ _entry("tiny_skipinit_nfnet", test_nfnet, skipinit=True)
 _entry("tiny_tied", Tied)
 _entry("tiny_tied_to_embedding", TiedToEmbedding)
 _entry("tiny_tied_to_attribute", TiedToAttribute)
+_entry("tiny_undecided", Undecided)

@@ -189,6 +189,7 @@ def _record(method: str, sparsity: float | None, seed: int, top1: float) -> Reco
             "micro_batch": 64,
             "accumulation": 1,
             "precision": "fp32",
+            "compile": False,
             "deterministic": True,
         },
         "hardware": {"device": "cpu", "processor": "any", "cores": 2, "threads": 2},

@@ -13,11 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from pruneboard.api import Gate, Mask, MaskPruner, Pruner
 from pruneboard.errors import PluginError, UsageError
-from pruneboard.gates import DrawClock, attach, fold, folded_weights, gate_parameters, gate_tensors
+from pruneboard.gates import DrawClock, attach, chains, computed, fold, folded_weights, gate_parameters, gate_tensors
 from pruneboard.models import prunable_layers
 from pruneboard.scores import budget, set_masks
 
@@ -139,11 +138,11 @@ def test_attaching_draws_nothing_and_evaluates_no_training_forward():
 
 
 def test_a_gate_is_evaluated_once_per_forward_pass():
-    """However often a layer's weight is used under the engine's cache, there is one draw."""
+    """However often a layer's weight is used, there is one draw."""
     net, layers, _ = gated(Noisy(sparsity=0.5))
     calls = []
     layers[2].gate.register_forward_hook(lambda *_: calls.append(1))
-    with parametrize.cached():
+    with computed(chains(net)):
         net[5](torch.ones(1, 6))
         net[5](torch.ones(1, 6))
     assert len(calls) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import networks
@@ -10,12 +11,11 @@ import runs
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from pruneboard.api import Gate, Mask, MaskPruner, Pruner
 from pruneboard.cost import positions
 from pruneboard.errors import AuditError, UsageError
-from pruneboard.gates import DrawClock, attach, fold, gate_tensors, replace_gates
+from pruneboard.gates import DrawClock, attach, chains, computed, fold, gate_tensors, replace_gates
 from pruneboard.models import gated_layers, left_out, prunable_layers
 from pruneboard.scores import budget, set_masks
 from pruneboard.signals import View, dense_gradients
@@ -87,12 +87,12 @@ def test_the_same_gate_stands_in_front_of_every_holder():
     assert sum(p is layers[1].dense for p in net.parameters()) == 1
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_a_drawing_gate_gives_all_holders_the_same_draw(cached):
-    """Within a forward pass each holder's evaluation draws the same numbers, with the engine's cache or without."""
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_drawing_gate_gives_all_holders_the_same_draw(ahead):
+    """Within a forward pass all holders have the same numbers, computed ahead of it or when they are asked for."""
     net, _ = gated(Noisy(sparsity=0.5))
     plain = tied().first.weight
-    with parametrize.cached() if cached else torch.enable_grad():
+    with computed(chains(net)) if ahead else nullcontext():
         assert torch.equal(net.first.weight, net.second.weight)
         assert not torch.equal(net.first.weight, plain)
 
@@ -123,7 +123,7 @@ def test_dense_gradients_add_up_over_the_uses():
     net, layers = masked()
     plain = tied()
     plain.load_state_dict(fold(net, layers))
-    with dense_gradients(layers, wanted=True) as gradients, parametrize.cached():
+    with dense_gradients(layers, wanted=True) as gradients, computed(chains(net)):
         net(images()).square().sum().backward()
     plain(images()).square().sum().backward()
     torch.testing.assert_close(gradients[1], plain.first.weight.grad)

@@ -133,6 +133,12 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.option("--seeds", metavar="N|A,B,...", help="Several runs: 6 means 0..5, 3,7 a list; instead of --seed.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, or bf16 (autocast).")
 @click.option("--zero", type=int, default=0, show_default=True, help="DeepSpeed ZeRO stage: 0, 1 or 2.")
+@click.option(
+    "--compile",
+    is_flag=True,
+    help="torch.compile for the training passes: the same steps up to rounding, after a minute or several of "
+    "compiling. Meant for long runs; on a CPU it can be slower than without.",
+)
 @click.option("--procs", type=int, default=1, show_default=True, help="Processes on this machine.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(
