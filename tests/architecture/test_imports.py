@@ -29,6 +29,7 @@ LAYERS: list[set[str]] = [
         "evaluate",
         "audit",
         "provenance",
+        "compiling",
     },
     {"masks", "checkpoint", "train", "cost", "runfolder", "store", "leaderboard", "stats", "launch"},
     {"ablate", "describe", "prepare", "assemble", "experiment", "report", "boards", "testing"},
@@ -38,7 +39,19 @@ LAYERS: list[set[str]] = [
 
 NEEDS_TORCH = {
     *("api", "scores", "gates", "optim", "peers", "engine", "models", "data", "signals", "evaluate", "audit"),
-    *("masks", "checkpoint", "train", "cost", "ablate", "describe", "prepare", "assemble", "experiment", "testing"),
+    *(
+        "compiling",
+        "masks",
+        "checkpoint",
+        "train",
+        "cost",
+        "ablate",
+        "describe",
+        "prepare",
+        "assemble",
+        "experiment",
+        "testing",
+    ),
 }
 """Units that work with tensors."""
 
