@@ -18,7 +18,7 @@ import torch
 
 from pruneboard import ablate, assemble, peers, runfolder, store, train
 from pruneboard.data import Dataset
-from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError
+from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError, StoreError
 from pruneboard.launch import launch
 from pruneboard.prepare import Job, open_data, pick_device, prepare, wants_cuda
 from pruneboard.spec import RunSpec
@@ -191,8 +191,9 @@ def _recorded(job: Job, world: World) -> Iterator[None]:
     started = assemble.now()
     try:
         yield
-    except KeyboardInterrupt:
-        _put_unfinished(job, world, started, "interrupted", "KeyboardInterrupt", "stopped by Ctrl-C")
+    except KeyboardInterrupt as error:
+        message = str(error) or "stopped by Ctrl-C"
+        _put_unfinished(job, world, started, "interrupted", type(error).__name__, message)
         raise
     except InterruptedRunError as error:
         _put_unfinished(job, world, started, "interrupted", type(error).__name__, str(error))
@@ -205,7 +206,10 @@ def _recorded(job: Job, world: World) -> Iterator[None]:
 def _put_unfinished(job: Job, world: World, started: str, status: str, kind: str, message: str) -> dict[str, Any]:
     made = assemble.unfinished(job, started, status, kind, message)
     if world.leads:
-        store.put(job.folder, made)
+        try:
+            store.put(job.folder, made)
+        except StoreError as refused:
+            raise RunError(f"{message}; nor could the record of it be written: {refused}") from None
     return made
 
 

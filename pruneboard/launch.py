@@ -103,8 +103,9 @@ class Group:
                 results[rank] = self._receive(rank)
             if any(isinstance(outcome, BaseException) for outcome in results.values()):
                 cause = self._cause(results)
-                stopped = request.number == signal.SIGINT and isinstance(cause, InterruptedRunError)
-                raise KeyboardInterrupt(*cause.args) if stopped else cause
+                if request.number == signal.SIGINT and isinstance(cause, InterruptedRunError):
+                    raise KeyboardInterrupt(str(cause).replace("SIGTERM", "Ctrl-C"))  # SIGTERM is how we passed it on
+                raise cause
         return results[0]
 
     def _receive(self, rank: int) -> Any:

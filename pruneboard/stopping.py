@@ -63,5 +63,5 @@ def at_once(number: int, frame: FrameType | None) -> None:
 def interruption(number: int, saved: str) -> BaseException:
     """Return what ends a run that signal `number` stopped; `saved` says what is kept."""
     if number == signal.SIGINT:
-        return KeyboardInterrupt(f"stopped by Ctrl-C{saved}")
+        return KeyboardInterrupt(f"stopped by Ctrl-C{saved}: run the same command again")
     return InterruptedRunError(f"stopped by SIGTERM{saved}: run the same command again")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from runs import tiny
+from runs import run, tiny
 
 from pruneboard import experiment, registry, runfolder, train
 from pruneboard.api import MaskPruner
@@ -109,3 +109,22 @@ def _plain(job):
     from pruneboard import models
 
     return models.build_model(job.plan, init="random", seed=0).named_parameters()
+
+
+@pytest.mark.slow
+def test_processes_and_stages_reach_what_seeds_reach(tmp_path):
+    """With batch normalization at equal norm_batch, two processes at each stage end within the range of five seeds."""
+    options = {
+        "method": "magnitude",
+        "sparsity": 0.98,
+        "limit_train": None,
+        "overrides": {"epochs": 8, "norm_batch": 16},
+    }
+    alone = [run(tmp_path / f"seed{seed}", seed=seed, **options) for seed in range(5)]
+    spread = [record["metrics"]["test"]["top1"] for record in alone]
+    for zero in (0, 1, 2):
+        together = run(tmp_path / f"zero{zero}", procs=2, zero=zero, **options)
+        assert together["model"]["initial_sha256"] == alone[0]["model"]["initial_sha256"]
+        assert together["data"] == alone[0]["data"]
+        assert together["sparsity"]["kept"] == alone[0]["sparsity"]["kept"]
+        assert min(spread) <= together["metrics"]["test"]["top1"] <= max(spread), (zero, spread)

@@ -147,6 +147,16 @@ def test_another_number_of_processes_goes_on(tmp_path):
         assert float((weight - weights[1][name]).norm()) <= 1e-2 * float(weight.norm()) + 1e-4, name
 
 
+def test_ctrl_c_with_two_processes_saves(tmp_path):
+    """Ctrl-C in the parent of two processes ends with 130, a record that says so, and a checkpoint of a whole step."""
+    arguments = ["--model", "test_vit", "--epochs", "400", "--procs", "2", "--checkpoint-every", "0"]
+    assert interrupted([*arguments, "--results", str(tmp_path)], signal.SIGINT) == 130
+    message = store.read(folder(tmp_path) / "run.json")["error"]["message"]
+    assert message.startswith("stopped by Ctrl-C, saved")
+    newest = runfolder.checkpoints(folder(tmp_path))[0]
+    assert message.split("saved at step ")[1].split(":")[0] == str(int(newest.stem.removeprefix("step-")))
+
+
 def test_a_second_process_on_one_run_is_refused(tmp_path):
     """While a run is worked on, the same command is refused with the holder's name; after its end, it goes on."""
     arguments = ["--epochs", "4", "--results", str(tmp_path), "--checkpoint-every", "1"]

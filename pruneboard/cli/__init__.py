@@ -56,8 +56,8 @@ def invoke(arguments: list[str]) -> int:
         click.echo(f"error: {error}", err=True)
         _tell_others(arguments, error)
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        click.echo(str(error) or "interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         sys.stdout = None
