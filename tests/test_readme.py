@@ -28,11 +28,15 @@ PAGES = [
         "CONTRIBUTING.md",
         "plugins/README.md",
         "docs/protocol.md",
+        "docs/hosts.md",
         "results/README.md",
     )
 ]
-OTHERS_FLAGS = {"--nproc-per-node"}
+OTHERS_FLAGS = {"--nproc-per-node", "--no_local_rank", "--ntasks-per-node", "--distribution"}
 """Flags of other tools that the pages show."""
+
+CALLERS = {"-m", "--module", "srun"}
+"""What may stand before a call of pruneboard."""
 
 TINY = 'model="test_resnet", limit_train=71, overrides={"epochs": 1, "batch_size": 32, "warmup_epochs": 0.0}'
 
@@ -70,14 +74,14 @@ def pairs(cell):
     return dict(re.findall(r"`(\w+)=([^`]+)`", cell))
 
 
-def commands():
-    """The arguments of every call of pruneboard in the sh blocks of the README."""
+def commands(page="README.md"):
+    """The arguments of every call of pruneboard in the sh blocks of a page."""
     found = []
-    for line in "".join(blocks("sh")).replace("\\\n", " ").splitlines():
+    for line in "".join(blocks("sh", page)).replace("\\\n", " ").splitlines():
         for call in line.split(" && "):
             words = shlex.split(call)
             place = next((i for i, word in enumerate(words) if Path(word).name == "pruneboard"), None)
-            if place is not None and (place == 0 or words[place - 1] == "-m"):
+            if place is not None and (place == 0 or words[place - 1] in CALLERS):
                 found.append(words[place + 1 :])
     return found
 
@@ -91,9 +95,9 @@ def parsed(arguments):
 # Commands
 
 
-@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
+@pytest.mark.parametrize("arguments", [*commands(), *commands("docs/hosts.md")], ids=" ".join)
 def test_commands_parse(arguments):
-    """Every command of the README exists, with these flags and values; a run's spec, recipe and options are valid."""
+    """Every command of both pages exists, with these flags and values; a run's spec, recipe and options are valid."""
     given = parsed(arguments)
     if arguments[0] != "run":
         return
@@ -110,6 +114,7 @@ def test_commands_are_found():
     assert "run --method probmask --model resnet18 --sparsity 0.9" in lines
     assert any(line.startswith("run") and "--norm-batch" in line and "--procs" not in line for line in lines)
     assert any(line.startswith("compare") for line in lines)
+    assert len(commands("docs/hosts.md")) == 9
 
 
 def test_a_wrong_flag_would_be_seen():
@@ -130,7 +135,7 @@ def test_flags_in_prose_exist(page):
     """Every `--flag` that a page names is a flag of some command."""
     known = {flag for command in cli.commands.values() for p in command.params for flag in (*p.opts, *p.secondary_opts)}
     spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text(encoding="utf-8"))
-    named = {flag for span in spans for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)}
+    named = {flag for span in spans for flag in re.findall(r"(?<![\w-])--[a-z][a-z_-]*", span)}
     assert named - known - OTHERS_FLAGS == set()
 
 
