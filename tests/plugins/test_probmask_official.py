@@ -283,6 +283,8 @@ def ours():
         method="probmask",
         listener=Silent(),
         start=start,
+        keeper=None,  # nor is it saved
+        began=0.0,
     )
     engine.close()
     deepspeed_door.shutdown()
