@@ -114,8 +114,8 @@ class Hosts:
         return "\n\n".join(self.log(rank).read_text()[-2000:] for rank in range(len(NAMES)))
 
     def wait_for_epoch(self, started):
-        """Wait until the run is under way."""
-        while not re.search(r"^epoch +\d", self.log(0).read_text(), re.MULTILINE):
+        """Wait until the run is under way, and its first epoch saved."""
+        while not re.search(r"^epoch +2", self.log(0).read_text(), re.MULTILINE):
             assert started[0].poll() is None, self.end_of_logs()
             time.sleep(0.1)
 
@@ -202,7 +202,9 @@ def test_lost_host_ends_the_run_and_the_same_command_finishes_it(hosts, launcher
         assert re.search(r"exitcode\s*: 75", said)
     again = hosts.start(commands, "--epochs", str(LONG))
     assert [process.wait(2 * HANG) for process in again] == [0, 0]
-    assert [one["status"] for one in records(hosts.folder)] == ["done"]
+    (made,) = records(hosts.folder)
+    assert made["status"] == "done"
+    assert [attempt["step"] > 0 for attempt in made["lifecycle"]["attempts"]] == [False, True]
 
 
 @pytest.mark.multihost
