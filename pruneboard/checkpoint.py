@@ -100,7 +100,10 @@ class Keeper:
         Raises:
             StoreError: the disk refuses; the checkpoints before are still there.
         """
-        tensors = {name: tensor.contiguous() for name, tensor in _gathered(engine, watch)}
+        tensors = {}
+        for name, tensor in _gathered(engine, watch):
+            if engine.rank == 0:
+                tensors[name] = tensor.cpu().contiguous()
         if engine.rank:
             return
         heading = {"schema": SCHEMA, "identity": dict(self.identity), "so_far": dataclasses.asdict(so_far)}
