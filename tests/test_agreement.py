@@ -88,12 +88,15 @@ def test_one_unit_in_the_last_place_is_a_difference():
 
 
 def test_a_run_whose_masks_differ_is_stopped_on_every_process():
-    """After hardening, masks that are not the same everywhere are an AuditError that names method and tensor."""
+    """Masks that are not the same everywhere are an AuditError that names method, tensor and step."""
 
     def check(engine, rank):
         gate = Mask(torch.ones(10))
         gate.set(mask(1, 5 + rank))
-        check_ranks(SimpleNamespace(engine=engine, method="drifting", layers=[SimpleNamespace(name="fc", gate=gate)]))
+        engine.model = torch.nn.Linear(1, 1)
+        engine.model.load_state_dict({"weight": torch.ones(1, 1), "bias": torch.ones(1)})
+        layers = [SimpleNamespace(name="fc", gate=gate)]
+        check_ranks(SimpleNamespace(engine=engine, method="drifting", layers=layers), 7)
 
     for error in on_each_rank(check):
-        assert str(error) == "method drifting: gate tensor fc/keep differs between processes after hardening"
+        assert str(error) == "method drifting: tensor fc/keep differs between processes at step 7"

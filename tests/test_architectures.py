@@ -74,9 +74,9 @@ def started(model, info, track, options):
     pruner = registry.build(info, sparsity, options)
     traits = dataclasses.asdict(honoured_traits(pruner, track, info))
     spec = dataclasses.replace(job.spec, method=info.name, sparsity=sparsity, options=options, track=track)
-    known = {"method": {"traits": traits}}
+    known = {"hash": job.hash, "method": {"traits": traits}}
     job = dataclasses.replace(job, spec=spec, info=info, track=track, init=resolve_init(None, track), known=known)
-    return job, assemble.training(job, dataset, torch.device("cpu"), Silent())
+    return job, assemble.training(job, dataset, torch.device("cpu"), Silent(), 0.0)
 
 
 def fit(run):
