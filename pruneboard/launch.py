@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
@@ -156,13 +157,14 @@ def _child(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent passes it on
     signal.signal(signal.SIGTERM, stopping.at_once)
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
-    try:
-        from pruneboard import peers
+    with suppress(PruneboardError):  # ended by the parent while it reports: another one's report was first
+        try:
+            from pruneboard import peers
 
-        peers.share_cores(procs)
-        report.send(("", target(*arguments)))
-    except PruneboardError as error:
-        report.send((type(error).__name__, str(error)))
+            peers.share_cores(procs)
+            report.send(("", target(*arguments)))
+        except PruneboardError as error:
+            report.send((type(error).__name__, str(error)))
     leave(0)
 
 

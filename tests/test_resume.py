@@ -28,6 +28,8 @@ RUNS = {
 FORTY = {"overrides": {"epochs": 10}, "checkpoint_every": 5}
 """40 steps, in epochs of four: step 25 is within one, and within every method's search but random's."""
 
+TWENTY = {"overrides": {"epochs": 5}, "checkpoint_every": 5}
+
 COMMAND = [sys.executable, "-m", "pruneboard", "run", "--method", "magnitude", "--sparsity", "0.9", "--device", "cpu"]
 COMMAND += ["--model", "test_resnet", "--limit-train", "142", "--batch-size", "32", "--warmup-epochs", "0"]
 
@@ -80,10 +82,10 @@ def test_nothing_is_lost_wherever_the_kill_falls(tmp_path):
 
     Step 16 ends an epoch, whose line of `metrics.jsonl` is written by then and would be there twice.
     """
-    run(tmp_path / "straight", "probmask", **FORTY)
-    kill([(spot, 16, tmp_path / spot, {"method": "probmask"} | FORTY) for spot in SPOTS])
+    run(tmp_path / "straight", "probmask", **TWENTY)
+    kill([(spot, 16, tmp_path / spot, {"method": "probmask"} | TWENTY) for spot in SPOTS])
     for spot in SPOTS:
-        run(tmp_path / spot, "probmask", **FORTY)
+        run(tmp_path / spot, "probmask", **TWENTY)
         assert attempts(tmp_path / spot) == [0, 16 if spot == "after its rename" else 15], spot
         check_equal(tmp_path / "straight", tmp_path / spot)
 
