@@ -18,7 +18,7 @@ from pruneboard.data import calibration_batches
 from pruneboard.draws import key
 from pruneboard.evaluate import reestimate
 from pruneboard.prepare import Job
-from pruneboard.train import Start, Training
+from pruneboard.training import Start, Training
 
 
 def apply(job: Job, run: Training) -> None:

@@ -22,7 +22,7 @@ from pruneboard.engine import Engine
 from pruneboard.errors import AuditError, DivergedError
 from pruneboard.evaluate import Scores, evaluate
 from pruneboard.prepare import Job, micro_batch
-from pruneboard.train import Listener, Start, Training, plan_budget
+from pruneboard.training import Listener, Start, Training, plan_budget
 from pruneboard.world import World
 
 

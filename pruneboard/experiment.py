@@ -22,7 +22,7 @@ from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardE
 from pruneboard.launch import launch
 from pruneboard.prepare import Job, open_data, pick_device, prepare, wants_cuda
 from pruneboard.spec import RunSpec
-from pruneboard.train import Listener
+from pruneboard.training import Listener
 from pruneboard.world import World
 
 logger = logging.getLogger("pruneboard")

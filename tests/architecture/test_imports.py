@@ -31,7 +31,7 @@ LAYERS: list[set[str]] = [
         "provenance",
         "compiling",
     },
-    {"masks", "checkpoint", "train", "cost", "runfolder", "store", "leaderboard", "stats", "launch"},
+    {"masks", "checkpoint", "training", "train", "cost", "runfolder", "store", "leaderboard", "stats", "launch"},
     {"ablate", "describe", "prepare", "assemble", "experiment", "report", "boards", "testing"},
     {"cli", "__main__", "__init__"},
 ]
@@ -39,19 +39,8 @@ LAYERS: list[set[str]] = [
 
 NEEDS_TORCH = {
     *("api", "scores", "gates", "optim", "peers", "engine", "models", "data", "signals", "evaluate", "audit"),
-    *(
-        "compiling",
-        "masks",
-        "checkpoint",
-        "train",
-        "cost",
-        "ablate",
-        "describe",
-        "prepare",
-        "assemble",
-        "experiment",
-        "testing",
-    ),
+    *("compiling", "masks", "checkpoint", "training", "train", "cost"),
+    *("ablate", "describe", "prepare", "assemble", "experiment", "testing"),
 }
 """Units that work with tensors."""
 

@@ -22,7 +22,8 @@ from pruneboard.experiment import Silent
 from pruneboard.gates import DrawClock, attach, gate_parameters
 from pruneboard.optim import parameter_groups
 from pruneboard.spec import Recipe
-from pruneboard.train import Budget, Start, Training, train_step
+from pruneboard.train import train_step
+from pruneboard.training import Budget, Start, Training
 from pruneboard_probmask import ProbMask
 from pruneboard_probmask.gate import relaxed, sample_mask
 from pruneboard_probmask.projection import project, shift
