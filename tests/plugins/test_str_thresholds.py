@@ -1,0 +1,209 @@
+"""Soft thresholding and its gradients against STR's paper, and the journey of its thresholds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from str_cases import FEW, at, draw, fill, gated, harden, kept, published, s_of
+from torch import nn
+
+from pruneboard.optim import GroupedOptimizer, schedule
+from pruneboard.scores import budget
+from pruneboard_str import STR, ThresholdGate
+from pruneboard_str.gate import soft_threshold
+
+WEIGHTS = st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=40)
+THRESHOLDS = st.floats(-120, 5, width=32)
+
+
+@FEW
+@given(WEIGHTS, THRESHOLDS)
+def test_weights_shrink_and_keep_their_sign(weights, s):
+    """|w~| is at most |w|, no sign turns, and w~ is exactly 0 where and only where |w| is at most the threshold."""
+    weight, threshold = torch.tensor(weights), torch.tensor([s])
+    effective = soft_threshold(weight, threshold)
+    assert bool((effective.abs() <= weight.abs()).all())
+    assert bool((effective * weight >= 0).all())
+    assert torch.equal(effective == 0, weight.abs() <= torch.sigmoid(threshold))
+
+
+@FEW
+@given(WEIGHTS, THRESHOLDS)
+def test_it_is_the_published_formula_bit_for_bit(weights, s):
+    """The gate's weight equals sign(w) relu(|w| - sigmoid(s)) to the last bit, in float32."""
+    weight = torch.tensor(weights)
+    gate = ThresholdGate(weight, s, learn=True)
+    assert torch.equal(gate(weight), published(weight, torch.tensor([s])))
+
+
+def test_gradients_are_the_published_ones():
+    """Forward and both gradients agree with autograd through the paper's formula to 1e-6 in float64."""
+    for s in (-6.0, -2.0, 0.0, 1.0):
+        weight, upstream = draw(40, 30).requires_grad_(), draw(40, 30, seed=1)
+        threshold = torch.tensor([s], dtype=torch.float64, requires_grad=True)
+        ours, theirs = soft_threshold(weight, threshold), published(weight, threshold)
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+        found = torch.autograd.grad(ours, (weight, threshold), upstream)
+        expected = torch.autograd.grad(theirs, (weight, threshold), upstream)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_are_the_written_formula():
+    """dL/dw is the gradient where |w| > g, and dL/ds is -g'(s) sum of sign(w) dL/dw~ there."""
+    weight, upstream = draw(500).requires_grad_(), draw(500, seed=1)
+    threshold = torch.tensor([-0.3], dtype=torch.float64, requires_grad=True)
+    to_weight, to_s = torch.autograd.grad(soft_threshold(weight, threshold), (weight, threshold), upstream)
+    g = 1 / (1 + math.exp(0.3))
+    above = [(w, u) for w, u in zip(weight.tolist(), upstream.tolist(), strict=True) if abs(w) > g]
+    assert to_s.item() == pytest.approx(-g * (1 - g) * sum(math.copysign(u, u * w) for w, u in above), rel=1e-12)
+    assert torch.equal(to_weight, torch.where(weight.abs() > g, upstream, 0.0))
+
+
+def test_gradients_are_finite_differences():
+    """In float64, away from the kink, both gradients are those that finite differences measure."""
+    weight = draw(6, 5)
+    weight[(weight.abs() - 0.5).abs() < 1e-3] = 1.0
+    inputs = (weight.requires_grad_(), torch.zeros(1, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(soft_threshold, inputs)
+
+
+def test_no_more_memory_than_the_result():
+    """For its backward pass the gate keeps its own result and the threshold, and no other tensor."""
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda t: t):
+        soft_threshold(draw(50, 20).requires_grad_(), torch.tensor([-1.0], dtype=torch.float64))
+    assert sorted(saved) == [1, 1000]
+
+
+def test_sparsity_rises_with_the_threshold():
+    """Along rising s no weight that was pruned returns, from none pruned to all."""
+    weight = draw(1000, dtype=torch.float32) * 0.2
+    levels = [soft_threshold(weight, torch.tensor([s])) != 0 for s in torch.linspace(-110, 5, 60).tolist()]
+    assert bool(levels[0].all())
+    assert not bool(levels[-1].any())
+    assert all(not bool((later & ~earlier).any()) for earlier, later in itertools.pairwise(levels))
+
+
+@pytest.mark.parametrize("s", [-110.0, -3200.0, -12800.0])
+def test_far_below_zero_it_is_the_identity(s):
+    """Where sigmoid(s) underflows the weight passes bit for bit, its gradient too, and s gets exactly none."""
+    weight = draw(200, dtype=torch.float32)
+    weight[:3] = 0.0
+    weight[3] = 1e-44
+    threshold, upstream = torch.tensor([s], requires_grad=True), draw(200, seed=1, dtype=torch.float32)
+    effective = soft_threshold(weight.requires_grad_(), threshold)
+    to_weight, to_s = torch.autograd.grad(effective, (weight, threshold), upstream)
+    assert torch.equal(effective, weight)
+    assert torch.equal(to_weight, upstream)
+    assert to_s.item() == 0
+
+
+def journey(rule, init, shares):
+    """Return s after a real optimizer followed `shares` of the peak rate, without any loss gradient."""
+    s = nn.Parameter(torch.tensor([init], dtype=torch.float32))
+    group = {"rule": rule.rule, "lr": rule.lr, "weight_decay": rule.weight_decay, "momentum": rule.momentum}
+    optimizer = GroupedOptimizer([{"name": "gates", "params": [s], **group}])
+    values = []
+    for share in shares:
+        s.grad = torch.zeros_like(s)
+        optimizer.param_groups[0]["lr"] = rule.lr * share
+        optimizer.step()
+        values.append(s.item())
+    return values
+
+
+def official_shares(epochs=100, warmup=5, steps=196):
+    """The official schedule: five epochs of warm-up, then a cosine, constant within an epoch."""
+    for epoch in range(epochs):
+        share = (epoch + 1) / warmup
+        if epoch >= warmup:
+            share = 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+        yield from [share] * steps
+
+
+def test_imagenet_constants_prune_nothing_on_cifar():
+    """The official ResNet-50 constants on CIFAR-10's 196 steps an epoch end at s = -2018: no weight is pruned."""
+    pruner = STR(sparsity=0.9, mode="faithful", init=-3200.0, decay=2.251757813e-5, lr=0.256, momentum=0.875)
+    *_, end = journey(pruner.gate_optimizer(19_600), pruner.init, official_shares())
+    assert end == pytest.approx(-2018, abs=2)
+    assert bool((soft_threshold(draw(10_000, dtype=torch.float32) * 0.05, torch.tensor([end])) != 0).all())
+
+
+def test_the_defaults_prune_on_the_same_budget():
+    """On those 19,600 steps our defaults leave the underflow by the middle of the search and end near -0.1."""
+    pruner = STR(sparsity=0.9)
+    shares = list(official_shares())[: round(19_600 * pruner.harden_at)]
+    values = journey(pruner.gate_optimizer(len(shares)), pruner.init, shares)
+    assert values[len(values) // 2] > -10
+    assert values[-1] == pytest.approx(-0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("total", [8, 160, 1000])
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.999])
+@pytest.mark.parametrize("mode", ["target", "faithful"])
+def test_the_automatic_decay_reaches_its_aim(mode, sparsity, total):
+    """By default s rises steadily and ends, on any budget and below 0, within a factor of 2 of where it should."""
+    pruner = STR(sparsity=sparsity, mode=mode)
+    steps = round(total * pruner.traits("prune").harden_at)
+    values = journey(pruner.gate_optimizer(steps), pruner.init, [schedule(t, total, total // 20) for t in range(steps)])
+    assert all(later >= earlier for earlier, later in itertools.pairwise([pruner.init, *values]))
+    assert 0.5 < values[-1] / pruner.aim < 2
+    pruned = soft_threshold(draw(10_000, dtype=torch.float32) * 0.05, torch.tensor([values[-1]])) == 0
+    assert float(pruned.float().mean()) >= sparsity - 0.12
+
+
+@pytest.mark.parametrize("sparsity", [1e-300, 1 - 2.0**-53])
+def test_any_sparsity_has_an_aim(sparsity):
+    """At the ends of [0, 1) the automatic decay of mode `faithful` still is a positive number."""
+    assert 0 < STR(sparsity=sparsity, mode="faithful").gate_optimizer(100).weight_decay < 1
+
+
+def test_a_given_decay_is_used_as_it_is():
+    """Only a decay of 0 is replaced."""
+    rule = STR(sparsity=0.9, decay=0.003, lr=0.2, momentum=0.5).gate_optimizer(10)
+    assert (rule.rule, rule.lr, rule.weight_decay, rule.momentum) == ("sgd", 0.2, 0.003, 0.5)
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.9, 0.99])
+def test_the_search_never_prunes_far_beyond_the_budget(sparsity):
+    """Thresholds that rose too far come back together: their distances stay, and about the budget is kept."""
+    pruner = STR(sparsity=sparsity)
+    layers = gated(pruner, thresholds=(1.5, 0.5, 1.0))
+    pruner.after_step(layers, at(step=10))
+    s = s_of(layers)
+    assert [s[0] - s[1], s[2] - s[1]] == pytest.approx([1.0, 0.5], abs=1e-5)
+    assert abs(kept(layers) - budget(layers)) <= 1
+
+
+def test_thresholds_below_the_budget_are_left_alone():
+    """While more is kept than the budget, no threshold is written."""
+    pruner = STR(sparsity=0.9)
+    layers = gated(pruner, thresholds=(-6.0, -7.0, -8.0))
+    pruner.after_step(layers, at(step=10))
+    assert s_of(layers) == [-6.0, -7.0, -8.0]
+
+
+def test_the_faithful_mode_writes_nothing():
+    """In mode `faithful` thresholds go where the optimizer takes them, and the end changes nothing."""
+    pruner = STR(sparsity=0.5, mode="faithful")
+    layers = gated(pruner, thresholds=(1.5, 0.5, 1.0))
+    before = [layer.gate.folded(layer.dense.detach()) for layer in layers]
+    pruner.after_step(layers, at(step=10))
+    harden(pruner, layers)
+    for layer, weight in zip(layers, before, strict=True):
+        assert torch.equal(layer.gate.folded(layer.dense.detach()), weight)
+        assert torch.equal(layer.gate.kept(layer.dense.detach()), weight != 0)
+
+
+def test_weights_that_are_no_numbers_are_left_to_the_harness():
+    """A diverged step raises nothing here: the harness names it for what it is."""
+    pruner = STR(sparsity=0.9)
+    layers = gated(pruner)
+    fill(layers, lambda weight: torch.full_like(weight, math.nan))
+    pruner.after_step(layers, at(step=10))
+    assert s_of(layers) == [-3.0, -1.0, -2.0]
