@@ -245,6 +245,7 @@ sys.exit(max(process.wait() for process in started))
 """
 
 
+@pytest.mark.multihost
 def test_batch_script_of_slurm(tmp_path):
     """The page's batch script runs one run on the tasks that srun starts (here a stand-in with srun's variables)."""
     (script,) = [block for block in blocks("sh", "SLURM") if block.startswith("#!")]

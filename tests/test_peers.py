@@ -143,6 +143,7 @@ def test_failure_of_all_lets_the_next_run_follow(two):
     assert {one["status"] for one in made} == {"diverged"}
 
 
+@pytest.mark.multihost
 def test_torchrun_ends_with_the_true_reason(tmp_path):
     """When one process fails, torchrun stops the other ones; the first still records that one's reason."""
     Site(tmp_path).add("alone", ALONE)
