@@ -143,6 +143,12 @@ def test_flags_in_prose_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_merge_is_left_half_done(page):
+    """No page holds the marks of a merge conflict."""
+    assert not re.search(r"^(<{7}|={7}|>{7})(\s|$)", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_examples_compile(page):
     """Every Python block is Python."""
     for block in blocks("python", page.relative_to(ROOT)):
