@@ -73,3 +73,28 @@ def test_six_is_where_a_signed_rank_test_can_first_reach_five_percent():
     """The mark is not a taste: five pairs cannot give p below .05, six can."""
     p = {n: scipy.stats.wilcoxon(np.arange(1, n + 1), method="exact").pvalue for n in (5, 6)}
     assert p[stats.OFFICIAL - 1] > 0.05 > p[stats.OFFICIAL]
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_t_intervals_hold_the_mean_as_often_as_they_say(n):
+    """Of 20,000 samples of normal data 95 % have the true mean in their interval."""
+    samples = np.random.default_rng(n).normal(size=(20_000, n)).tolist()
+    held = sum(found.low <= 0 <= found.high for found in map(stats.estimate, samples))
+    assert held / 20_000 == pytest.approx(0.95, abs=0.01)
+
+
+def test_paired_intervals_hold_the_difference_as_often_as_they_say():
+    """Also where what a seed does to both methods is far larger than what they differ by."""
+    random = np.random.default_rng(0)
+    first = random.normal(size=(8_000, 1, 3)) * 10 + random.normal(size=(8_000, 2, 3))
+    found = [stats.paired(dict(enumerate(a)), dict(enumerate(b))) for a, b in first.tolist()]
+    assert sum(one.low <= 0 <= one.high for one in found) / 8_000 == pytest.approx(0.95, abs=0.01)
+
+
+@given(st.dictionaries(st.integers(0, 9), FRACTIONS, min_size=2), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=30)
+def test_the_order_of_seeds_does_not_matter(values, random):
+    """A mapping in another order gives the same difference, to the last bit."""
+    second = {seed: random.random() for seed in values}
+    shuffled = dict(random.sample(list(values.items()), len(values)))
+    assert stats.paired(shuffled, second) == stats.paired(values, second)

@@ -1,4 +1,4 @@
-"""Uncertainty over seeds: means, paired differences, Student-t intervals. Pure functions.
+"""Means, paired differences, Student-t intervals.
 
 With two seeds an interval is wide and with one there is none; a sample this small says nothing about its
 own shape, which is why `label` names what a number of seeds is worth.
@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 OFFICIAL = 6
 """Seeds from which a row is official: the smallest exact two-sided p of a paired signed-rank test is
@@ -70,6 +71,7 @@ def label(n: int) -> str:
     return "official" if n >= OFFICIAL else "provisional"
 
 
+@lru_cache(maxsize=1024)
 def _quantile(degrees: int, probability: float) -> float:
     from scipy import special  # half a second that only a board with repeated seeds has to pay
 
