@@ -85,8 +85,8 @@ def test_first_process_decides_what_is_done(two, tmp_path):
     "own",
     [
         ("", "--dataset cifar10 --data-dir nowhere"),
-        ("--config nowhere.toml", ""),
-        ("--results /dev/null/here", ""),
+        pytest.param(("--config nowhere.toml", ""), marks=pytest.mark.multihost),
+        pytest.param(("--results /dev/null/here", ""), marks=pytest.mark.multihost),
     ],
     ids=["data", "config", "results"],
 )
@@ -100,6 +100,7 @@ def test_what_one_process_lacks_ends_both(two, own):
     assert not two.results.exists()
 
 
+@pytest.mark.multihost
 def test_different_runs_are_refused(two):
     """Processes that were given different runs find out before they train."""
     found = two("--method", "magnitude", own=("--seed 0", "--seed 1"))
@@ -107,7 +108,7 @@ def test_different_runs_are_refused(two):
     assert all("process 1 would do another run than process 0" in err for _, _, err in found)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.multihost), 1])
 def test_failure_of_one_is_told_by_both(two, rank):
     """A failure of one process is the run's: the record has its reason, and both end with exit code 1."""
     two.site.add("alone", ALONE)
@@ -119,7 +120,7 @@ def test_failure_of_one_is_told_by_both(two, rank):
     assert all("before_step: ValueError: only here" in told(err)[0] for _, _, err in found)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.multihost), 1])
 def test_loss_of_one_is_an_interruption(two, rank):
     """A killed process leaves the other with exit code 75; where that is the first, the record says interrupted."""
     two.site.add("alone", ALONE)
@@ -134,6 +135,7 @@ def test_loss_of_one_is_an_interruption(two, rank):
         assert record(two.results)["error"]["kind"] == "LostPeerError"
 
 
+@pytest.mark.multihost
 def test_failure_of_all_lets_the_next_run_follow(two):
     """Where all fail alike, each by itself, nothing is broken between them: the other seeds are run."""
     found = two("--method", "magnitude", "--lr", "1e38", "--clip", "0", "--seeds", "2")
@@ -158,6 +160,7 @@ def test_torchrun_ends_with_the_true_reason(tmp_path):
     assert made["error"]["message"].startswith("process 1: method")
 
 
+@pytest.mark.multihost
 def test_process_that_never_comes_is_named(tmp_path):
     """A process waits for the others only so long, and then says where it waited and for how many."""
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}

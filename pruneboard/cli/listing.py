@@ -16,7 +16,7 @@ from pruneboard.report import render
 
 KINDS = ("methods", "recipes", "datasets", "models")
 DATASETS = {
-    "digits": "scikit-learn's 8x8 digits shown at 32 px; embedded, needs no network",
+    "digits": "8x8 digits of UCI (scikit-learn's) shown at 32 px; embedded, needs no network",
     "cifar10": "torchvision's CIFAR-10, from --data-dir, or fetched with --download",
     "cifar100": "torchvision's CIFAR-100, likewise",
     "folder": "any train/<class>/*, test/<class>/* (or val/) tree under --data-dir",
