@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pruneboard import audit, cost, gates, models, optim, provenance, registry, scores, store
+from pruneboard import audit, cost, gates, models, optim, packed, provenance, registry, scores, store
 from pruneboard import record as records
 from pruneboard.audit import Count
 from pruneboard.checkpoint import Keeper
@@ -21,6 +21,7 @@ from pruneboard.data import BatchPlan, Dataset, Split, eval_batches, order_sha25
 from pruneboard.engine import Engine
 from pruneboard.errors import AuditError, DivergedError
 from pruneboard.evaluate import Scores, evaluate
+from pruneboard.packed import Packed
 from pruneboard.prepare import Job, micro_batch
 from pruneboard.training import Listener, Start, Training, plan_budget
 from pruneboard.world import World
@@ -100,7 +101,7 @@ def initial_model(job: Job, sparsity: float) -> nn.Module:
 def record(job: Job, run: Training) -> dict[str, Any]:
     """Fold, audit, evaluate the plain model on the test split, once, and return the finished record.
 
-    The folded weights are written as `model.safetensors` by the first process.
+    The first process writes the folded weights and the packed masks beside it.
     """
     run.listener.on_phase("evaluating the folded model on the test split")
     state = gates.fold(run.engine.model, run.layers)
@@ -116,8 +117,9 @@ def record(job: Job, run: Training) -> dict[str, Any]:
     test, validation = (_evaluate(run, plain, split) for split in (run.dataset.test, run.dataset.validation))
     if not math.isfinite(test.loss + validation.loss):
         raise DivergedError("the folded model's loss is not a finite number: lower the learning rate (--lr)")
+    masks = [packed.pack(layer.name, layer.gate.kept(layer.dense.detach()).cpu().numpy()) for layer in run.layers]
     if run.engine.rank == 0:
-        _save(job, state)
+        _save(job, state, masks)
     positions = cost.positions(plain, run.dataset.image_size)
     parameters = sum(p.numel() for p in plain.parameters())
     return {
@@ -142,6 +144,7 @@ def record(job: Job, run: Training) -> dict[str, Any]:
         },
         "cost": _cost(run, counts, positions, plain),
         "weights_sha256": models.state_sha256(state),
+        "mask_sha256": packed.sha256(masks),
         "lifecycle": {
             "started": run.so_far.attempts[0]["started"],
             "ended": now(),
@@ -194,9 +197,10 @@ def _evaluate(run: Training, plain: nn.Module, split: Split) -> Scores:
     return evaluate(plain, batches, len(run.dataset.classes), run.engine.sum)
 
 
-def _save(job: Job, state: Mapping[str, Tensor]) -> None:
+def _save(job: Job, state: Mapping[str, Tensor], masks: Sequence[Packed]) -> None:
     # One key alone: several come out in any order, and equal networks are to be equal files.
-    store.write_atomic(job.folder / "model.safetensors", save(dict(state), {"load_as": job.plan.load_as}))
+    store.write_atomic(job.folder / store.WEIGHTS, save(dict(state), {"load_as": job.plan.load_as}))
+    store.write_atomic(job.folder / store.MASK, packed.dumps(masks))
 
 
 def _order(run: Training) -> dict[str, str]:

@@ -81,18 +81,19 @@ def execute(job: Job, listener: Listener, dataset: Dataset | None = None) -> dic
 
 
 def guarded(job: Job, listener: Listener, dataset: Dataset | None = None) -> dict[str, Any]:
-    """Carry out `execute` and turn whatever stops it into an error of ours, with the traceback in `log.txt`.
+    """Carry out `execute` and turn whatever stops it into an error of ours, with the traceback in this process's log.
 
     Raises:
         RunError: with the status the record gets.
     """
-    leads = World.current().leads
-    watcher = Recorder(job.folder, listener, job.spec.tensorboard) if leads else Silent()
-    with _log_file(job.folder if leads else None):
-        return _told(job, watcher, dataset)
+    world = World.current()
+    watcher = Recorder(job.folder, listener, job.spec.tensorboard) if world.leads else Silent()
+    log = job.folder / ("log.txt" if world.leads else f"log.rank{world.rank}.txt")
+    with _logged(log, logging.INFO if world.leads else logging.ERROR):
+        return _told(job, watcher, dataset, log)
 
 
-def _told(job: Job, watcher: Listener, dataset: Dataset | None) -> dict[str, Any]:
+def _told(job: Job, watcher: Listener, dataset: Dataset | None, log: Path) -> dict[str, Any]:
     try:
         return execute(job, watcher, dataset)
     except InterruptedRunError as error:
@@ -112,9 +113,8 @@ def _told(job: Job, watcher: Listener, dataset: Dataset | None) -> dict[str, Any
         raise RunError(f"{full}{_first_line(error)}") from error
     except Exception as error:
         logger.exception("the run failed")
-        raise RunError(
-            f"{type(error).__name__}: {_first_line(error)}; the traceback is in the run's log.txt"
-        ) from error
+        where = f"; the traceback is in the run's {log.name}" if log.exists() else ""
+        raise RunError(f"{type(error).__name__}: {_first_line(error)}{where}") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -213,18 +213,28 @@ def _put_unfinished(job: Job, world: World, started: str, status: str, kind: str
     return made
 
 
+class _LogFile(logging.FileHandler):
+    """A file made with its first line, on hosts that have the run's folder: only the first process makes that."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line where there is a folder."""
+        if Path(self.baseFilename).parent.is_dir():
+            super().emit(record)
+
+
 @contextmanager
-def _log_file(folder: Path | None) -> Iterator[None]:
-    """Send what we log to `log.txt` in `folder` while a run lasts; nowhere where there is none."""
+def _logged(path: Path, level: int) -> Iterator[None]:
+    """Send what we log from `level` on to a file while a run lasts."""
     # Without a handler logging would print tracebacks on standard error.
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8") if folder else logging.NullHandler()
+    handler = _LogFile(path, encoding="utf-8", delay=True)
+    handler.setLevel(level)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
-    level = logger.level
+    before = logger.level
     logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before)
         logger.removeHandler(handler)
         handler.close()

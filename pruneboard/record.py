@@ -13,7 +13,7 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ CONTROLS = ("dense", "floor", "baseline")
 
 _DEEPEST = 32  # json.dumps recurses in Python: a record nested deeper could be read and then not written
 _LARGEST = 10**30  # far above any count of operations, and safe to average as a float
+_NESTING = (dict, list, tuple)
 _MISSING = object()
 
 
@@ -169,9 +170,12 @@ KINDS: dict[str, Kind] = {
     "cost.hook_seconds": _AMOUNT,
     "cost.peak_memory_bytes": _COUNT,
     "weights_sha256": _SHA256,
+    "mask_sha256": _SHA256,
     "lifecycle": _TABLE,
 }
 """Path -> what may stand there, in the order in which faults are reported."""
+
+_PATHS = [(path, path.split("."), kind) for path, kind in KINDS.items()]
 
 ALWAYS = frozenset(
     {"schema", "rules", "hash", "status", "error", "track", "board", "board.fingerprint", "method", "method.name"}
@@ -205,8 +209,8 @@ def validate(data: object) -> Record:
     if _deeper_than(data, _DEEPEST):
         raise RecordError(f"a record nests at most {_DEEPEST} levels; this one goes deeper")
     done = data.get("status") == "done"
-    for path, kind in KINDS.items():
-        _check(data, path, kind, required=path in ALWAYS or (done and path in DONE))
+    for path, keys, kind in _PATHS:
+        _check(path, _follow(data, keys), kind, required=path in ALWAYS or (done and path in DONE))
     if fingerprint(data["board"]) != data["board"]["fingerprint"]:
         raise RecordError("board.fingerprint is not that of the board's fields: the record was edited or mixed up")
     for index, layer in enumerate(look(data, "sparsity.layers") or []):
@@ -274,8 +278,15 @@ def _json(value: Mapping[str, Any], **layout: Any) -> str:
         raise RecordError(f"not plain JSON: {error}") from None
 
 
-def _check(data: Record, path: str, kind: Kind, *, required: bool) -> None:
-    value = look(data, path, _MISSING)
+def _follow(value: Any, keys: Iterable[str]) -> Any:
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            return _MISSING
+        value = value[key]
+    return value
+
+
+def _check(path: str, value: Any, kind: Kind, *, required: bool) -> None:
     if value is _MISSING and required:
         raise RecordError(f"{path} is missing: it is {kind.noun}")
     if value is _MISSING or (value is None and (kind.nullable or not required)):
@@ -295,6 +306,8 @@ def _check_sums(sparsity: Record) -> None:
 
 
 def _check_layer(layer: Any, path: str) -> None:
+    if isinstance(layer, dict) and _is_sound(layer.get("name"), layer.get("n"), layer.get("nonzero")):
+        return
     if not isinstance(layer, dict):
         raise RecordError(f"{path} is an object; found {_show(layer)}")
     for key, kind in (("name", _TEXT), ("n", _POSITIVE), ("nonzero", _COUNT)):
@@ -302,6 +315,11 @@ def _check_layer(layer: Any, path: str) -> None:
             raise RecordError(f"{path}.{key} is {kind.noun}; found {_show(layer.get(key))}")
     if layer["nonzero"] > layer["n"]:
         raise RecordError(f"{path}.nonzero is at most n, {layer['n']}; found {layer['nonzero']}")
+
+
+def _is_sound(name: Any, n: Any, nonzero: Any) -> bool:
+    """Answer at once for nearly every layer there is: a board of thousands of records has a million."""
+    return type(name) is str and type(n) is int and type(nonzero) is int and 0 <= nonzero <= n and 0 < n <= _LARGEST
 
 
 def _check_top1(measured: Record, path: str) -> None:
@@ -315,15 +333,15 @@ def _check_top1(measured: Record, path: str) -> None:
 def _deeper_than(data: object, levels: int) -> bool:
     # Level by level instead of by recursion, which is what a hostile file would exhaust.
     front: list[Any] = [data]
-    for _ in range(levels):
-        front = [child for item in front for child in _children(item)]
-    return bool(front)
+    for _ in range(levels - 1):
+        front = [child for item in front for child in _children(item) if isinstance(child, _NESTING)]
+        if not front:
+            return False
+    return any(_children(item) for item in front)
 
 
-def _children(item: Any) -> list[Any]:
-    if isinstance(item, dict):
-        return list(item.values())
-    return list(item) if isinstance(item, list | tuple) else []
+def _children(item: Any) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item
 
 
 def _show(value: object) -> str:

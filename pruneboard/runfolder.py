@@ -28,8 +28,8 @@ LOCK = ".lock"
 KEPT = 2
 """Checkpoints: should the newest be damaged, the one before is there."""
 
-_HALF_MADE = ("model.safetensors", ".*.part", f"{CHECKPOINTS}/.*.part")
-_OF_ONE_ATTEMPT = (METRICS, "log.txt", "events.out.tfevents.*")
+_HALF_MADE = (store.WEIGHTS, store.MASK, ".*.part", f"{CHECKPOINTS}/.*.part")
+_OF_ONE_ATTEMPT = (METRICS, "log.txt", "log.rank*.txt", "events.out.tfevents.*")
 
 
 @contextmanager

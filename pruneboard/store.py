@@ -4,6 +4,8 @@
         run.json            the record; written once, by rename
         metrics.jsonl       one line per epoch
         model.safetensors   the folded weights
+        mask.npz            the kept positions, one bit each
+        mask.npz            the kept positions, one bit each (`pruneboard.packed`)
         checkpoints/        what an unfinished run goes on from (`pruneboard.runfolder`)
         failures/NN.json    records of earlier attempts that failed
         superseded/NN.json  finished records that a later run replaced with --force
@@ -28,6 +30,8 @@ from pruneboard.errors import NotFoundError, PruneboardError, StoreError, why
 from pruneboard.record import Record
 
 RUN = "run.json"
+WEIGHTS = "model.safetensors"
+MASK = "mask.npz"
 FAILURES = "failures"
 SUPERSEDED = "superseded"
 LARGEST_FILE = 16 * 2**20
@@ -169,7 +173,7 @@ def read(path: Path) -> Record:
         StoreError: it is too large, not JSON, or not a record; the message does not repeat `path`.
     """
     try:
-        text = _read_text(path)
+        text = read_bytes(path, LARGEST_FILE).decode()
         return records.validate(json.loads(text, parse_constant=_refuse, parse_float=_finite))
     except FileNotFoundError:
         raise NotFoundError(f"no record at {path}: name a run folder or its {RUN}") from None
@@ -181,27 +185,54 @@ def read(path: Path) -> Record:
         raise StoreError(f"is not JSON: {error}") from None
 
 
-def scan(paths: Iterable[str | Path]) -> Scan:
-    """Find every record below `paths`, each file once; links to folders are not followed.
+def read_bytes(path: Path, largest: int) -> bytes:
+    """Return the content of a regular file of at most `largest` bytes.
 
-    Args:
-        paths: results folders, run folders, or `run.json` files.
+    Raises:
+        OSError: there is no such file, it is something else, it is larger, or it cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("it is not a regular file")  # a pipe would block for ever
+    with path.open("rb") as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise OSError(f"it is larger than {_size(largest)}")
+    return data
+
+
+def scan(paths: Iterable[str | Path], *, without: Path | None = None) -> Scan:
+    """Find every record below `paths`, as `look_through`, and at least one.
 
     Raises:
         NotFoundError: a path that does not exist, or below which there is no record.
     """
+    found = look_through(paths, without=without)
+    if not found.records:
+        raise NotFoundError(f"no usable record: {len(found.problems)} skipped, the first because {_first(found)}")
+    return found
+
+
+def look_through(paths: Iterable[str | Path], *, without: Path | None = None) -> Scan:
+    """Find every record below `paths`, each file once; links to folders are not followed.
+
+    Args:
+        paths: results folders, run folders, or `run.json` files.
+        without: a folder that is passed over.
+
+    Raises:
+        NotFoundError: a path that does not exist, or below which there is no file of a record, good or bad.
+    """
     found = Scan()
     seen: set[Path] = set()
+    avoided = _real(without) if without else None
     for path in map(Path, paths):
         before = len(seen) + len(found.problems)
-        for file in _run_files(path, found):
+        for file in _run_files(path, found, avoided):
             if (real := _real(file)) not in seen:
                 seen.add(real)
                 _take(file, found)
         if len(seen) + len(found.problems) == before and not _overlaps(path, seen):
             raise NotFoundError(f"no record below {path}: no {RUN} there; make one with `pruneboard run`")
-    if not found.records:
-        raise NotFoundError(f"no usable record: {len(found.problems)} skipped, the first because {_first(found)}")
     found.records.sort(key=lambda item: item[0])
     return found
 
@@ -225,14 +256,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _read_text(path: Path) -> str:
-    if path.exists() and not path.is_file():
-        raise OSError("it is not a regular file")  # a pipe would block for ever
-    with path.open("rb") as file:
-        data = file.read(LARGEST_FILE + 1)
-    if len(data) > LARGEST_FILE:
-        raise OSError(f"it is larger than {LARGEST_FILE // 2**20} MiB")
-    return data.decode()
+def _size(count: int) -> str:
+    return f"{count // 2**20} MiB" if count >= 2**20 else f"{count} bytes"
 
 
 def _refuse(constant: str) -> object:
@@ -245,7 +270,7 @@ def _finite(text: str) -> float:
     return number
 
 
-def _run_files(path: Path, found: Scan) -> list[Path]:
+def _run_files(path: Path, found: Scan, avoided: Path | None) -> list[Path]:
     try:
         if path.is_file():
             return [path]
@@ -260,7 +285,8 @@ def _run_files(path: Path, found: Scan) -> list[Path]:
     files = []
     for folder, below, names in os.walk(path, onerror=skip):
         _count_shelves(Path(folder), below, found)
-        below[:] = sorted(set(below) - {FAILURES, SUPERSEDED})
+        kept = sorted(set(below) - {FAILURES, SUPERSEDED})
+        below[:] = [name for name in kept if avoided is None or _real(Path(folder, name)) != avoided]
         files += [Path(folder, RUN)] if RUN in names else []
     return files
 

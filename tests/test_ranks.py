@@ -11,7 +11,7 @@ from runs import run, tiny
 
 from pruneboard import experiment, registry, runfolder, train
 from pruneboard.api import MaskPruner
-from pruneboard.errors import AuditError
+from pruneboard.errors import AuditError, RunError
 from pruneboard.launch import Group
 from pruneboard.prepare import prepare
 from pruneboard.scores import kept_of
@@ -62,6 +62,25 @@ def test_masks_that_differ_between_processes_fail_the_run(tmp_path):
         Group(with_pruner, (ready(tmp_path, sparsity=0.5, **TWO), Differs), 2).result()
 
 
+def broken_on_the_second(job):
+    """Carry out `job`; the second process fails in its forward pass, as no method's hook does."""
+
+    def fails(run, batches, passes):
+        raise ZeroDivisionError("in the network")
+
+    if os.environ["RANK"] == "1":
+        train._forward_backward = fails
+    return experiment.guarded(job, experiment.Silent())
+
+
+def test_an_error_of_the_second_process_names_the_log_that_has_it(tmp_path):
+    """What fails on one process only has its traceback in that process's own log, which the message names."""
+    job = ready(tmp_path, **TWO)
+    with pytest.raises(RunError, match=r"ZeroDivisionError: in the network; the traceback is in the run's log\.rank1"):
+        Group(broken_on_the_second, (job,), 2).result()
+    assert "Traceback" in (job.folder / "log.rank1.txt").read_text()
+
+
 @pytest.mark.parametrize("zero", [1, 2])
 def test_a_write_that_zero_would_undo_fails_the_run(tmp_path, monkeypatch, zero):
     """At ZeRO stages 1 and 2 a weight written past `assign` is named; at stage 0 such a write is simply correct."""
@@ -90,13 +109,14 @@ def probabilities(job):
     train._forward_backward = watched
     experiment.guarded(job, experiment.Silent())
     train._forward_backward = whole
-    return max(sums[-4:]), min(lowest), max(highest), max(sums)
+    return max(sums[-2:]), min(lowest), max(highest), max(sums)
 
 
 @pytest.mark.parametrize("procs", [1, 2])
 def test_probmask_holds_its_budget_after_the_next_step(tmp_path, procs):
     """At each ZeRO stage probabilities are in [0, 1] in every forward pass, and from the ramp on sum to the budget."""
-    jobs = [ready(tmp_path / str(zero), "probmask", zero=zero, **TWO) for zero in (0, 1, 2)]
+    short = {"overrides": {"epochs": 2, "norm_batch": 16}}
+    jobs = [ready(tmp_path / str(zero), "probmask", zero=zero, **short) for zero in (0, 1, 2)]
     n = sum(p.numel() for name, p in _plain(jobs[0]) if name.endswith("weight") and p.dim() > 1)
     found = of_each(jobs) if procs == 1 else Group(of_each, (jobs,), procs).result()
     for end, lowest, highest, start in found:

@@ -38,7 +38,7 @@ def check_equal(one, other):
     """Assert that two results folders hold the same run: record, metrics and weights, to the last bit."""
     texts = [record.dumps(record.canonical(store.read(folder(r) / "run.json"))) for r in (one, other)]
     assert texts[0] == texts[1]
-    for name in ("metrics.jsonl", "model.safetensors"):
+    for name in ("metrics.jsonl", "model.safetensors", "mask.npz"):
         assert (folder(one) / name).read_bytes() == (folder(other) / name).read_bytes(), name
 
 

@@ -141,7 +141,7 @@ def test_failed_attempts_are_numbered_and_kept(tmp_path):
     for attempt in made:
         folder = put(tmp_path, attempt)
         runfolder.append_metrics(folder, {"step": 1})
-        for name in ("model.safetensors", "log.txt", "events.out.tfevents.1"):
+        for name in ("model.safetensors", "mask.npz", "log.txt", "events.out.tfevents.1"):
             (folder / name).touch()
     runfolder.begin(folder)
     assert files_below(folder) == ["failures", *(f"failures/0{i}.json" for i in (1, 2, 3))]
