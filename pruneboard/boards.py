@@ -1,13 +1,35 @@
-"""From folders to leaderboards and back to files: where the store and the pure functions meet."""
+"""From folders to a leaderboard and back to files: where the store and the pure functions meet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from pruneboard import leaderboard, report, store
-from pruneboard.leaderboard import Board
+from pruneboard import leaderboard, literature, report, store
+from pruneboard.leaderboard import Board, Leaderboard, Published, Run
+from pruneboard.record import Record, look
 from pruneboard.store import Scan
+from pruneboard.verification import verdicts
+
+FOLDER = "leaderboard"
+"""Where the files go, in the first folder that was given."""
+
+SHOWN_RUNS = 500
+"""Runs whose whole record is on the page."""
+
+_TEXTS: dict[str, Callable[[Leaderboard], str]] = {
+    "html": report.html,
+    "md": report.markdown,
+    "tex": report.latex,
+    "csv": report.csv,
+    "json": report.json,
+}
+_PICTURES = ("svg", "png")
+_FIGURE = re.compile(r".+-[0-9a-f]{12}(-\d+)?\.(svg|png)|left-out\.txt")
+FORMATS = (*_TEXTS, *_PICTURES)
+"""What `write` can write."""
 
 
 def compare(paths: Iterable[str | Path]) -> list[Board]:
@@ -19,24 +41,86 @@ def compare(paths: Iterable[str | Path]) -> list[Board]:
     Raises:
         NotFoundError: a path that does not exist or holds no record.
     """
-    return load(paths)[0]
+    return list(load(paths).boards)
 
 
-def load(paths: Iterable[str | Path]) -> tuple[list[Board], Scan]:
-    """Return the boards below `paths`, and the scan with the files that were skipped and why."""
-    found = store.scan(paths)
+def load(paths: Iterable[str | Path], *, published: Iterable[Published] = (), out: Path | None = None) -> Leaderboard:
+    """Return all that the records below `paths` come to.
+
+    Args:
+        paths: results folders, run folders, or `run.json` files.
+        published: numbers from the literature, drawn on the boards they belong to.
+        out: where the leaderboard is written: no record in it is read, but what `pruneboard verify` left there is.
+    """
+    folders = [Path(path) for path in paths]
+    found = store.scan(folders, without=out)
     superseded = {record["hash"]: found.superseded.get(path.parent, 0) for path, record in found.records}
-    return leaderboard.build([record for _, record in found.records], superseded), found
+    verified = _verified(found, out)
+    disputed = {content for content, verdict in verified.items() if verdict == "disputed"}
+    tables = leaderboard.build((record for _, record in found.records), superseded, disputed)
+    return Leaderboard(
+        boards=tuple(tables),
+        runs=tuple(
+            Run(path=_shown(path, folders), record=record, verdict=verified.get(record["hash"]))
+            for path, record in _newest(found.records)
+        ),
+        total=len(found.records),
+        standings=leaderboard.standings(tables),
+        problems=tuple((_shown(path, folders), reason) for path, reason in found.problems),
+        verdicts=verified,
+        published=literature.on_boards(published, tables),
+    )
 
 
-def write(boards: Sequence[Board], folder: Path) -> list[Path]:
-    """Write `leaderboard.md`, `.csv` and `.json` into `folder`, each atomically, and return their paths.
+def _verified(found: Scan, out: Path | None) -> dict[str, str]:
+    """Return content hash -> verdict of every record that is still, byte for byte, the one that was verified.
+
+    Of several copies of one run the worst verdict counts.
+    """
+    known = verdicts.read(out / verdicts.FILE) if out else {}
+    worst: dict[str, verdicts.Verdict] = {}
+    for path, record in found.records if known else []:
+        with suppress(OSError):  # gone in the meantime
+            verdict = known.get(verdicts.file_sha256(path))
+            if verdict is not None:
+                content = record["hash"]
+                worst[content] = max(verdict, worst.get(content, verdict), key=verdicts.VERDICTS.index)
+    return dict(worst)
+
+
+def write(board: Leaderboard, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write `leaderboard.<format>` and `figures/` into `folder`, each file atomically, and return their paths.
 
     Raises:
         StoreError: the folder cannot be written.
     """
-    texts = {"md": report.markdown(boards), "csv": report.csv(boards), "json": report.json(boards)}
-    return [
-        store.write_atomic(folder / f"leaderboard.{suffix}", text.encode("utf-8", "replace"))
-        for suffix, text in texts.items()
-    ]
+    files = {f"leaderboard.{name}": make(board) for name, make in _TEXTS.items() if name in formats}
+    written = [store.write_atomic(folder / name, text.encode("utf-8", "replace")) for name, text in files.items()]
+    if set(formats) & set(_PICTURES):
+        written += _write_figures(report.figures(board), folder / "figures", formats)
+    return written
+
+
+def _write_figures(drawn: Mapping[str, bytes], folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Write the figures of the formats asked for, and remove those of boards that are no longer there."""
+    chosen = {name: data for name, data in drawn.items() if name.rpartition(".")[2] in (*formats, "txt")}
+    written = [store.write_atomic(folder / name, data) for name, data in chosen.items()]
+    for path in folder.glob("*"):
+        if _FIGURE.fullmatch(path.name) and path.name not in drawn:
+            path.unlink(missing_ok=True)
+    return written
+
+
+def _newest(records: Iterable[tuple[Path, Record]]) -> list[tuple[Path, Record]]:
+    return sorted(records, key=lambda item: (_ended(item[1]), item[1]["hash"]), reverse=True)[:SHOWN_RUNS]
+
+
+def _shown(path: Path, folders: Sequence[Path]) -> str:
+    """Return a path from the name of the folder that was given on: what lies above it is nobody's business."""
+    above = next((folder.parent for folder in folders if path.is_relative_to(folder)), path.parent.parent)
+    return str(path.relative_to(above))
+
+
+def _ended(record: Record) -> str:
+    ended = look(record, "lifecycle.ended")
+    return ended if isinstance(ended, str) else ""

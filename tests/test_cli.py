@@ -187,8 +187,8 @@ def test_several_seeds_and_compare(capfd, tmp_path):
     out = capfd.readouterr().out
     assert "magnitude" in out
     assert "dense" in out
-    assert {p.suffix for p in (tmp_path / "leaderboard").iterdir()} == {".md", ".csv", ".json"}
-    assert invoke(["compare", str(tmp_path), "--json"]) == 0
+    assert {p.suffix for p in (tmp_path / "leaderboard").glob("*.*")} == {".html", ".md", ".tex", ".csv", ".json"}
+    assert invoke(["compare", str(tmp_path), "--json", "--format", "none"]) == 0
     assert json.loads(capfd.readouterr().out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import put, record
 
-from pruneboard import boards, leaderboard
+from pruneboard import boards, leaderboard, store
 from pruneboard import record as records
 from pruneboard.errors import NotFoundError
+from pruneboard.verification import verdicts
 
 
 def only_board(*made):
@@ -217,3 +219,119 @@ def test_compare_reads_folders_and_counts_replaced_records(tmp_path):
     assert (row.n, row.top1.mean, row.superseded) == (2, 0.9, 1)
     with pytest.raises(NotFoundError):
         boards.compare([tmp_path / "three"])
+
+
+def curve_of(board, method):
+    """Return the one curve of a method."""
+    (curve,) = (curve for curve in board.curves if curve.rows[0].method == method)
+    return curve
+
+
+def several(points=(0.5, 0.75, 0.9375), seeds=4, **change):
+    """Records of a full board: dense, both controls, and a method between them."""
+    made = [record("dense", None, seed=s, top1=0.9, **change) for s in range(seeds)]
+    for point in points:
+        made += [record("probmask", point, seed=s, top1=0.85, **change) for s in range(seeds)]
+        made += [record("magnitude", point, seed=s, top1=0.8 + s / 1000, **change) for s in range(seeds)]
+        made += [record("random", point, seed=s, top1=0.5, **change) for s in range(seeds)]
+    return made
+
+
+def test_the_area_is_the_drop_that_a_curve_has_everywhere():
+    """A method that loses 5 points at each operating point has an area of 5 points, and covers all of them."""
+    curve = curve_of(only_board(*several()), "probmask")
+    assert math.isclose(curve.area.value, 0.05)
+    assert (curve.coverage, curve.missing) == (1.0, ())
+    assert math.isclose(curve.area.low, 0.05)
+
+
+def test_a_missing_point_and_a_failed_one_are_told_apart():
+    """A point that was never run is missing; one whose run failed is there, not covered, and counted in its row."""
+    made = [*several(), record("gmp", 0.5, seed=0), record("gmp", 0.75, seed=0, status="diverged")]
+    curve = curve_of(only_board(*made), "gmp")
+    assert curve.missing == (0.9375,)
+    assert curve.coverage == 1 / 3
+    assert [len(row.failures) for row in curve.rows] == [0, 1]
+
+
+def test_curves_stand_by_rising_area():
+    """The method that loses least over all operating points comes first."""
+    assert [curve.rows[0].method for curve in only_board(*several()).curves] == ["probmask", "magnitude", "random"]
+
+
+def test_a_leader_is_ahead_by_more_than_the_interval_of_the_difference():
+    """Ahead in every seed by almost the same is a lead; ahead on average and behind in a seed is none."""
+    steady = only_board(*several())
+    assert row_of(steady, "probmask", 0.5).leads
+    assert not row_of(steady, "magnitude", 0.5).leads
+    near = [record("str", 0.5, seed=s, top1=0.85 + (-1) ** s / 50) for s in range(4)]
+    assert not any(row.leads for row in only_board(*several(), *near).rows if row.target == 0.5)
+
+
+def test_ranks_have_intervals_and_wins_against_the_baseline():
+    """Rows that never change places have a rank and no other; one that is always above the baseline has P = 1."""
+    board = only_board(*several())
+    first = row_of(board, "probmask", 0.5)
+    assert (first.rank, first.rank_low, first.rank_high) == (1, 1, 1)
+    assert (first.above_baseline.value, first.above_baseline.n) == (1.0, 4)
+    assert row_of(board, "random", 0.5).above_baseline is None
+
+
+def test_seeds_that_began_differently_are_no_pairs():
+    """A lead and a win are measured at seeds of equal initial weights only; without any there is neither."""
+    made = several(points=(0.5,))
+    other = [record("str", 0.5, seed=s, top1=0.89, model__initial_sha256="e" * 64) for s in range(4)]
+    row = row_of(only_board(*made, *other), "str", 0.5)
+    assert row.rank == 1
+    assert not row.leads
+    assert row.above_baseline is None
+    assert row.unpaired == (0, 1, 2, 3)
+
+
+def test_missing_controls_are_named_by_what_they_control():
+    """A board without dense, floor and baseline says so; the supermask track has no dense network and no baseline."""
+    assert only_board(record("probmask", 0.9)).missing_controls == ("dense", "floor", "baseline")
+    assert only_board(*several()).missing_controls == ()
+    assert only_board(record("probmask", 0.5, track="supermask")).missing_controls == ("floor",)
+
+
+def test_layers_are_averaged_over_seeds():
+    """The sparsity of a layer is the mean over its runs; runs with other layers give none."""
+    made = [record(seed=s) for s in (0, 1)]
+    (row,) = only_board(*made).rows
+    expected = [1 - layer["nonzero"] / layer["n"] for layer in made[0]["sparsity"]["layers"]]
+    assert [layer.sparsity for layer in row.layers] == pytest.approx(expected)
+    made[1]["sparsity"]["layers"][0]["name"] = "another"
+    assert only_board(*made).rows[0].layers == ()
+
+
+def test_standings_compare_what_covers_the_boards():
+    """Over six boards two methods are tested; a method on two of them costs the others no board."""
+    made = [one for b in range(6) for one in several(seeds=2, board__recipe__lr=b / 10)]
+    made += [record("gmp", 0.5, seed=s, top1=0.99, board__recipe__lr=0.0) for s in (0, 1)]
+    across = leaderboard.standings(leaderboard.build(made))["prune"]
+    assert across.boards == 6
+    assert across.mean_rank == {"probmask": 1.0, "magnitude (baseline)": 2.0, "random (floor)": 3.0}
+    assert across.verdict.startswith("too few boards: 6, and it takes 7")
+    assert leaderboard.standings(leaderboard.build(several())) == {}
+
+
+def test_what_verification_disputes_is_a_failure_and_not_ranked(tmp_path):
+    """A verdict holds for the very file it was found for; a disputed run leaves its row's mean and is named there."""
+    made = [record("probmask", 0.5, seed=s, top1=0.8 + s / 10) for s in (0, 1)]
+    paths = [put(tmp_path, one) / "run.json" for one in made]
+    out = tmp_path / "leaderboard"
+    runs = [
+        {"sha256": verdicts.file_sha256(path), "verdict": v, "checks": []}
+        for path, v in zip(paths, ("disputed", "certified"), strict=True)
+    ]
+    store.write_atomic(out / "verified.json", json.dumps({"schema": 1, "runs": runs}).encode())
+    whole = boards.load([tmp_path], out=out)
+    (row,) = whole.boards[0].rows
+    assert row.by_seed == {1: 0.9}
+    assert [(failure.seed, failure.status) for failure in row.failures] == [(0, "disputed")]
+    assert sorted(run.verdict for run in whole.runs) == ["certified", "disputed"]
+    paths[0].write_bytes(paths[0].read_bytes() + b"\n")
+    whole = boards.load([tmp_path], out=out)
+    assert whole.boards[0].rows[0].n == 2
+    assert whole.verdicts == {made[1]["hash"]: "certified"}

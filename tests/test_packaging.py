@@ -19,6 +19,7 @@ VERSION = "9.8.7"
 """Written into the copy that is built, so that nothing else installed here can answer in its place."""
 
 PLUGINS = sorted(path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py"))
+DATA = {".toml", ".csv", ".gz", ".html", ".css", ".js"}
 NEEDED = ("pyproject.toml", "README.md", "LICENSE", "pruneboard", "plugins")
 
 
@@ -81,15 +82,15 @@ def contents(wheel):
 
 
 def test_wheel_holds_all_that_a_run_needs(wheel):
-    """Every module, recipe and plugin of the tree, the typing marker and the license are in it."""
+    """Every module, plugin and data file of the tree, the typing marker and the license are in it."""
     files = contents(wheel)
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "pruneboard").rglob("*.py")}
     modules |= {
         str(p.relative_to(ROOT / "plugins")) for name in PLUGINS for p in (ROOT / "plugins" / name).rglob("*.py")
     }
-    recipes = {str(p.relative_to(ROOT)) for p in (ROOT / "pruneboard" / "recipes").glob("*.toml")}
-    assert recipes
-    assert modules | recipes | {"pruneboard/py.typed"} <= set(files)
+    data = {str(p.relative_to(ROOT)) for p in (ROOT / "pruneboard").rglob("*") if p.suffix in DATA}
+    assert {Path(name).suffix for name in data} == DATA
+    assert modules | data | {"pruneboard/py.typed"} <= set(files)
     (license_text,) = (text for name, text in files.items() if name.endswith("LICENSE"))
     assert license_text == (ROOT / "LICENSE").read_text(encoding="utf-8")
 
@@ -134,7 +135,7 @@ def test_installed_package_is_fit(installed, tmp_path):
 
 
 def test_installed_package_runs(installed, tmp_path):
-    """A small run with a packaged recipe and plugin ends `done`, under the wheel's version."""
+    """A small run with a packaged recipe and plugin ends `done`, is verified, and is on the page."""
     small = ["--model", "test_resnet", "--epochs", "1", "--limit-train", "71", "--batch-size", "32"]
     arguments = ["run", "--method", "probmask", "--sparsity", "0.9", *small, "--quiet", "--json"]
     record = json.loads(pruneboard(installed, tmp_path, *arguments))
@@ -142,3 +143,7 @@ def test_installed_package_runs(installed, tmp_path):
     assert (record["method"]["distribution"], record["method"]["version"]) == ("pruneboard", VERSION)
     assert record["software"]["pruneboard"] == VERSION
     assert json.loads(next(tmp_path.rglob("run.json")).read_text(encoding="utf-8")) == record
+    assert "certified" in pruneboard(installed, tmp_path, "verify", "results")
+    pruneboard(installed, tmp_path, "compare", "results")
+    page = (tmp_path / "results" / "leaderboard" / "leaderboard.html").read_text(encoding="utf-8")
+    assert "certified" in page

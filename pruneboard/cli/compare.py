@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from pruneboard import boards, report
+from pruneboard import boards, literature, report, threshold
+from pruneboard.errors import UsageError
+from pruneboard.leaderboard import Leaderboard, Published
+from pruneboard.record import format_sparsity
+
+BREACHED = 1
 
 
 @click.command("compare")
@@ -14,18 +20,82 @@ from pruneboard import boards, report
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for leaderboard.md, .csv and .json.  [default: leaderboard/ in the first DIR]",
+    help="Folder for the files; nothing in it is read.  [default: leaderboard/ in the first DIR]",
+)
+@click.option(
+    "--format",
+    "formats",
+    default=",".join(boards.FORMATS),
+    show_default=True,
+    help="What to write, separated by commas; none writes nothing.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
-def command(folders: tuple[Path, ...], out: Path | None, *, as_json: bool) -> None:
+@click.option(
+    "--fail-if",
+    "conditions",
+    multiple=True,
+    metavar="BOUND",
+    help='End with exit code 1 if a row breaches this: "drop > 0.005 at 0.9", "top1 < 90% at 0.95 for METHOD". '
+    "May be given several times.",
+)
+@click.option(
+    "--published",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Draw further published numbers, from a CSV file laid out as the one that comes with pruneboard.",
+)
+@click.option("--no-published", is_flag=True, help="Draw no published numbers but those of --published.")
+def command(
+    folders: tuple[Path, ...],
+    out: Path | None,
+    formats: str,
+    *,
+    as_json: bool,
+    conditions: tuple[str, ...],
+    files: tuple[Path, ...],
+    no_published: bool,
+) -> int:
     """Compare all records below one or more folders of results.
 
     Rows share a table only if they were trained alike: same model, data, split, recipe and budget. Prints the
-    tables and writes them as Markdown, CSV and JSON.
+    tables and writes the leaderboard.
     """
-    tables, found = boards.load(folders)
-    click.echo(report.json(tables) if as_json else report.terminal(tables), nl=not as_json)
-    for path, reason in found.problems:
-        click.echo(report.plain(f"skipped {path}: {reason}", 500), err=True)
+    bounds = [threshold.parse(text) for text in conditions]
+    chosen = _formats(formats)
     first = folders[0] if folders[0].is_dir() else folders[0].parent
-    boards.write(tables, out or first / "leaderboard")
+    place = out or first / boards.FOLDER
+    whole = boards.load(folders, published=_published(files, shipped=not no_published), out=place)
+    click.echo(report.json(whole) if as_json else report.terminal(whole), nl=not as_json)
+    for path, reason in whole.problems:
+        click.echo(report.plain(f"skipped {path}: {reason}", 500), err=True)
+    boards.write(whole, place, chosen)
+    return _judge(bounds, whole)
+
+
+def _formats(text: str) -> Sequence[str]:
+    names = [name for name in text.replace(" ", "").split(",") if name]
+    if names == ["none"]:
+        return ()
+    unknown = [name for name in names if name not in boards.FORMATS]
+    if unknown or not names:
+        raise UsageError(f"--format is any of {', '.join(boards.FORMATS)}, or none; found {text!r}")
+    return [name for name in boards.FORMATS if name in names]
+
+
+def _published(files: Sequence[Path], *, shipped: bool) -> list[Published]:
+    numbers = [*literature.shipped()] if shipped else []
+    for file in files:
+        numbers += literature.read(file)
+    return numbers
+
+
+def _judge(bounds: Sequence[threshold.Threshold], whole: Leaderboard) -> int:
+    """Say which rows breach which bound, and return the exit code."""
+    code = 0
+    for bound in bounds:
+        for board, row, how in threshold.breaches(bound, whole.boards):
+            code = BREACHED
+            where = f"{row.method} at {format_sparsity(row.target)} on {board.dataset}, {board.model}, {board.track}"
+            click.echo(report.plain(f"breached: {where}: {how}", 500), err=True)
+    return code

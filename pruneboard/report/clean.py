@@ -15,8 +15,9 @@ def plain(text: object, limit: int = 200) -> str:
     Every character of Unicode's category C goes: control codes and escape sequences, text direction marks,
     and lone surrogates, which no encoding accepts.
     """
-    line = " ".join(str(text)[: 4 * limit].split())
-    clean = "".join(char for char in line if unicodedata.category(char)[0] != "C")
+    clean = " ".join(str(text)[: 4 * limit].split())
+    if not clean.isprintable():  # what is printable has nothing of category C, and is nearly everything
+        clean = "".join(char for char in clean if unicodedata.category(char)[0] != "C")
     return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from pruneboard.leaderboard import Board, Row
+from pruneboard.leaderboard import Board, Curve, Leaderboard, Row
+from pruneboard.leaderboard.model import Identity
+from pruneboard.leaderboard.names import names as raw_names
 from pruneboard.record import format_sparsity, look
 from pruneboard.report.clean import plain
-from pruneboard.stats import Estimate
+from pruneboard.stats import LEVEL, Across, Estimate, Interval
 
 LEGEND = (
     "top-1 in % on the test split, last step's model: mean ± sample standard deviation (n seeds); ○ is a single seed",
     "seeds: 1 single, never ranked; 2 to 5 provisional; 6 or more official",
+    "rank: by mean top-1 at one sparsity [and the ranks between which resampled seeds leave it]",
+    "*: ahead of the runner-up by more than the 95 % interval of their paired difference",
     "drop: dense minus row, in points, paired by seed: mean [Student-t 95 % interval] (pairs, if fewer than seeds)",
+    "P(> baseline): how often it comes out above the baseline control at the same seed; a tie counts one half",
+    "area: mean drop over log2 of the compression [seed bootstrap], and the share of operating points that is covered",
+    "bootstrap intervals are named 95 % and hold the truth less often: about 75, 84 and 90 % at 3, 5 and 10 seeds",
     "sparsity: fraction of zeros over the prunable weights; compression: 1 / (1 - measured)",
     "MACs: multiply-adds (FLOPs are twice that); training: multiply-adds of the whole training, dense = 1",
 )
@@ -32,11 +39,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Page:
-    """One board: a heading, what was equal for all rows, two tables, and what the tables cannot say."""
+    """One board: a heading, what was equal for all rows, three tables, and what the tables cannot say."""
 
     heading: str
     facts: tuple[str, ...]
     grid: Table
+    curves: Table
     detail: Table
     notes: tuple[str, ...]
 
@@ -48,20 +56,15 @@ def page(board: Board) -> Page:
         heading=plain(f"{board.dataset} / {board.model} / {board.track}"),
         facts=tuple(_facts(board)),
         grid=_grid(board, names),
+        curves=_curves(board, names),
         detail=_detail(board, names),
         notes=tuple(_notes(board, names)),
     )
 
 
-def row_names(rows: Iterable[Row]) -> dict[tuple[str, ...], str]:
-    """Return identity -> the shortest name that tells a row from the others of its board."""
-    rows = list(rows)
-    return {identity(row): _name(row, [other for other in rows if other.method == row.method]) for row in rows}
-
-
-def identity(row: Row) -> tuple[str, ...]:
-    """Return what makes two rows the same method, whatever their sparsity."""
-    return row.method, row.distribution, row.version, _options(row), row.ablation or "", str(row.variant)
+def row_names(rows: Iterable[Row]) -> dict[Identity, str]:
+    """Return identity -> the shortest name that tells a row from the others of its board, fit to be printed."""
+    return {identity: plain(name, 60) for identity, name in raw_names(rows).items()}
 
 
 def percent(fraction: float) -> str:
@@ -80,28 +83,21 @@ def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def _options(row: Row) -> str:
-    return json.dumps(row.options, sort_keys=True)
+def standing_tables(whole: Leaderboard) -> Iterator[tuple[str, Table, str]]:
+    """Yield (heading, table, note) for each track with several boards: mean ranks, and the tests there can be."""
+    for track, across in whole.standings.items():
+        order = sorted(across.mean_rank, key=lambda name: (across.mean_rank[name], name))
+        lines = [(plain(name, 60), f"{across.mean_rank[name]:.2f}", _better_than(across, name)) for name in order]
+        table = Table(("method", "mean rank", "above, after Holm's correction"), tuple(lines))
+        yield f"{track}, over {across.boards} boards", table, across.verdict
 
 
-def _name(row: Row, namesakes: list[Row]) -> str:
-    parts = [row.method]
-    if len({other.distribution for other in namesakes}) > 1:
-        parts.append(row.distribution)
-    if len({other.version for other in namesakes}) > 1:
-        parts.append(row.version)
-    parts += [f"{key}={value}" for key, value in sorted(row.options.items()) if _differs(key, namesakes)]
-    if row.ablation:
-        parts.append(row.ablation)
-    if row.variant:
-        parts.append(f"#{row.variant + 1}")
-    if row.control in ("floor", "baseline"):
-        parts.append(f"({row.control})")
-    return plain(" ".join(parts), 60)
-
-
-def _differs(option: str, namesakes: list[Row]) -> bool:
-    return len({json.dumps(row.options.get(option), sort_keys=True) for row in namesakes}) > 1
+def _better_than(across: Across, name: str) -> str:
+    beaten = []
+    for (first, second), pair in across.pairs.items():
+        if pair.adjusted < LEVEL and name == (first if pair.wins > pair.losses else second):
+            beaten.append(f"{plain(second if name == first else first, 60)} (p {pair.adjusted:.3f})")
+    return ", ".join(beaten) or "-"
 
 
 def _facts(board: Board) -> Iterable[str]:
@@ -115,24 +111,37 @@ def _facts(board: Board) -> Iterable[str]:
         yield f"dense control: {_cell(board.dense)}"
     elif board.track == "prune":
         yield "no dense control: drops are unknown"
+    if board.missing_controls:
+        yield f"controls that are missing: {', '.join(board.missing_controls)}"
 
 
-def _grid(board: Board, names: dict[tuple[str, ...], str]) -> Table:
+def _grid(board: Board, names: dict[Identity, str]) -> Table:
     rows = [row for row in board.rows if row.target is not None and not row.off_target]
-    points = sorted({row.target for row in rows if row.target is not None})
-    cells = {(identity(row), row.target): _cell(row) for row in rows}
-    methods = list(dict.fromkeys(identity(row) for row in rows))
+    cells = {(row.identity, row.target): _cell(row) for row in rows}
+    methods = list(dict.fromkeys(row.identity for row in rows))
     return Table(
-        ("method", *(format_sparsity(point) for point in points)),
-        tuple((names[method], *(cells.get((method, point), "") for point in points)) for method in methods),
+        ("method", *(format_sparsity(point) for point in board.points)),
+        tuple((names[method], *(cells.get((method, point), "") for point in board.points)) for method in methods),
     )
+
+
+def _curves(board: Board, names: dict[Identity, str]) -> Table:
+    """One line per method over all operating points; nothing where there is only one."""
+    lines = [(names[curve.rows[0].identity], *_curve(curve)) for curve in board.curves if len(board.points) > 1]
+    return Table(("method", "area", "interval", "covered", "missing"), tuple(lines))
+
+
+def _curve(curve: Curve) -> tuple[str, ...]:
+    area = curve.area
+    missing = ", ".join(format_sparsity(point) for point in curve.missing) or "-"
+    return percent(area.value) if area else "-", _interval(area), f"{100 * curve.coverage:.0f} %", missing
 
 
 def _cell(row: Row) -> str:
     if row.top1 is None:
         return ", ".join(dict.fromkeys(failure.status for failure in row.failures)) + f" ({len(row.failures)})"
     failed = f", {len(row.failures)} failed" if row.failures else ""
-    return f"{top1_text(row.top1)} ({row.n}{failed})"
+    return f"{top1_text(row.top1)} ({row.n}{failed}){' *' if row.leads else ''}"
 
 
 def _measured(row: Row) -> str:
@@ -140,7 +149,7 @@ def _measured(row: Row) -> str:
     return f"{text} off" if row.off_target else text
 
 
-def _interval(estimate: Estimate | None) -> str:
+def _interval(estimate: Estimate | Interval | None) -> str:
     if estimate is None or estimate.low is None or estimate.high is None:
         return "-"
     return f"[{percent(estimate.low)}, {percent(estimate.high)}]"
@@ -154,14 +163,21 @@ def _drop(row: Row) -> str:
     return f"{percent(drop.mean)}{interval}{'' if drop.n == row.n else f' ({drop.n})'}"
 
 
+def _rank(row: Row) -> str:
+    if row.rank is None:
+        return "-"
+    return str(row.rank) if row.rank_low == row.rank_high else f"{row.rank} [{row.rank_low}, {row.rank_high}]"
+
+
 # In the order of what must not be missing where a terminal is narrow.
 _COLUMNS: dict[str, Callable[[Row], str]] = {
     "sparsity": lambda row: format_sparsity(row.target),
     "measured": _measured,
     "top-1 %": lambda row: top1_text(row.top1) if row.top1 else "-",
     "seeds": lambda row: f"{row.n} {row.label}" if row.n else "-",
-    "rank": lambda row: str(row.rank or "-"),
+    "rank": _rank,
     "drop": _drop,
+    "P(> baseline)": lambda row: "-" if row.above_baseline is None else f"{row.above_baseline.value:.2f}",
     "training": lambda row: number(row.relative_train_macs),
     "failed": lambda row: str(len(row.failures) or "-"),
     "95 % interval": lambda row: _interval(row.top1),
@@ -172,14 +188,14 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def _detail(board: Board, names: dict[tuple[str, ...], str]) -> Table:
-    rows = tuple((names[identity(row)], *(text(row) for text in _COLUMNS.values())) for row in board.rows)
+def _detail(board: Board, names: dict[Identity, str]) -> Table:
+    rows = tuple((names[row.identity], *(text(row) for text in _COLUMNS.values())) for row in board.rows)
     return Table(("method", *_COLUMNS), rows, keys=2)
 
 
-def _notes(board: Board, names: dict[tuple[str, ...], str]) -> Iterable[str]:
+def _notes(board: Board, names: dict[Identity, str]) -> Iterable[str]:
     for row in board.rows:
-        name = names[identity(row)]
+        name = names[row.identity]
         where = name if row.target is None else f"{name} at {format_sparsity(row.target)}"
         if row.off_target:
             yield f"off target: {where} measures {row.measured:.6g}: {_cell(row)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -13,8 +12,8 @@ from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pruneboard.leaderboard import Board
-from pruneboard.report.tables import LEGEND, Page, Table, page
+from pruneboard.leaderboard import Leaderboard
+from pruneboard.report.tables import LEGEND, Page, Table, page, standing_tables
 
 PIPED_WIDTH = 120
 """Columns where there is no terminal to ask, so that a file or a pipe gets whole tables."""
@@ -22,19 +21,21 @@ PIPED_WIDTH = 120
 _ASCII = str.maketrans({"─": "-", "±": "+-", "○": "o", "…": "..."})
 
 
-def terminal(boards: Sequence[Board], width: int | None = None, *, color: bool | None = None) -> str:
+def terminal(whole: Leaderboard, width: int | None = None, *, color: bool | None = None) -> str:
     """Return the boards as text for a terminal.
 
     Args:
-        boards: as `leaderboard.build` returns them.
+        whole: the boards and what they were made of.
         width: columns. Operating points that do not fit continue below; columns about single rows that do not
             fit are named, and stand in the files. None asks the terminal.
         color: whether to use colors; None means on a terminal only.
     """
     width = width or screen_width()
     parts: list[RenderableType] = []
-    for board in boards:
+    for board in whole.boards:
         parts += _board(page(board), width)
+    for heading, table, note in standing_tables(whole):
+        parts += [Text(heading, style="bold"), Text(""), rich_table(table), *([Text(note)] if note else []), Text("")]
     parts += [Text(line, style="dim") for line in LEGEND]
     return render(Group(*parts), width, color=color)
 
@@ -100,7 +101,7 @@ def _board(content: Page, width: int) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(content.heading, style="bold")]
     parts += [Text(fact, style="dim") for fact in content.facts]
     detail, *rest = split(content.detail, width)
-    for table in (*split(content.grid, width), detail):
+    for table in (*split(content.grid, width), *split(content.curves, width), detail):
         parts += [Text(""), rich_table(table)] if table.rows else []
     left_out = ", ".join(header for table in rest for header in table.headers[table.keys :])
     notes = [*content.notes, *([f"wider, or in the files: {left_out}"] if left_out else [])]

@@ -6,44 +6,55 @@ import csv as csvlib
 import dataclasses
 import io
 import json as jsonlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from pruneboard.leaderboard import Board, Row
+from pruneboard.leaderboard import Board, Curve, LayerShare, Leaderboard, Row
 from pruneboard.report.clean import csv_text, markdown_text, plain
-from pruneboard.report.tables import LEGEND, Page, Table, page
+from pruneboard.report.tables import LEGEND, Page, Table, page, standing_tables
+from pruneboard.stats import Across
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the layout of `leaderboard.json`."""
 
 
-def markdown(boards: Sequence[Board]) -> str:
-    """Return the boards as one Markdown document: per board accuracy against sparsity, then every row."""
+def markdown(whole: Leaderboard) -> str:
+    """Return one Markdown document: per board accuracy against sparsity, areas, then every row."""
     lines = ["# Leaderboard", ""]
-    for board in boards:
+    for board in whole.boards:
         lines += _section(page(board))
-    return "\n".join([*lines, *_bullets(LEGEND)]).rstrip() + "\n"
+    for heading, table, note in standing_tables(whole):
+        lines += [f"## {markdown_text(heading)}", "", *_markdown_table(table), *_bullets([note] if note else [])]
+    lines += _bullets(LEGEND)
+    skipped = [plain(f"skipped {path}: {reason}", 500) for path, reason in whole.problems]
+    return "\n".join([*lines, *_bullets(skipped)]).rstrip() + "\n"
 
 
-def csv(boards: Sequence[Board]) -> str:
+def csv(whole: Leaderboard) -> str:
     """Return one line per row of every board; fractions stay fractions, in full precision."""
     file = io.StringIO()
     writer = csvlib.DictWriter(file, fieldnames=_CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for board in boards:
+    for board in whole.boards:
         writer.writerows(_csv_row(board, row) for row in board.rows)
     return file.getvalue()
 
 
-def json(boards: Sequence[Board]) -> str:
+def json(whole: Leaderboard) -> str:
     """Return everything the boards hold as one JSON document with a `schema` number."""
-    document = {"schema": SCHEMA, "boards": [_json_board(board) for board in boards]}
+    document = {
+        "schema": SCHEMA,
+        "boards": [_json_board(board) for board in whole.boards],
+        "records": whole.total,
+        "standings": {track: _json_standing(across) for track, across in whole.standings.items()},
+        "skipped": [{"path": path, "reason": reason} for path, reason in whole.problems],
+    }
     return jsonlib.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def _section(content: Page) -> list[str]:
     lines = [f"## {markdown_text(content.heading)}", "", *_bullets(content.facts)]
-    for table in (content.grid, content.detail):
+    for table in (content.grid, content.curves, content.detail):
         lines += _markdown_table(table)
     return lines + _bullets(content.notes)
 
@@ -63,10 +74,13 @@ def _markdown_table(table: Table) -> list[str]:
 
 _CSV_COLUMNS = (
     *("dataset", "model", "track", "fingerprint", "method", "distribution", "version", "options"),
-    *("ablation", "variant", "control", "target", "measured", "off_target", "n", "label", "rank", "seeds"),
+    *("ablation", "variant", "control", "target", "measured", "off_target", "n", "label", "seeds"),
+    *("rank", "rank_low", "rank_high", "leads"),
     *("top1_mean", "top1_sd", "top1_low", "top1_high"),
     *("drop_n", "drop_mean", "drop_sd", "drop_low", "drop_high", "unpaired"),
-    *("compression", "macs_remaining", "relative_train_macs", "forward_passes", "wall_seconds"),
+    *("above_baseline_value", "above_baseline_low", "above_baseline_high"),
+    *("compression", "macs_remaining", "relative_train_macs", "forward_passes", "wall_seconds", "hook_seconds"),
+    *("peak_memory_bytes", "storage_bits"),
     *("failed", "failures", "repeats", "superseded"),
 )
 
@@ -79,7 +93,7 @@ def _csv_row(board: Board, row: Row) -> dict[str, Any]:
     values["seeds"] = " ".join(map(str, row.seeds))
     values["unpaired"] = " ".join(map(str, row.unpaired))
     values["failures"] = "; ".join(f"seed {f.seed} {f.status}: {f.message}" for f in row.failures)
-    for name in ("top1", "drop"):
+    for name in ("top1", "drop", "above_baseline"):
         estimate = values[name]
         values |= {f"{name}_{key}": value for key, value in dataclasses.asdict(estimate).items()} if estimate else {}
     return {name: _csv_value(values.get(name)) for name in _CSV_COLUMNS}
@@ -92,8 +106,32 @@ def _csv_value(value: Any) -> Any:
 def _json_board(board: Board) -> dict[str, Any]:
     # `dense` is one of the rows, marked there by its `control`.
     values = {item.name: getattr(board, item.name) for item in dataclasses.fields(board) if item.name != "dense"}
-    return values | {"rows": [_json_row(row) for row in board.rows]}
+    values |= {"rows": [_json_row(row) for row in board.rows]}
+    values["layers"] = [{"name": layer.name, "n": layer.n} for layer in _layers(board)]
+    return values | {"curves": [_json_curve(board, curve) for curve in board.curves]}
+
+
+def _json_curve(board: Board, curve: Curve) -> dict[str, Any]:
+    """Return a curve with the places of its rows in the list of rows instead of the rows again."""
+    places = {id(row): index for index, row in enumerate(board.rows)}
+    area = dataclasses.asdict(curve.area) if curve.area else None
+    rows = [places[id(row)] for row in curve.rows]
+    return {"rows": rows, "missing": curve.missing, "area": area, "coverage": curve.coverage}
+
+
+def _json_standing(across: Across) -> dict[str, Any]:
+    pairs = [{"methods": names, **dataclasses.asdict(pair)} for names, pair in across.pairs.items()]
+    return {**dataclasses.asdict(across), "pairs": pairs, "verdict": across.verdict}
+
+
+def _layers(board: Board) -> tuple[LayerShare, ...]:
+    return next((row.layers for row in board.rows if row.layers), ())
 
 
 def _json_row(row: Row) -> dict[str, Any]:
-    return dataclasses.asdict(row) | {"n": row.n, "label": row.label}
+    """Return a row; its layers as their sparsities, in the order in which the board names them."""
+    values = {item.name: getattr(row, item.name) for item in dataclasses.fields(row)}
+    values |= {name: dataclasses.asdict(values[name]) for name in ("top1", "drop", "above_baseline") if values[name]}
+    values |= {"n": row.n, "label": row.label, "seeds": row.seeds}
+    values["layers"] = [round(layer.sparsity, 9) for layer in row.layers]
+    return values | {"failures": [dataclasses.asdict(failure) for failure in row.failures]}

@@ -1,0 +1,136 @@
+"""One row: what its finished runs come to, and how the others ended."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from pruneboard import stats
+from pruneboard.leaderboard.model import Failure, LayerShare, Row
+from pruneboard.record import Record, content_hash, look
+
+OWN_DISTRIBUTION = "pruneboard"
+"""Only methods of this distribution may call themselves a control."""
+
+DISPUTED = "its record does not hold: `pruneboard verify` says why"
+
+_PAIRED_BY = ("model.initial_sha256", "data.split_sha256", "data.order_sha256")
+
+
+@dataclass
+class Group:
+    """The runs of one row."""
+
+    variant: int
+    disputed: Collection[str] = ()
+    runs: list[Record] = field(default_factory=list)
+    repeats: int = 0
+    superseded: int = 0
+
+    @property
+    def done(self) -> dict[int, Record]:
+        """The finished runs, by rising seed."""
+        done = {run["seed"]: run for run in self.runs if run["status"] == "done" and run["hash"] not in self.disputed}
+        return dict(sorted(done.items()))
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The others, by rising seed."""
+        found = [_failure(run) for run in self.runs if run["status"] != "done"]
+        found += [Failure(run["seed"], "disputed", DISPUTED) for run in self.runs if run["hash"] in self.disputed]
+        return tuple(sorted(found, key=lambda failure: failure.seed))
+
+    @property
+    def control(self) -> str | None:
+        """The control it is, if a method of ours calls itself one."""
+        method = self.runs[0]["method"]
+        control: str | None = method["traits"]["control"]
+        return control if method["distribution"] == OWN_DISTRIBUTION else None
+
+
+def row(group: Group, reference: Mapping[int, Record]) -> Row:
+    """Return the row of a group; `reference` holds the dense control's finished runs by seed."""
+    first, done = group.runs[0], group.done
+    method, target = first["method"], first["sparsity"]["target"]
+    starts = {seed: _start(run) for seed, run in done.items()}
+    shared = [seed for seed in done if seed in reference and group.control != "dense"]
+    paired = [seed for seed in shared if starts[seed] == _start(reference[seed])]
+    tops = {seed: _top1(run) for seed, run in done.items()}
+    measured = _mean(done, lambda run: run["sparsity"]["measured"])
+    return Row(
+        method=method["name"],
+        distribution=method["distribution"],
+        version=method["version"],
+        options=method["options"],
+        ablation=method.get("ablation"),
+        variant=group.variant,
+        control=group.control,
+        target=target,
+        by_seed=tops,
+        starts=starts,
+        hashes=tuple(run["hash"] for run in done.values()),
+        top1=stats.estimate(list(tops.values())) if tops else None,
+        drop=stats.paired({seed: _top1(reference[seed]) for seed in paired}, {seed: tops[seed] for seed in paired}),
+        unpaired=tuple(sorted(set(shared) - set(paired))),
+        measured=measured,
+        off_target=any(_is_off_target(run) for run in done.values()),
+        compression=None if measured in (None, 1) else 1 / (1 - measured),
+        macs_remaining=_mean(done, _macs_remaining),
+        relative_train_macs=_mean(done, lambda run: look(run, "cost.relative_train_macs")),
+        forward_passes=_mean(done, lambda run: run["cost"]["forward_passes"]),
+        wall_seconds=_mean(done, lambda run: run["cost"]["wall_seconds"]),
+        hook_seconds=_mean(done, lambda run: look(run, "cost.hook_seconds")),
+        peak_memory_bytes=_mean(done, lambda run: run["cost"]["peak_memory_bytes"]),
+        storage_bits=_mean(done, lambda run: look(run, "cost.storage_bits.total")),
+        layers=_layers(list(done.values())),
+        failures=group.failures,
+        repeats=group.repeats,
+        superseded=group.superseded,
+    )
+
+
+def _top1(run: Record) -> float:
+    return float(run["metrics"]["test"]["top1"])
+
+
+def _start(run: Record) -> str:
+    return content_hash({path: look(run, path) for path in _PAIRED_BY})[:12]
+
+
+def _is_off_target(run: Record) -> bool:
+    sparsity = run["sparsity"]
+    target, n = sparsity["target"], sparsity["prunable"]
+    if target is None:
+        return False
+    # Positions count, not non-zeros: a kept weight may be 0.0 by chance, within the audit's tolerance.
+    exact = sparsity["nonzero"] + sparsity["kept_zero"] == n - round(target * n)
+    return not (run["method"]["traits"]["hits_target"] and exact)
+
+
+def _macs_remaining(run: Record) -> float | None:
+    dense, left = look(run, "cost.macs_dense"), look(run, "cost.macs_remaining")
+    return left / dense if dense and left is not None else None
+
+
+def _mean(done: Mapping[int, Record], value: Callable[[Record], float | None]) -> float | None:
+    """Average over the runs; None unless every one has the value, since a mean over some would mislead."""
+    values = [value(run) for run in done.values()]
+    known = [item for item in values if item is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def _failure(run: Record) -> Failure:
+    return Failure(run["seed"], run["status"], (run["error"] or {}).get("message", ""))
+
+
+def _layers(runs: list[Record]) -> tuple[LayerShare, ...]:
+    """Average each layer over the runs; nothing where their layers differ."""
+    shapes = {tuple((layer["name"], layer["n"]) for layer in run["sparsity"]["layers"]) for run in runs}
+    if len(shapes) != 1:
+        return ()
+    nonzero = zip(*([layer["nonzero"] for layer in run["sparsity"]["layers"]] for run in runs), strict=True)
+    return tuple(
+        LayerShare(name, n, 1 - statistics.fmean(counts) / n)
+        for (name, n), counts in zip(shapes.pop(), nonzero, strict=True)
+    )

@@ -1,0 +1,216 @@
+"""What the charts of a board are drawn from: plain lists of named values, in percent and points as they are read.
+
+Text from records is cut and cleaned here (`plain`); Vega draws it as text. Numbers are rounded to what can be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pruneboard.leaderboard import Board, Published, Row
+from pruneboard.leaderboard.model import Identity
+from pruneboard.record import format_sparsity
+from pruneboard.report.clean import plain
+from pruneboard.report.tables import percent, top1_text
+from pruneboard.stats import Estimate
+
+Points = list[dict[str, Any]]
+
+MOST_SEEDS = 3_000
+"""Dots of single seeds on one board; beyond it, only means and intervals are drawn."""
+
+MOST_TICKS = 30
+"""Operating points up to which each has a tick of its own."""
+
+MOST_LAYERS = 20_000
+"""Cells of one board's layer maps, over all its operating points."""
+
+
+def data_sets(board: Board, names: Mapping[Identity, str], published: Sequence[Published] = ()) -> dict[str, Points]:
+    """Return name -> points of every data set of the trade-off chart.
+
+    Its `seeds` are the `cells` once more, whose `tops` and `drops` hold one dot for each seed.
+    """
+    rows = [row for row in board.rows if row.target is not None]
+    crowded = seeds_left_out(board) > 0
+    return {
+        "cells": [
+            _cell(row, names[row.identity]) | _dots(row, board.dense, crowded=crowded) for row in rows if row.top1
+        ],
+        "dense": [_dense(board.dense, names[board.dense.identity])] if board.dense else [],
+        "failures": [_failure(row, names[row.identity]) for row in rows if row.failures],
+        "literature": [_literature(entry) for entry in published],
+    }
+
+
+def cut(board: Board, most: int) -> Board:
+    """Return the board with as many whole methods as `most` rows allow, in the order of its curves."""
+    if len(board.rows) <= most:
+        return board
+    room, kept = most, []
+    for curve in board.curves:
+        if len(curve.rows) <= room:
+            room -= len(curve.rows)
+            kept.append(curve)
+    chosen = {id(row) for curve in kept for row in curve.rows}
+    rows = tuple(row for row in board.rows if id(row) in chosen or row is board.dense)
+    return replace(board, rows=rows, curves=tuple(kept))
+
+
+def ticks(board: Board) -> dict[str, list[float]]:
+    """Return where the axes are labelled: at the operating points, unless there are too many."""
+    kept = [found for point in board.points if (found := _kept(point)) is not None]
+    return (
+        {"kept": kept, "compression": [float(f"{1 / share:.4g}") for share in kept]} if len(kept) <= MOST_TICKS else {}
+    )
+
+
+def layers(board: Board, names: Mapping[Identity, str]) -> list[dict[str, Any]]:
+    """Return the layer maps: rows by operating point, for each group of rows whose layers are the same.
+
+    `kept` is the share of each layer's weights that is left. Beyond `MOST_LAYERS` cells the sparsest rows have none.
+    """
+    groups: dict[tuple[tuple[str, int], ...], dict[float, Points]] = {}
+    room = MOST_LAYERS
+    for row in sorted(board.rows, key=lambda row: row.target or 0.0):
+        room -= len(row.layers)
+        if row.layers and row.target is not None and room >= 0:
+            shape = tuple((layer.name, layer.n) for layer in row.layers)
+            kept = [float(f"{1 - layer.sparsity:.4g}") for layer in row.layers]
+            line = {"method": names[row.identity], "kept": kept}
+            groups.setdefault(shape, {}).setdefault(row.target, []).append(line)
+    return [
+        {
+            "layers": [plain(name, 80) for name, _ in shape],
+            "weights": [n for _, n in shape],
+            "points": [{"point": f"{target:.6g}", "rows": rows} for target, rows in by_target.items()],
+        }
+        for shape, by_target in groups.items()
+    ]
+
+
+def seeds_left_out(board: Board) -> int:
+    """Return how many dots of single seeds are not drawn."""
+    dots = sum(row.n for row in board.rows if row.target is not None)
+    return dots if dots > MOST_SEEDS else 0
+
+
+def describe(row: Row) -> dict[str, Any]:
+    """Return what a tooltip says of a row, as text."""
+    failed = ", ".join(dict.fromkeys(failure.status for failure in row.failures))
+    return {
+        "point": _point(row),
+        "top1_text": top1_text(row.top1) if row.top1 else "no run finished",
+        "span": span(row.top1),
+        "seeds": f"{row.n}, {row.label}",
+        "drop_text": f"{percent(row.drop.mean)} {span(row.drop)}".rstrip(" -") if row.drop else "-",
+        "rank": rank(row),
+        "failed": f"{len(row.failures)} ({failed})" if failed else "0",
+    }
+
+
+def span(value: Any) -> str:
+    """Return an interval of fractions in percent, `[91.02, 91.44]`, or a dash."""
+    if value is None or value.low is None or value.high is None:
+        return "-"
+    return f"[{percent(value.low)}, {percent(value.high)}]"
+
+
+def rank(row: Row) -> str:
+    """Return `1 [1, 2]`: the rank and the interval of it."""
+    if row.rank is None:
+        return "-"
+    return str(row.rank) if row.rank_low is None else f"{row.rank} [{row.rank_low}, {row.rank_high}]"
+
+
+def _point(row: Row) -> str:
+    asked = format_sparsity(row.target)
+    return f"{row.measured:.5g}, off its target {asked}" if row.off_target and row.measured is not None else asked
+
+
+def _place(row: Row) -> dict[str, Any]:
+    """Where a row stands on each of the x axes; a row that no run finished stands at its target."""
+    sparsity = row.point if row.top1 else row.target
+    compression = row.compression
+    if compression is None and not row.top1 and sparsity is not None and sparsity < 1:
+        compression = 1 / (1 - sparsity)
+    macs = 100 * row.macs_remaining if row.macs_remaining else None  # a logarithmic axis has no 0
+    return {
+        "sparsity": _round(sparsity),
+        "kept": _kept(sparsity),
+        "compression": _round(compression),
+        "macs": _round(macs),
+    }
+
+
+def _kept(sparsity: float | None) -> float | None:
+    return _round(1 - sparsity) if sparsity is not None and sparsity < 1 else None
+
+
+def _cell(row: Row, name: str) -> dict[str, Any]:
+    return {
+        "method": name,
+        "n": row.n,
+        "off": row.off_target,
+        **_place(row),
+        **_ends(row.top1, ("top1", "low", "high")),
+        **_ends(row.drop, ("drop", "drop_low", "drop_high")),
+        **describe(row),
+    }
+
+
+def _ends(estimate: Estimate | None, names: tuple[str, str, str]) -> dict[str, float | None]:
+    values = (estimate.mean, estimate.low, estimate.high) if estimate else (None, None, None)
+    return {name: _hundred(value) for name, value in zip(names, values, strict=True)}
+
+
+def _dense(row: Row, name: str) -> dict[str, Any]:
+    return _cell(row, name) | {"drop": 0.0, "point": "dense"}
+
+
+def _failure(row: Row, name: str) -> dict[str, Any]:
+    first = row.failures[0]
+    more = f" and {len(row.failures) - 1} more" if len(row.failures) > 1 else ""
+    text = plain(f"seed {first.seed} {first.status}{more}: {first.message or 'no message'}", 160)
+    return {"method": name, **_place(row), "point": _point(row), "failed": text}
+
+
+def _literature(entry: Published) -> dict[str, Any]:
+    spread = "" if entry.top1_sd is None else f" ± {percent(entry.top1_sd)}"
+    dense = entry.dense_top1
+    return {
+        "method": plain(entry.method, 80),
+        "model": plain(entry.model, 60),
+        "sparsity": entry.sparsity,
+        "kept": _kept(entry.sparsity),
+        "compression": _round(1 / (1 - entry.sparsity)) if entry.sparsity < 1 else None,
+        "macs": None,
+        "top1": _hundred(entry.top1),
+        "drop": None if dense is None else _hundred(dense - entry.top1),
+        "point": format_sparsity(entry.sparsity),
+        "top1_text": f"{percent(entry.top1)}{spread}",
+        "dense_text": "-" if dense is None else percent(dense),
+        "source": plain(entry.source, 120),
+        "place": plain(entry.place, 80),
+        "note": plain(entry.note, 160),
+    }
+
+
+def _dots(row: Row, dense: Row | None, *, crowded: bool) -> dict[str, list[float | None]]:
+    """Return top-1 and drop of each seed, in one order; no drop where the dense run began otherwise."""
+    if crowded:
+        return {"tops": [], "drops": []}
+    starts = dense.starts if dense else {}
+    paired = {seed: dense.by_seed[seed] for seed in row.by_seed if dense and starts.get(seed) == row.starts.get(seed)}
+    drops = [paired[seed] - top1 if seed in paired else None for seed, top1 in row.by_seed.items()]
+    return {"tops": [_hundred(top1) for top1 in row.by_seed.values()], "drops": [_hundred(drop) for drop in drops]}
+
+
+def _hundred(fraction: float | None) -> float | None:
+    return None if fraction is None else round(100 * fraction, 2)
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
