@@ -27,7 +27,7 @@ PAGES = [
     ),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-OTHERS_FLAGS = {"--nproc-per-node", "--no_local_rank", "--ntasks-per-node", "--distribution"}
+OTHERS_FLAGS = {"--nproc-per-node", "--no_local_rank", "--ntasks-per-node", "--distribution", "--sizes"}
 """Flags of other tools that the pages show."""
 
 CALLERS = {"-m", "--module", "srun"}
