@@ -49,7 +49,9 @@ class Threshold:
         return meant and row.ablation is None and row.target == self.point
 
     def breach(self, row: Row) -> str | None:
-        """Say how a row breaches the bound; a value that is not known is a breach. None where it holds."""
+        """Say how a row breaches the bound; off its target, or of unknown value, it does. None where it holds."""
+        if row.off_target and row.measured is not None:
+            return f"it is off its target and measures {row.measured:.6g}"
         value = QUANTITIES[self.quantity](row)
         if value is None:
             return f"{self.quantity} is not known: {_why_unknown(self.quantity, row)}"

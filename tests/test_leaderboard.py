@@ -316,6 +316,13 @@ def test_standings_compare_what_covers_the_boards():
     assert leaderboard.standings(leaderboard.build(several())) == {}
 
 
+def test_a_failed_run_that_is_disputed_too_fails_once():
+    """A record that did not finish counts once among the failures, whatever verification says of it."""
+    made = [record(seed=0), record(seed=1, status="oom"), record(seed=2)]
+    (board,) = leaderboard.build(made, disputed={made[1]["hash"], made[2]["hash"]})
+    assert [(failure.seed, failure.status) for failure in board.rows[0].failures] == [(1, "oom"), (2, "disputed")]
+
+
 def test_what_verification_disputes_is_a_failure_and_not_ranked(tmp_path):
     """A verdict holds for the very file it was found for; a disputed run leaves its row's mean and is named there."""
     made = [record("probmask", 0.5, seed=s, top1=0.8 + s / 10) for s in (0, 1)]

@@ -96,6 +96,12 @@ def test_what_is_not_known_is_a_breach():
     assert alone == {"str": "drop is not known: no dense control shares a seed"}
 
 
+def test_a_row_off_its_target_is_a_breach():
+    """What was measured at another sparsity does not fulfil a bound at this one."""
+    made = record("str", 0.9, top1=0.95, method__traits__hits_target=False)
+    assert breached("drop > 1% at 0.9", *DENSE, made) == {"str": "it is off its target and measures 0.9"}
+
+
 def test_a_bound_that_looks_at_nothing_is_refused():
     """A sparsity or method that no row has would let every build pass."""
     with pytest.raises(UsageError, match=r"there is none but controls at sparsity 0\.95"):

@@ -20,7 +20,7 @@ BREACHED = 1
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the files; nothing in it is read.  [default: leaderboard/ in the first DIR]",
+    help="Folder for the files; no record in it is read.  [default: leaderboard/ in the first DIR]",
 )
 @click.option(
     "--format",

@@ -196,7 +196,7 @@ class Run:
     Attributes:
         path: where it was read, below the folders that were given; text to show, never to follow.
         record: the whole record.
-        verdict: what `pruneboard verify` found of this very file, or None.
+        verdict: what `pruneboard verify` found of the run, the worst of its copies; None where it was not asked.
     """
 
     path: str

@@ -31,15 +31,15 @@ class Group:
     @property
     def done(self) -> dict[int, Record]:
         """The finished runs, by rising seed."""
-        done = {run["seed"]: run for run in self.runs if run["status"] == "done" and run["hash"] not in self.disputed}
-        return dict(sorted(done.items()))
+        return {run["seed"]: run for run in sorted(self.runs, key=_seed) if self._stands(run)}
 
     @property
     def failures(self) -> tuple[Failure, ...]:
         """The others, by rising seed."""
-        found = [_failure(run) for run in self.runs if run["status"] != "done"]
-        found += [Failure(run["seed"], "disputed", DISPUTED) for run in self.runs if run["hash"] in self.disputed]
-        return tuple(sorted(found, key=lambda failure: failure.seed))
+        return tuple(_failure(run) for run in sorted(self.runs, key=_seed) if not self._stands(run))
+
+    def _stands(self, run: Record) -> bool:
+        return run["status"] == "done" and run["hash"] not in self.disputed
 
     @property
     def control(self) -> str | None:
@@ -120,7 +120,13 @@ def _mean(done: Mapping[int, Record], value: Callable[[Record], float | None]) -
     return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
+def _seed(run: Record) -> int:
+    return int(run["seed"])
+
+
 def _failure(run: Record) -> Failure:
+    if run["status"] == "done":
+        return Failure(run["seed"], "disputed", DISPUTED)
     return Failure(run["seed"], run["status"], (run["error"] or {}).get("message", ""))
 
 
