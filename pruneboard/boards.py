@@ -32,6 +32,11 @@ FORMATS = (*_TEXTS, *_PICTURES)
 """What `write` can write."""
 
 
+def place(paths: Sequence[Path]) -> Path:
+    """Return where files about the runs below `paths` go, unless another folder is asked for."""
+    return (paths[0] if paths[0].is_dir() else paths[0].parent) / FOLDER
+
+
 def compare(paths: Iterable[str | Path]) -> list[Board]:
     """Read every record below `paths` and return the boards they form; files that are no record are skipped.
 

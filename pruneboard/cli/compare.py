@@ -63,8 +63,7 @@ def command(
     """
     bounds = [threshold.parse(text) for text in conditions]
     chosen = _formats(formats)
-    first = folders[0] if folders[0].is_dir() else folders[0].parent
-    place = out or first / boards.FOLDER
+    place = out or boards.place(folders)
     whole = boards.load(folders, published=_published(files, shipped=not no_published), out=place)
     click.echo(report.json(whole) if as_json else report.terminal(whole), nl=not as_json)
     for path, reason in whole.problems:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pruneboard import report
+from pruneboard import boards, report
 from pruneboard.errors import ConformanceError
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def command(paths: tuple[Path, ...], data_dir: str | None, out: Path | None, *, 
     else:
         named = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
         click.echo(f"{len(findings)} run{'s' * (len(findings) != 1)}: {named}")
-    first = paths[0] if paths[0].is_dir() else paths[0].parent
-    verdicts.write(findings, out or first / "leaderboard")
+    verdicts.write(findings, out or boards.place(paths))
     if counts["disputed"]:
         raise ConformanceError(
             f"{counts['disputed']} of {len(findings)} runs disputed; each says above what does not hold"

@@ -10,7 +10,7 @@ from typing import Any
 from pruneboard.leaderboard.model import Board
 from pruneboard.leaderboard.ranks import CONTROLS, curves, order, ranked
 from pruneboard.leaderboard.rows import Group, row
-from pruneboard.record import Record
+from pruneboard.record import Record, leaves
 
 _LEARNED = {"steps", "prunable"}  # board fields that a run knows only once it is under way
 
@@ -32,7 +32,7 @@ def build(
     _adopt(groups)
     siblings: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for key, members in groups.items():
-        siblings[key[:3]].append(_flat(_fields(members[0])))
+        siblings[key[:3]].append(dict(leaves(_fields(members[0]))))
     return [_board(key, groups[key], siblings[key[:3]], superseded or {}, disputed) for key in sorted(groups)]
 
 
@@ -57,14 +57,6 @@ def _adopt(groups: dict[tuple[str, str, str, str], list[Record]]) -> None:
 
 def _agree(known: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
     return known == {name: value for name, value in whole.items() if name in known or name not in _LEARNED}
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted path -> leaf, so that one changed field of a recipe can be named."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) and item else {f"{prefix}{key}": item}
-    return flat
 
 
 def _differences(own: Mapping[str, Any], siblings: list[dict[str, Any]]) -> dict[str, Any]:
@@ -93,7 +85,7 @@ def _board(
         track=key[2],
         fingerprint=key[3],
         fields=fields,
-        differs=_differences(_flat(fields), siblings),
+        differs=_differences(dict(leaves(fields)), siblings),
         dense=control,
         points=points,
         rows=found,

@@ -134,6 +134,11 @@ class Row:
         """The operating point: the target, or the measured sparsity of a row that is off target."""
         return self.measured if self.off_target and self.measured is not None else self.target
 
+    def pairs(self, other: Row) -> tuple[dict[int, float], dict[int, float]]:
+        """Return both rows' values at the seeds at which they began alike."""
+        shared = [seed for seed in self.by_seed if self.starts[seed] == other.starts.get(seed)]
+        return {seed: self.by_seed[seed] for seed in shared}, {seed: other.by_seed[seed] for seed in shared}
+
     @cached_property
     def identity(self) -> Identity:
         """What makes two rows the same method, whatever their sparsity."""

@@ -47,7 +47,7 @@ def _placed(rivals: Sequence[Row]) -> list[Row]:
     """Give each row of one operating point its rank, the interval of it, and the leader its mark."""
     ranks = stats.rank_intervals({index: row.by_seed for index, row in enumerate(rivals)})
     first, second, *_ = sorted(rivals, key=lambda row: -_mean(row))
-    ahead = stats.paired(*_pairs(first, second))
+    ahead = stats.paired(*first.pairs(second))
     leader = first if ahead and ahead.low is not None and ahead.low > 0 else None
     return [
         dataclasses.replace(row, rank=place.rank, rank_low=place.low, rank_high=place.high, leads=row is leader)
@@ -58,13 +58,7 @@ def _placed(rivals: Sequence[Row]) -> list[Row]:
 def _against(baseline: Row | None, row: Row) -> Row:
     if baseline is None or row is baseline or row.control is not None or row.off_target or row.n < 2:
         return row
-    return dataclasses.replace(row, above_baseline=stats.probability_above(*_pairs(row, baseline)))
-
-
-def _pairs(first: Row, second: Row) -> tuple[dict[int, float], dict[int, float]]:
-    """Return both rows' values at the seeds at which they began alike."""
-    shared = [seed for seed in first.by_seed if first.starts[seed] == second.starts.get(seed)]
-    return {seed: first.by_seed[seed] for seed in shared}, {seed: second.by_seed[seed] for seed in shared}
+    return dataclasses.replace(row, above_baseline=stats.probability_above(*row.pairs(baseline)))
 
 
 def _mean(row: Row) -> float:
@@ -101,7 +95,7 @@ def _curve(rows: Sequence[Row], points: Sequence[float], dense: Row | None) -> C
 
 
 def _drops(row: Row, dense: Row | None) -> dict[int, float]:
-    reference, own = _pairs(dense, row) if dense else ({}, {})
+    reference, own = dense.pairs(row) if dense else ({}, {})
     return {seed: reference[seed] - own[seed] for seed in own}
 
 

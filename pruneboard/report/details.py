@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pruneboard.leaderboard import Run
-from pruneboard.record import Record, format_sparsity, look
+from pruneboard.record import Record, format_sparsity, leaves, look
 from pruneboard.report.clean import plain
 from pruneboard.report.tables import percent
 from pruneboard.report.views import VERDICTS
@@ -67,14 +67,9 @@ def _blocks(record: Record) -> Iterable[tuple[str, tuple[tuple[str, str], ...]]]
             yield plain(name, 60), facts
 
 
-def _flat(block: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in sorted(block.items()):
-        path = f"{prefix}{key}"
-        if path in _LEFT_OUT:
-            continue
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{path}.")
-        elif text := _text(value):
+def _flat(block: Mapping[str, object]) -> Iterable[tuple[str, str]]:
+    for path, value in leaves(block):
+        if path not in _LEFT_OUT and (text := _text(value)):
             yield plain(path, 100), text
 
 

@@ -9,8 +9,7 @@ from typing import Any
 from pruneboard.leaderboard import Board, Curve, Row
 from pruneboard.leaderboard.model import Identity
 from pruneboard.record import format_sparsity
-from pruneboard.report import points
-from pruneboard.report.tables import percent
+from pruneboard.report.tables import interval_text, percent
 from pruneboard.report.views import Cell
 
 
@@ -20,7 +19,7 @@ def curve_cells(curve: Curve) -> tuple[Cell, ...]:
     missing = ", ".join(map(format_sparsity, curve.missing)) or "none"
     return (
         Cell(percent(area.value), area.value) if area else Cell("-"),
-        Cell(points.span(area), area.low if area else None),
+        Cell(interval_text(area), area.low if area else None),
         Cell(f"{100 * curve.coverage:.0f} %", curve.coverage),
         Cell(missing, len(curve.missing)),
     )

@@ -13,7 +13,7 @@ from pruneboard.leaderboard import Board, Published, Row
 from pruneboard.leaderboard.model import Identity
 from pruneboard.record import format_sparsity
 from pruneboard.report.clean import plain
-from pruneboard.report.tables import percent, top1_text
+from pruneboard.report.tables import interval_text, percent, rank_text, top1_text
 from pruneboard.stats import Estimate
 
 Points = list[dict[str, Any]]
@@ -103,26 +103,12 @@ def describe(row: Row) -> dict[str, Any]:
     return {
         "point": _point(row),
         "top1_text": top1_text(row.top1) if row.top1 else "no run finished",
-        "span": span(row.top1),
+        "span": interval_text(row.top1),
         "seeds": f"{row.n}, {row.label}",
-        "drop_text": f"{percent(row.drop.mean)} {span(row.drop)}".rstrip(" -") if row.drop else "-",
-        "rank": rank(row),
+        "drop_text": f"{percent(row.drop.mean)} {interval_text(row.drop)}".rstrip(" -") if row.drop else "-",
+        "rank": rank_text(row),
         "failed": f"{len(row.failures)} ({failed})" if failed else "0",
     }
-
-
-def span(value: Any) -> str:
-    """Return an interval of fractions in percent, `[91.02, 91.44]`, or a dash."""
-    if value is None or value.low is None or value.high is None:
-        return "-"
-    return f"[{percent(value.low)}, {percent(value.high)}]"
-
-
-def rank(row: Row) -> str:
-    """Return `1 [1, 2]`: the rank and the interval of it."""
-    if row.rank is None:
-        return "-"
-    return str(row.rank) if row.rank_low is None else f"{row.rank} [{row.rank_low}, {row.rank_high}]"
 
 
 def _point(row: Row) -> str:
@@ -202,8 +188,7 @@ def _dots(row: Row, dense: Row | None, *, crowded: bool) -> dict[str, list[float
     """Return top-1 and drop of each seed, in one order; no drop where the dense run began otherwise."""
     if crowded:
         return {"tops": [], "drops": []}
-    starts = dense.starts if dense else {}
-    paired = {seed: dense.by_seed[seed] for seed in row.by_seed if dense and starts.get(seed) == row.starts.get(seed)}
+    paired = dense.pairs(row)[0] if dense else {}
     drops = [paired[seed] - top1 if seed in paired else None for seed, top1 in row.by_seed.items()]
     return {"tops": [_hundred(top1) for top1 in row.by_seed.values()], "drops": [_hundred(drop) for drop in drops]}
 

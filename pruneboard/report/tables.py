@@ -78,6 +78,18 @@ def top1_text(estimate: Estimate) -> str:
     return f"○ {mean}" if estimate.sd is None else f"{mean} ± {percent(estimate.sd)}"
 
 
+def interval_text(estimate: Estimate | Interval | None) -> str:
+    """Return an interval of fractions in percent, `[91.02, 91.44]`, or a dash."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return "-"
+    return f"[{percent(estimate.low)}, {percent(estimate.high)}]"
+
+
+def rank_text(row: Row) -> str:
+    """Return `1 [1, 2]`: the rank and the interval of it."""
+    return "-" if row.rank is None else f"{row.rank} [{row.rank_low}, {row.rank_high}]"
+
+
 def number(value: float | None, digits: int = 2) -> str:
     """Return a number with fixed decimals, or a dash where there is none."""
     return "-" if value is None else f"{value:,.{digits}f}"
@@ -134,7 +146,7 @@ def _curves(board: Board, names: dict[Identity, str]) -> Table:
 def _curve(curve: Curve) -> tuple[str, ...]:
     area = curve.area
     missing = ", ".join(format_sparsity(point) for point in curve.missing) or "-"
-    return percent(area.value) if area else "-", _interval(area), f"{100 * curve.coverage:.0f} %", missing
+    return percent(area.value) if area else "-", interval_text(area), f"{100 * curve.coverage:.0f} %", missing
 
 
 def _cell(row: Row) -> str:
@@ -149,24 +161,12 @@ def _measured(row: Row) -> str:
     return f"{text} off" if row.off_target else text
 
 
-def _interval(estimate: Estimate | Interval | None) -> str:
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return "-"
-    return f"[{percent(estimate.low)}, {percent(estimate.high)}]"
-
-
 def _drop(row: Row) -> str:
     drop = row.drop
     if drop is None:
         return "-"
-    interval = "" if drop.low is None else f" {_interval(drop)}"
+    interval = "" if drop.low is None else f" {interval_text(drop)}"
     return f"{percent(drop.mean)}{interval}{'' if drop.n == row.n else f' ({drop.n})'}"
-
-
-def _rank(row: Row) -> str:
-    if row.rank is None:
-        return "-"
-    return str(row.rank) if row.rank_low == row.rank_high else f"{row.rank} [{row.rank_low}, {row.rank_high}]"
 
 
 # In the order of what must not be missing where a terminal is narrow.
@@ -175,12 +175,12 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "measured": _measured,
     "top-1 %": lambda row: top1_text(row.top1) if row.top1 else "-",
     "seeds": lambda row: f"{row.n} {row.label}" if row.n else "-",
-    "rank": _rank,
+    "rank": rank_text,
     "drop": _drop,
     "P(> baseline)": lambda row: "-" if row.above_baseline is None else f"{row.above_baseline.value:.2f}",
     "training": lambda row: number(row.relative_train_macs),
     "failed": lambda row: str(len(row.failures) or "-"),
-    "95 % interval": lambda row: _interval(row.top1),
+    "95 % interval": lambda row: interval_text(row.top1),
     "compression": lambda row: number(row.compression),
     "MACs left %": lambda row: number(None if row.macs_remaining is None else 100 * row.macs_remaining),
     "passes a step": lambda row: "-" if row.forward_passes is None else f"{row.forward_passes:g}",

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruneboard.leaderboard import Board, Row
-from pruneboard.record import format_sparsity
-from pruneboard.report import points
+from pruneboard.record import format_sparsity, leaves
 from pruneboard.report.clean import plain
 from pruneboard.report.styles import Style
-from pruneboard.report.tables import number, percent, top1_text
+from pruneboard.report.tables import interval_text, number, percent, rank_text, top1_text
 
 VERDICTS = ("disputed", "unverified", "record-only", "spot-checked", "certified")
 """What `pruneboard verify` can say of a run, worst first; `unverified` where it was never asked."""
@@ -75,7 +74,7 @@ def _drop(row: Row) -> Cell:
     if row.drop is None:
         return Cell("-")
     pairs = "" if row.drop.n == row.n else f" ({row.drop.n} paired)"
-    interval = "" if row.drop.low is None else f" {points.span(row.drop)}"
+    interval = "" if row.drop.low is None else f" {interval_text(row.drop)}"
     return Cell(f"{percent(row.drop.mean)}{interval}{pairs}", row.drop.mean)
 
 
@@ -109,13 +108,13 @@ COLUMNS = (
     Column(
         "95 % interval",
         "Student-t interval of the mean",
-        lambda row: Cell(points.span(row.top1), row.top1.low if row.top1 else None),
+        lambda row: Cell(interval_text(row.top1), row.top1.low if row.top1 else None),
     ),
     Column("Seeds", "finished seeds: 1 single, 2 to 5 provisional, 6 or more official", _seeds),
     Column(
         "Rank",
         "by mean top-1 at this sparsity, and the ranks that resampling the seeds leaves plausible",
-        lambda row: Cell(points.rank(row), row.rank),
+        lambda row: Cell(rank_text(row), row.rank),
     ),
     Column("Drop, points", "dense minus row, paired by seed: mean and Student-t 95 % interval", _drop),
     Column("P(> baseline)", "how often it is above the baseline at the same seed, and its bootstrap interval", _above),
@@ -221,14 +220,9 @@ _SHOWN = {
 }
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return dotted path and text of every leaf."""
-    found: list[tuple[str, str]] = []
-    for key, value in sorted(values.items()):
-        if isinstance(value, Mapping) and value:
-            found += flat(value, f"{prefix}{key}.")
-        else:
-            found.append(
-                (plain(f"{prefix}{key}", 100), plain(value if isinstance(value, str) else json.dumps(value), 200))
-            )
-    return found
+    return [
+        (plain(path, 100), plain(value if isinstance(value, str) else json.dumps(value), 200))
+        for path, value in leaves(values)
+    ]
