@@ -13,7 +13,7 @@ import pytest
 from runs import run
 
 import pruneboard
-from pruneboard import registry
+from pruneboard import boards, registry, report
 from pruneboard.api import Traits
 from pruneboard.cli import INTERRUPTED, cli
 from pruneboard.cli.run import build_spec, seed_list
@@ -132,6 +132,16 @@ def test_flags_in_prose_exist(page):
     spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text(encoding="utf-8"))
     named = {flag for span in spans for flag in re.findall(r"(?<![\w-])--[a-z][a-z_-]*", span)}
     assert named - known - OTHERS_FLAGS == set()
+
+
+# Results
+
+
+def test_results_are_those_of_the_committed_records():
+    """Every line of the README's table of results is printed by `compare` from the records beside it."""
+    (shown,) = [block for block in blocks("text") if "dense control" in block]
+    printed = report.terminal(boards.load([ROOT / "results" / "digits"]), 112, color=False).splitlines()
+    assert [line for line in shown.splitlines() if line not in printed] == []
 
 
 # Examples
