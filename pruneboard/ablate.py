@@ -39,6 +39,11 @@ def shuffled(masks: Sequence[Tensor], seed: int) -> list[Tensor]:
     return [_permute(mask, key(seed, "shuffled mask", index)) for index, mask in enumerate(masks)]
 
 
+def redrawn(shapes: Sequence[tuple[int, ...]], init: str, keep_ratio: float, seed: int) -> list[Tensor]:
+    """Return the weights that take the place of those that `seed` initialized a network with."""
+    return models.draw_weights(shapes, init, keep_ratio, key(seed, "redrawn weights"))
+
+
 def _permute(mask: Tensor, seed: int) -> Tensor:
     order = torch.randperm(mask.numel(), generator=torch.Generator().manual_seed(seed)).to(mask.device)
     return mask.reshape(-1)[order].reshape(mask.shape)
@@ -46,9 +51,8 @@ def _permute(mask: Tensor, seed: int) -> Tensor:
 
 def _redraw(job: Job, run: Training) -> Start:
     """Draw every prunable weight anew, write it, and return the start that the audit now goes by."""
-    seed = key(job.seeds["init"], "redrawn weights")
     shapes = [tuple(layer.dense.shape) for layer in run.layers]
-    drawn = models.draw_weights(shapes, job.init, 1 - run.pruner.sparsity, seed)
+    drawn = redrawn(shapes, job.init, 1 - run.pruner.sparsity, job.seeds["init"])
     for layer, weight in zip(run.layers, drawn, strict=True):
         layer.dense.data.copy_(weight)  # frozen: no engine keeps another copy of it
     weights = {f"{layer.name}.weight": weight for layer, weight in zip(run.layers, drawn, strict=True)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pruneboard import cost, models
+from pruneboard import ablate, cost, models
 from pruneboard.draws import key
 from pruneboard.errors import PruneboardError, UsageError
 from pruneboard.models import ModelPlan
@@ -170,10 +170,9 @@ def _frozen(record: Record, plan: ModelPlan, state: Mapping[str, Tensor], masks:
 
 
 def _redrawn(start: nn.Module, init: str, keep_ratio: float, seed: int) -> dict[str, Tensor]:
-    # As `pruneboard.ablate` draws them.
     layers = models.prunable_layers(start)
     shapes = [tuple(module.get_parameter("weight").shape) for _, module in layers]
-    drawn = models.draw_weights(shapes, init, keep_ratio, key(seed, "redrawn weights"))
+    drawn = ablate.redrawn(shapes, init, keep_ratio, seed)
     return {f"{name}.weight": weight for (name, _), weight in zip(layers, drawn, strict=True)}
 
 
