@@ -8,10 +8,12 @@ from __future__ import annotations
 import configparser
 import dataclasses
 import inspect
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import entrypoints
@@ -88,6 +90,21 @@ def find(name: str) -> PrunerInfo:
         claims = " and ".join(f"{info.distribution} {info.version} ({info.target})" for info in matches)
         raise PluginError(f"method {name!r} is claimed by {claims}: uninstall one of them")
     return matches[0]
+
+
+def at(target: str) -> PrunerInfo:
+    """Return a pruner that is not installed, given as `module:Class`; the module is found from the current folder too.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    module, _, name = target.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise UsageError(f"a class is named as MODULE:CLASS, such as my_pruner:Mine; found {target!r}")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return PrunerInfo(name, module, "(not installed)", target)
 
 
 def load(info: PrunerInfo) -> type[Pruner[Any]]:
