@@ -54,6 +54,9 @@ class RigL(DenseGradientPruner):
           kept one of nearly 0; with the noise it can, and then comes back with its stored value.
         * Counts are exact: ERK's densities are rounded to the board's budget, and floor(f c) is not computed
           in float32.
+        * A pruned position whose gradient is exactly 0 (of a unit that never fires) is not grown: what was dropped
+          comes back instead; officially positions decide such ties. A grown weight that is still exactly 0 at T
+          becomes the smallest normal number, because the harness refuses masks that keep zeros.
         * `uniform` prunes the first layer as it does every other; the official code leaves it dense there.
 
     Attributes:
@@ -94,9 +97,18 @@ class RigL(DenseGradientPruner):
             set_masks(layers, select(layers, draws, self.allocation))
 
     def harden(self, layers: Layers, at: Progress, validate: Validate) -> None:
-        """Leave the mask as the last update did; draw it where a budget is so short that the search has no step."""
+        """Leave the mask as the last update did, or draw it where a budget is so short that the search has no step.
+
+        A weight that was grown and has had no gradient since becomes the smallest normal number: it is kept, so
+        it is not 0.
+        """
         del validate
         self.before_step(layers, at)
+        for layer in layers:
+            unmoved = (layer.dense.detach() == 0) & (layer.gate.keep != 0)
+            if at.step and bool(unmoved.any()) and not bool(layer.gate.keep.all()):  # where all is kept, none was grown
+                tiny = torch.finfo(layer.dense.dtype).tiny
+                at.assign(layer.dense, layer.dense.detach().masked_fill(unmoved, tiny))
 
     def every(self, at: Progress) -> int:
         """Return the steps between two updates: `interval`, or as few as it takes to fit `updates` below T."""
@@ -133,6 +145,8 @@ class RigL(DenseGradientPruner):
 def moved(weight: Tensor, keep: Tensor, gradient: Tensor, share: float) -> Tensor:
     """Return the mask after one drop and one growth: as many positions as `keep` has.
 
+    A pruned position without gradient is never grown: as many dropped ones stay, the earliest first.
+
     Args:
         weight: dense weight; only what is kept is looked at.
         keep: bool mask of its shape.
@@ -142,5 +156,6 @@ def moved(weight: Tensor, keep: Tensor, gradient: Tensor, share: float) -> Tenso
     kept = int(keep.count_nonzero())
     dropped = math.floor(share * kept)
     (stays,) = top_k([weight.abs().masked_fill(~keep, -1)], kept - dropped)
-    (grows,) = top_k([gradient.abs().masked_fill(stays, -1)], dropped)
+    gain = gradient.abs().masked_fill(~keep & (gradient == 0), -1)  # behind what was dropped, whose gradient may be 0
+    (grows,) = top_k([gain.masked_fill(stays, -2)], dropped)
     return stays | grows
