@@ -104,9 +104,9 @@ class RigL(DenseGradientPruner):
         """
         del validate
         self.before_step(layers, at)
-        for layer in layers:
+        for layer in layers if at.step else ():
             unmoved = (layer.dense.detach() == 0) & (layer.gate.keep != 0)
-            if at.step and bool(unmoved.any()) and not bool(layer.gate.keep.all()):  # where all is kept, none was grown
+            if bool(unmoved.any()) and not bool(layer.gate.keep.all()):  # where all is kept, none was grown
                 tiny = torch.finfo(layer.dense.dtype).tiny
                 at.assign(layer.dense, layer.dense.detach().masked_fill(unmoved, tiny))
 
