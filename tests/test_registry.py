@@ -14,7 +14,7 @@ from pruneboard.errors import PluginError, PruneboardError, UnknownNameError, Us
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 AGAIN = "install again: pip install -e ."
-BUILT_IN = ["dense", "edge-popup", "gmp", "magnitude", "probmask", "random", "str"]
+BUILT_IN = ["dense", "edge-popup", "gmp", "magnitude", "probmask", "random", "rigl", "str"]
 NO_GATE = """
     from dataclasses import dataclass
     from pruneboard.api import Pruner
