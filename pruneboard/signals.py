@@ -59,7 +59,7 @@ class View:
         precise = images.dtype == torch.float64
         if precise:
             state = {name: value.double() if value.is_floating_point() else value for name, value in state.items()}
-        with _normalizing(self._model, by_batch=training):
+        with _restored(self._model), _normalizing(self._model, by_batch=training):
             found: Tensor = functional_call(self._model, state, (images,))
         return found if precise else found.float()
 
@@ -93,6 +93,21 @@ def _opened(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         path, _, own = (plain_name(name) or "").rpartition(".")
         if own and is_scale(model.get_submodule(path), own) and not bool(parameter.any()):
             yield name, torch.ones_like(parameter)
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Give every module its own tensors back: `functional_call` leaves others in one that has two names.
+
+    A gate in front of a shared weight is such a module.
+    """
+    own = [(module, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, parameters, buffers in own:
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
 
 
 @contextmanager
@@ -144,11 +159,15 @@ class Lent(Iterator[Batch]):
 
 
 @contextmanager
-def lent(view: View, batches: Iterator[Batch]) -> Iterator[tuple[View, Lent]]:
-    """Lend both while the block lasts: a method that kept them could look at images later, uncharged."""
+def lent(view: View, batches: Iterator[Batch]) -> Iterator[Lent]:
+    """Lend both while the block lasts: a method that kept them could look at images later, uncharged.
+
+    Yields:
+        What is to be lent in the place of `batches`.
+    """
     stream = Lent(batches)
     try:
-        yield view, stream
+        yield stream
     finally:
         view.close()
         stream.close()

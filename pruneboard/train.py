@@ -109,9 +109,9 @@ def prune_before_training(run: Training) -> None:
         return
     run.listener.on_phase("scoring the weights before training")
     # The recipe's micro-batch, where the plan's may depend on the number of processes: scores must not.
-    batches = endless_batches(run.dataset, run.plan, run.recipe.micro_batch)
+    stream = endless_batches(run.dataset, run.plan, run.recipe.micro_batch)
     view = View(run.engine.model, run.layers, run.dataset.image_size, run.recipe.label_smoothing)
-    with lent(view, batches):
+    with lent(view, stream) as batches:
         found = run.hook("score", lambda: pruner.score(view, batches))
     masks = run.hook("score", lambda: scores.top_k(found, scores.budget(run.layers)))
     scores.set_masks(run.layers, masks)

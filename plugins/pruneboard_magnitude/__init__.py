@@ -40,9 +40,9 @@ class Magnitude(MaskPruner):
             raise ValueError(f"prune_at is a fraction of the step budget, in [0, 1]; found {self.prune_at}")
 
     def traits(self, track: Track) -> Traits:
-        """Declare the baseline control, hardened where it prunes."""
+        """Declare the baseline control, hardened where it prunes; pruned at initialization it is no baseline."""
         del track
-        return Traits(harden_at=self.prune_at, control="baseline")
+        return Traits(harden_at=self.prune_at, control="baseline" if self.prune_at else None)
 
     def before_step(self, layers: Sequence[Layer[Mask]], at: Progress) -> None:
         """At the hardening step, set the mask; before it, everything is kept."""
