@@ -50,7 +50,7 @@ def viewed(net, **changes):
 
 def images(count=4, dtype=torch.float32):
     """Always the same."""
-    return torch.randn(count, 3, 32, 32, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
 # Branches
