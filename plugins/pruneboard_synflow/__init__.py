@@ -41,6 +41,8 @@ class SynFlow(ScoringPruner):
           networks; the official code computes in float32 and leaves float64 as a comment.
         * A round never takes a weight that an earlier one pruned. In the official code such a weight scores 0, and
           may tie with one whose paths are all cut.
+        * Running statistics are used as they are; the official code takes absolute values of them too. Before any
+          training they are 0 and 1, which makes no difference.
         * Branches that start closed are open (`api.ModelView`); the official networks have none.
 
     Where a network does more than multiply, add and rectify (attention, layer normalization, weight
