@@ -302,9 +302,10 @@ class MaskPruner(Pruner[Mask]):
 class ModelView(Protocol):
     """The model as a scoring pruner may use it: functions of given weights, with no side effect and no chance.
 
-    Every branch is open: a normalization scale or a gain that starts at 0 throughout, as timm starts the last one
-    of every residual branch, counts as 1 here. Nothing would flow through such a branch, so that any score made of
-    flow or of gradients would empty it, although it opens with the first steps. Training starts from 0 all the same.
+    timm starts the last normalization scale, or the gain, of a residual branch at 0: the branch is closed at first, and
+    opens with the first steps. A score made of flow or of gradients would empty every closed branch; one of the opened
+    network alone may empty the way past it, and then nothing at all flows when training starts. So a network can
+    be looked at in both ways, `opened` or as it starts, and `openings` says which of them there are.
 
     Dropout and the like are off. Given float64 images, everything is computed in float64. The view is lent until
     `score` returns.
@@ -318,6 +319,10 @@ class ModelView(Protocol):
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one image."""
 
+    @property
+    def openings(self) -> Sequence[bool]:
+        """The values of `opened` that differ: True, and False where a branch starts closed."""
+
     def logits(
         self,
         images: Tensor,
@@ -325,6 +330,7 @@ class ModelView(Protocol):
         *,
         training: bool = True,
         rest: Callable[[Tensor], Tensor] | None = None,
+        opened: bool = True,
     ) -> Tensor:
         """Return the logits, [batch, classes], differentiable in `weights`.
 
@@ -333,12 +339,13 @@ class ModelView(Protocol):
             weights: one per layer, in place of the dense ones.
             training: batch statistics (True) or running statistics (False) in normalization.
             rest: applied to every other floating-point parameter (SynFlow passes `torch.abs`).
+            opened: scales and gains that start at 0 throughout count as 1; else they are as they start.
 
         Raises:
             RuntimeError: scoring is over.
         """
 
-    def loss(self, batch: Batch, weights: Sequence[Tensor] | None = None) -> Tensor:
+    def loss(self, batch: Batch, weights: Sequence[Tensor] | None = None, *, opened: bool = True) -> Tensor:
         """Return the recipe's mean loss of `batch` under batch statistics, differentiable in `weights`.
 
         Raises:

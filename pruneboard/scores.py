@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Literal, TypeVar
 
@@ -70,6 +70,26 @@ def _top_k_flat(flat: Tensor, k: int) -> Tensor:
     ties = torch.nonzero(flat == threshold).squeeze(1)
     kept[ties[: k - int(kept.sum())]] = True
     return kept
+
+
+def added(parts: Iterable[Sequence[Tensor]]) -> list[Tensor]:
+    """Return the sum of several scores of the same layers, each divided by its own total first.
+
+    Each then has the same say, whatever its scale. A single one comes back as it is; one that is 0 throughout says
+    nothing.
+
+    Args:
+        parts: one or more, each a list of scores of 0 or more per layer.
+    """
+    first, *others = parts
+    if not others:
+        return list(first)
+    result = [torch.zeros_like(score) for score in first]
+    for part in (first, *others):
+        total = float(torch.stack([score.sum(dtype=torch.float64) for score in part]).sum())
+        if total:
+            result = [before + score / total for before, score in zip(result, part, strict=True)]
+    return result
 
 
 def set_masks(layers: Sequence[Layer[Mask]], masks: Sequence[Tensor]) -> None:

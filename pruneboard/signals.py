@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -27,6 +27,7 @@ class View:
     Attributes:
         layers: the prunable layers.
         image_shape: channels, height, width.
+        openings: the values of `opened` that differ.
         images: images passed through so far, which are charged as training cost.
     """
 
@@ -39,6 +40,7 @@ class View:
         self._smoothing = label_smoothing
         self._weights = [f"{layer.name}.parametrizations.weight.original" for layer in layers]
         self._opened = dict(_opened(model))
+        self.openings = (True, False) if self._opened else (True,)
         self._over = False
 
     def logits(
@@ -48,12 +50,13 @@ class View:
         *,
         training: bool = True,
         rest: Callable[[Tensor], Tensor] | None = None,
+        opened: bool = True,
     ) -> Tensor:
         """Return logits [batch, classes] under `weights`; see `api.ModelView.logits`."""
         if self._over:
             raise RuntimeError(OVER)
         self.images += len(images)
-        state = self._state(rest)
+        state = self._state(rest, self._opened if opened else {})
         if weights is not None:
             state |= dict(zip(self._weights, weights, strict=True))
         precise = images.dtype == torch.float64
@@ -63,24 +66,26 @@ class View:
             found: Tensor = functional_call(self._model, state, (images,))
         return found if precise else found.float()
 
-    def loss(self, batch: Batch, weights: Sequence[Tensor] | None = None) -> Tensor:
+    def loss(self, batch: Batch, weights: Sequence[Tensor] | None = None, *, opened: bool = True) -> Tensor:
         """Return the mean cross-entropy of `batch` under `weights`."""
         images, labels = batch
-        return functional.cross_entropy(self.logits(images, weights), labels, label_smoothing=self._smoothing)
+        return functional.cross_entropy(
+            self.logits(images, weights, opened=opened), labels, label_smoothing=self._smoothing
+        )
 
     def close(self) -> None:
         """Refuse to be called from now on."""
         self._over = True
 
-    def _state(self, rest: Callable[[Tensor], Tensor] | None) -> dict[str, Tensor]:
+    def _state(self, rest: Callable[[Tensor], Tensor] | None, opened: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every parameter by name, and every buffer copied, so that running statistics stay.
 
-        Branches are open, and what is neither a layer's weight nor its gate's is passed through `rest`.
+        Those in `opened` have that value instead; what is neither a layer's weight nor of its gate passes `rest`.
         """
         own = set(self._weights)
         state = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         for name, parameter in self._model.named_parameters():
-            value = self._opened.get(name, parameter)
+            value = opened.get(name, parameter)
             if rest is not None and name not in own and ".parametrizations.weight.0." not in name:
                 value = rest(value.detach())
             state[name] = value

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pruneboard.api import Batch, ModelView, ScoringPruner
-from pruneboard.scores import budget, top_k
+from pruneboard.scores import added, budget, top_k
 
 
 @final
@@ -25,7 +25,9 @@ class SynFlow(ScoringPruner):
     f is the network in evaluation mode with every parameter replaced by its absolute value, `ones` one image
     of ones. Without biases the scores of every layer that all paths go through sum to R, so that the rounds, which
     look again after each cut, never take the last weight of such a layer while others have some to give. A layer
-    beside a shortcut, or a shortcut itself, may be emptied: the network still passes its input on.
+    beside a shortcut, or a shortcut itself, may be emptied: the network still passes its input on. Where residual
+    branches start closed (`api.ModelView`), s is the sum of two: of the network as it starts, and with its branches
+    open, each divided by its R. A shortcut is a layer that all paths go through while its branch is closed.
 
     Source: Tanaka, Kunin, Yamins and Ganguli, and ganguli-lab/Synaptic-Flow@378fcee Pruners/pruners.py
     (`SynFlow.score`, `_global_mask`), prune.py (`prune_loop`).
@@ -43,7 +45,9 @@ class SynFlow(ScoringPruner):
           may tie with one whose paths are all cut.
         * Running statistics are used as they are; the official code takes absolute values of them too. Before any
           training they are 0 and 1, which makes no difference.
-        * Branches that start closed are open (`api.ModelView`); the official networks have none.
+        * The second score, where branches start closed; the official networks have none. By the opened network
+          alone shortcuts may be emptied, and then nothing flows when training starts (timm's `test_resnet` at
+          sparsity .9 ended at guessing).
 
     Where a network does more than multiply, add and rectify (attention, layer normalization, weight
     standardization), R is no sum over paths: the scores are computed as above, and the theorem is void.
@@ -83,12 +87,19 @@ class SynFlow(ScoringPruner):
             (layer.dense.detach().double().abs() * mask).requires_grad_()
             for layer, mask in zip(view.layers, masks, strict=True)
         ]
-        ones = torch.ones(1, *view.image_shape, dtype=torch.float64, device=weights[0].device)
-        flow = view.logits(ones, weights, training=False, rest=torch.abs).sum()
-        if not bool(torch.isfinite(flow)):
-            raise ValueError(f"the flow through this network is {flow.item()} in float64: it is too deep for SynFlow")
-        gradients = torch.autograd.grad(flow, weights)
-        return [
-            (gradient * weight.detach()).abs().masked_fill(~mask, -1)
-            for gradient, weight, mask in zip(gradients, weights, masks, strict=True)
-        ]
+        found = added(flow(view, weights, opened=opened) for opened in view.openings)
+        return [score.masked_fill(~mask, -1) for score, mask in zip(found, masks, strict=True)]
+
+
+def flow(view: ModelView, weights: Sequence[Tensor], *, opened: bool) -> list[Tensor]:
+    """Return |dR/dw * w| of `weights`, float64 tensors of 0 or more.
+
+    Raises:
+        ValueError: R is no finite number.
+    """
+    ones = torch.ones(1, *view.image_shape, dtype=torch.float64, device=weights[0].device)
+    total = view.logits(ones, weights, training=False, rest=torch.abs, opened=opened).sum()
+    if not bool(torch.isfinite(total)):
+        raise ValueError(f"the flow through this network is {total.item()} in float64: it is too deep for SynFlow")
+    gradients = torch.autograd.grad(total, weights)
+    return [(gradient * weight.detach()).abs() for gradient, weight in zip(gradients, weights, strict=True)]

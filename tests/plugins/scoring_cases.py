@@ -80,11 +80,11 @@ def network(name, seed=0):
     return net
 
 
-def viewed(pruner, net, label_smoothing=0.0) -> View:
+def viewed(pruner, net, label_smoothing=0.0, side=SIDE) -> View:
     """The view of a gated copy of `net`; `net` itself stays plain."""
     gated = copy.deepcopy(net)
     layers = attach(pruner, gated_layers(gated), DrawClock(0), hits_target=True)
-    return View(gated, layers, SIDE, label_smoothing)
+    return View(gated, layers, side, label_smoothing)
 
 
 def batch(count=32, seed=0):

@@ -13,7 +13,7 @@ from runs import run
 from scoring_cases import BUILDS, SIDE, chosen, network, nothing, seeded, viewed
 from torch import nn
 
-from pruneboard.models import prunable_layers
+from pruneboard.models import build_model, plan_model, prunable_layers
 from pruneboard.scores import budget, kept_of
 from pruneboard_synflow import SynFlow
 
@@ -70,7 +70,8 @@ class Watched:
     """A view that notes what it is asked."""
 
     def __init__(self, view):
-        self.view, self.layers, self.image_shape, self.seen = view, view.layers, view.image_shape, []
+        self.view, self.seen = view, []
+        self.layers, self.image_shape, self.openings = view.layers, view.image_shape, view.openings
 
     def logits(self, images, weights, **how):
         """Note the question and hand it on."""
@@ -104,7 +105,7 @@ def test_it_sees_nothing_but_ones():
     assert len(watch.seen) == watch.view.images == 12
     for images, _, how in watch.seen:
         assert torch.equal(images, torch.ones(1, 3, SIDE, SIDE, dtype=torch.float64))
-        assert how == {"training": False, "rest": torch.abs}
+        assert how == {"training": False, "rest": torch.abs, "opened": True}
 
 
 # The theorem
@@ -146,6 +147,7 @@ def test_every_layer_carries_the_same_flow(net, sparsity):
         weights = [layer.dense.double().abs() * mask for layer, mask in zip(view.layers, masks, strict=True)]
         ones = torch.ones(1, 3, SIDE, SIDE, dtype=torch.float64)
         flow = float(view.logits(ones, weights, training=False, rest=torch.abs).sum().detach())
+        assert view.openings == (True,)
         assert sums == pytest.approx([flow] * len(sums), rel=1e-9)
 
 
@@ -160,6 +162,37 @@ def test_as_many_weights_as_layers_are_one_path(net):
     masks = chosen(view, pruner.score(view, nothing()))
     assert [int(mask.sum()) for mask in masks] == [1] * len(targets)
     assert all(float(score.max()) > 0 for score in pruner.saliency(view, masks))
+
+
+# Branches that start closed
+
+
+def test_a_shortcut_stays_while_its_branch_is_closed():
+    """A ResNet of timm passes its images on when training starts, down to .995; by the opened score alone it does not."""
+    net = build_model(plan(), seed=0)
+    view = viewed(SynFlow(sparsity=0.9), net, side=32)
+    assert view.openings == (True, False)
+    for sparsity in (0.9, 0.98, 0.995):
+        pruner = SynFlow(sparsity=sparsity)
+        view = viewed(pruner, net, side=32)
+        assert passes_on(view, pruner), sparsity
+    view.openings = (True,)
+    assert not passes_on(view, pruner)
+
+
+def plan():
+    """Timm's test_resnet on ten classes of 32 px."""
+    sizes = {"num_classes": 10, "image_size": 32, "original_size": 32}
+    return plan_model("test_resnet", **sizes, enlarged=False, stem="stock")
+
+
+def passes_on(view, pruner):
+    """Whether the network, pruned and as it starts, tells two images apart."""
+    masks = chosen(view, pruner.score(view, nothing()))
+    weights = [layer.dense * mask for layer, mask in zip(view.layers, masks, strict=True)]
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    one, other = view.logits(images, weights, training=False, opened=False)
+    return not torch.equal(one, other)
 
 
 # Numbers
@@ -217,11 +250,14 @@ def test_masks_are_fixed_before_the_first_step():
 
 
 def test_a_real_run_is_done_with_the_exact_count(tmp_path):
-    """Eight real steps end with n - round(.98 n) weights; beside their images only the ones are charged."""
+    """Eight real steps end with n - round(.98 n) weights; beside their images only the ones are charged, each twice.
+
+    The network has residual branches that start closed, so that each round looks at it in both ways.
+    """
     made = run(tmp_path, "synflow", 0.98, options={"rounds": 25})
     assert made["sparsity"]["kept"] == kept_of(made["sparsity"]["prunable"], 0.98)
     assert made["budget"]["harden_step"] == 0
-    assert made["cost"]["train_macs"] == 3 * made["cost"]["macs_dense"] * (32 * 8 + 25)
+    assert made["cost"]["train_macs"] == 3 * made["cost"]["macs_dense"] * (32 * 8 + 2 * 25)
 
 
 def test_zero_sparsity_is_the_dense_run_bit_for_bit(tmp_path):
