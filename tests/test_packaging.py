@@ -19,7 +19,7 @@ VERSION = "9.8.7"
 """Written into the copy that is built, so that nothing else installed here can answer in its place."""
 
 PLUGINS = sorted(path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py"))
-DATA = {".toml", ".csv", ".gz", ".html", ".css", ".js"}
+DATA = {".toml", ".csv", ".gz", ".html", ".css", ".js", ".jinja"}
 NEEDED = ("pyproject.toml", "README.md", "LICENSE", "pruneboard", "plugins")
 
 
