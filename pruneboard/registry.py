@@ -127,7 +127,7 @@ def load(info: PrunerInfo) -> type[Pruner[Any]]:
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cls.__abstractmethods__))
         raise _unusable(info, f"does not define {missing}")
-    if not _frozen(cls):
+    if not is_frozen(cls):
         raise _unusable(info, "is not decorated with @dataclass(frozen=True, kw_only=True)")
     try:
         option_types(cls)
@@ -153,7 +153,8 @@ def _one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def _frozen(cls: type) -> bool:
+def is_frozen(cls: type) -> bool:
+    """Return whether `cls` itself, not only a base of it, was made a frozen dataclass."""
     own = "__dataclass_params__" in cls.__dict__
     return own and bool(cls.__dict__["__dataclass_params__"].frozen)
 
