@@ -81,6 +81,12 @@ def layered(folder):
     return made
 
 
+def fresh(folder):
+    """An environment with nothing in it but pip, which sees nothing of this one and installs from wherever pip does."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
+    return Environment(folder, PYTHONPATH="", PIP_DISABLE_PIP_VERSION_CHECK="1")
+
+
 def copied(source, folder):
     """A copy of a source tree: a build writes beside the sources."""
     for path in sorted(Path(source).rglob("*")):
