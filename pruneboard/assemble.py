@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from pruneboard import audit, cost, gates, models, optim, packed, provenance, registry, scores, store
 from pruneboard import record as records
+from pruneboard.api import Pruner, Traits
 from pruneboard.audit import Count
 from pruneboard.checkpoint import Keeper
 from pruneboard.compiling import Compiled
@@ -23,45 +25,107 @@ from pruneboard.errors import AuditError, DivergedError
 from pruneboard.evaluate import Scores, evaluate
 from pruneboard.packed import Packed
 from pruneboard.prepare import Job, micro_batch
+from pruneboard.spec import Recipe
 from pruneboard.training import Listener, Start, Training, plan_budget
 from pruneboard.world import World
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What training takes besides a network and images.
+
+    Attributes:
+        pruner: the method.
+        traits: what it declares, as far as it is honoured.
+        method: what it is called in messages.
+        recipe: the training that every method shares.
+        seeds: of `order`, `augmentation` and `pruner`.
+        micro_batch: images per forward pass on this process.
+        device: where to train.
+        keeper: saves the run.
+        zero: ZeRO stage.
+        precision: `fp32` or `bf16`.
+    """
+
+    pruner: Pruner[Any]
+    traits: Traits
+    method: str
+    recipe: Recipe
+    seeds: Mapping[str, int]
+    micro_batch: int
+    device: torch.device
+    keeper: Keeper
+    zero: int = 0
+    precision: str = "fp32"
+
+
 def training(job: Job, dataset: Dataset, device: torch.device, listener: Listener, began: float) -> Training:
     """Build model, gates and engine; `began` is when the attempt did, by `time.perf_counter`."""
-    world = World.current()
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     pruner = registry.build(job.info, job.spec.sparsity, job.spec.options)
-    traits = job.known["method"]["traits"]
-    model = initial_model(job, pruner.sparsity)
-    start = Start.of(model, frozen=job.track == "supermask")
+    setting = Setting(
+        pruner=pruner,
+        traits=Traits(**job.known["method"]["traits"]),
+        method=job.info.origin,
+        recipe=job.recipe,
+        seeds=job.seeds,
+        micro_batch=micro_batch(job.recipe, job.plan, World.current().size),
+        device=device,
+        keeper=keeper(job),
+        zero=job.spec.zero,
+        precision=job.spec.precision,
+    )
+    compiled = job.spec.model if job.spec.compile else None
+    return put_together(setting, initial_model(job, pruner.sparsity), dataset, listener, began, compiled)
+
+
+def put_together(
+    setting: Setting,
+    model: nn.Module,
+    dataset: Dataset,
+    listener: Listener,
+    began: float,
+    compiled: str | None = None,
+) -> Training:
+    """Attach the gates of a method to `model` and hand it to the engine.
+
+    Args:
+        setting: method, recipe and engine.
+        model: a plain network with its initial weights; without a trainable parameter on the supermask track.
+        dataset: what to train on.
+        listener: who watches.
+        began: when the attempt did, by `time.perf_counter`.
+        compiled: the name of the network that torch.compile compiles; None compiles nothing.
+    """
+    pruner, recipe, traits = setting.pruner, setting.recipe, setting.traits
+    start = Start.of(model, frozen=not any(parameter.requires_grad for parameter in model.parameters()))
     gates.store_scalars(model)
-    clock = gates.DrawClock(job.seeds["pruner"])
-    layers = gates.attach(pruner, models.gated_layers(model), clock, hits_target=traits["hits_target"])
-    budget = plan_budget(job.recipe, dataset, traits["harden_at"])
-    rule = pruner.gate_optimizer(budget.harden_step)
-    groups = optim.parameter_groups(model, gates.gate_parameters(layers), job.recipe, rule)
-    micro = micro_batch(job.recipe, job.plan, world.size)
+    clock = gates.DrawClock(setting.seeds["pruner"])
+    layers = gates.attach(pruner, models.gated_layers(model), clock, hits_target=traits.hits_target)
+    budget = plan_budget(recipe, dataset, traits.harden_at)
+    groups = optim.parameter_groups(
+        model, gates.gate_parameters(layers), recipe, pruner.gate_optimizer(budget.harden_step)
+    )
     engine = Engine(
         model,
         groups,
-        device=device,
-        micro_batch=micro,
-        clip=job.recipe.clip,
-        zero=job.spec.zero,
-        precision=job.spec.precision,
-        compiled=Compiled(model, job.spec.model) if job.spec.compile else None,
+        device=setting.device,
+        micro_batch=setting.micro_batch,
+        clip=recipe.clip,
+        zero=setting.zero,
+        precision=setting.precision,
+        compiled=Compiled(model, compiled) if compiled else None,
     )
     plan = BatchPlan(
-        batch_size=job.recipe.batch_size,
-        micro_batch=micro,
+        batch_size=recipe.batch_size,
+        micro_batch=setting.micro_batch,
         rank=engine.rank,
         world=engine.world,
-        augment=job.recipe.augment,
-        order_seed=job.seeds["order"],
-        augment_seed=job.seeds["augmentation"],
-        device=device,
+        augment=recipe.augment,
+        order_seed=setting.seeds["order"],
+        augment_seed=setting.seeds["augmentation"],
+        device=setting.device,
     )
     return Training(
         engine=engine,
@@ -69,14 +133,14 @@ def training(job: Job, dataset: Dataset, device: torch.device, listener: Listene
         layers=layers,
         dataset=dataset,
         plan=plan,
-        recipe=job.recipe,
+        recipe=recipe,
         budget=budget,
         clock=clock,
-        forward_passes=traits["forward_passes"],
-        method=job.info.origin,
+        forward_passes=traits.forward_passes,
+        method=setting.method,
         listener=listener,
         start=start,
-        keeper=keeper(job),
+        keeper=setting.keeper,
         began=began,
     )
 

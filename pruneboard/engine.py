@@ -61,11 +61,12 @@ def boot(device: torch.device) -> Any:
 
 
 def shutdown() -> None:
-    """Leave the process group; a later run in this process starts a new one."""
+    """Leave the process group; a later run in this process starts a new one, of as many processes as it has then."""
     from deepspeed import comm
 
     if comm.is_initialized():
         comm.destroy_process_group()
+    peers.part()
 
 
 class Engine:

@@ -99,6 +99,12 @@ def join(world: World, *, cuda: bool) -> None:
     _meeting = _Meeting(world, store, group)
 
 
+def part() -> None:
+    """Forget where the processes met, once their process group is no more."""
+    global _meeting  # noqa: PLW0603 - the same
+    _meeting = None
+
+
 @contextmanager
 def together(world: World, *, cuda: bool) -> Iterator[None]:
     """Carry out a run that all processes carry out: what stops one of them stops all, for the same reason.

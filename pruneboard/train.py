@@ -170,9 +170,12 @@ def validation_top1(run: Training) -> float:
 
     Collective: every process calls it equally often and gets the same number.
     """
+    training = run.engine.model.training
     with restored_statistics(run.engine.model):
         reestimate(run.engine, calibration_batches(run.dataset, run.plan))
-        return validate(run).top1
+        found = validate(run).top1
+    run.engine.model.train(training)  # as the method that asked had it
+    return found
 
 
 def validate(run: Training) -> Scores:

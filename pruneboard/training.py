@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from pruneboard.gates import DrawClock
 from pruneboard.masks import MaskWatch
 from pruneboard.models import state_sha256
 from pruneboard.spec import Recipe
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of typing itself from Python 3.11 on
 
 R = TypeVar("R")
 
@@ -105,6 +108,11 @@ class Training:
     """When this attempt did, by `time.perf_counter`."""
     watch: MaskWatch = field(default_factory=MaskWatch)
     so_far: SoFar = field(default_factory=SoFar)
+
+    @classmethod
+    def of(cls, run: Training) -> Self:
+        """Return `run` as a training of this class: one that does something more."""
+        return cls(**{item.name: getattr(run, item.name) for item in fields(Training)})
 
     @property
     def seconds(self) -> float:

@@ -33,17 +33,19 @@ class ProbabilityGate(Gate):
             it is exactly 0 or 1, m equals it, so a hardened gate is one whose probabilities are 0 and 1.
         inverse_temperature: T of the relaxation; set before every step, so it is no state.
         undecided: flat indices of the probabilities strictly between 0 and 1, the only ones drawn for; None
-            draws for all. Derived from `probability` before every step.
+            draws for all. Derived from `probability` before every step, so it is not saved.
     """
 
     probability: nn.Parameter
+    undecided: Tensor | None
 
     def __init__(self, weight: Tensor, *, learn: bool) -> None:
         """Start with every probability at 1; `learn=False` where the budget keeps everything."""
         super().__init__()
         self.probability = nn.Parameter(torch.ones_like(weight), requires_grad=learn)
         self.inverse_temperature = 1.0
-        self.undecided: Tensor | None = torch.empty(0, dtype=torch.int64)
+        self.register_buffer("undecided", None, persistent=False)
+        self.refresh()
 
     def refresh(self) -> None:
         """Find the undecided probabilities, where drawing for them alone pays."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pruneboard.models import cifar, stems
 from pruneboard.models.building import build_model, state_sha256
-from pruneboard.models.frozen import build_frozen, draw_weights, extras
+from pruneboard.models.frozen import build_frozen, draw_weights, extras, freeze
 from pruneboard.models.names import model_names
 from pruneboard.models.planning import ModelPlan, plan_model
 from pruneboard.models.scope import (
@@ -34,6 +34,7 @@ __all__ = [
     "decays",
     "draw_weights",
     "extras",
+    "freeze",
     "gated_layers",
     "left_out",
     "model_names",

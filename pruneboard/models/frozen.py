@@ -38,7 +38,14 @@ def build_frozen(plan: ModelPlan, *, init: str, keep_ratio: float, seed: int) ->
         keep_ratio: 1 - sparsity; only the scaled rules depend on it.
         seed: equal seeds give equal weights, bit for bit.
     """
-    model = build_model(plan, seed=seed)
+    return freeze(build_model(plan, seed=seed), init=init, keep_ratio=keep_ratio, seed=seed)
+
+
+def freeze(model: nn.Module, *, init: str, keep_ratio: float, seed: int) -> nn.Module:
+    """Draw the weights of a plain network by the track's rule, in place, and make none of them trainable.
+
+    The arguments are those of `build_frozen`.
+    """
     with torch.no_grad():
         for parameter, value in _constants(model):
             parameter.fill_(value)

@@ -88,7 +88,7 @@ DOORS = {
     "jinja2": ("report", "scaffold"),
     "markupsafe": ("report",),
     "argparse": (),
-    "pickle": (),
+    "pickle": ("testing",),  # never from disk: whether a pruner survives the way to another process
 }
 """Outside package -> the only units that may import it."""
 

@@ -1,0 +1,217 @@
+"""One training under observation: what its hooks and gates touch that is not theirs."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pruneboard.api import Pruner
+from pruneboard.testing.bench import Bench, KeepsAll, Trained, finish
+from pruneboard.training import Training
+
+R = TypeVar("R")
+Snapshot = Mapping[str, Any]
+
+BEFORE_THE_OPTIMIZER = ("score", "before_step", "harden")
+"""Hooks that come before the first optimizer step, where they are called at step 0."""
+
+
+@dataclass
+class Findings:
+    """What was seen, by what it is about.
+
+    Attributes:
+        wrong: the first thing that went wrong of each kind: `random`, `modes`, `requires_grad`, `others`, `start`,
+            `optimizer`, `pruner`, `attributes`, `harness`.
+        gradients: largest absolute gradient, by layer and tensor.
+    """
+
+    wrong: dict[str, str] = field(default_factory=dict)
+    gradients: dict[str, float] = field(default_factory=dict)
+    _trained: Trained | None = None
+
+    @property
+    def trained(self) -> Trained:
+        """What came out."""
+        assert self._trained is not None
+        return self._trained
+
+    def note(self, kind: str, message: str) -> None:
+        """Remember the first message of a kind."""
+        self.wrong.setdefault(kind, message)
+
+
+@dataclass
+class Watched(Training):
+    """A training whose every hook is looked at before and after."""
+
+    findings: Findings = field(default_factory=Findings)
+
+    def hook(self, name: str, call: Callable[[], R]) -> R:
+        """Run one of the plugin's functions and compare what it had no business with."""
+        with unchanged(self.findings, f"{name} at step {self.clock.step}", lambda: _belongings(self)):
+            result = super().hook(name, call)
+        first = self.clock.step == 0 and name in BEFORE_THE_OPTIMIZER
+        for layer, given in zip(self.layers, self.initial, strict=True):
+            if first and not torch.equal(layer.dense, given):
+                self.findings.note("start", f"{name} changed the weight of layer {layer.name} before the first step")
+        return result
+
+    def __post_init__(self) -> None:
+        """Remember the weights as they are given."""
+        self.initial = [layer.dense.detach().clone() for layer in self.layers]
+
+
+def watch(bench: Bench) -> Findings:
+    """Train, and return what was seen."""
+    Bench(KeepsAll(sparsity=0.0), "prune").ready().engine.close()  # torch wraps our optimizer when it is first used
+    harness, own = _harness(), _own(bench.pruner)
+    run = Watched.of(bench.ready())
+    found = run.findings
+    for layer in run.layers:
+        _watch_gate(found, layer.gate, layer.name)
+        for name, tensor in [("weight", layer.dense), *layer.gate.named_parameters()]:
+            if tensor.requires_grad:
+                _watch_gradient(found, f"{layer.name}/{name}", tensor)
+    found._trained = finish(run)
+    for layer in run.layers:
+        _look_at_gate(found, layer.gate)
+    if _own(bench.pruner) != own:
+        found.note("pruner", f"the training left {_difference(own, _own(bench.pruner))} of the pruner changed")
+    after = _harness()
+    if (name := _difference(harness, {part: after[part] for part in harness if part in after})) is not None:
+        found.note("harness", f"the training replaced {name}")
+    return found
+
+
+@contextmanager
+def unchanged(found: Findings, who: str, look: Callable[[], Mapping[str, Snapshot]]) -> Iterator[None]:
+    """Note what `look` finds changed after the block, by kind."""
+    before = look()
+    yield
+    for kind, after in look().items():
+        if (name := _difference(before[kind], after)) is not None:
+            found.note(kind, f"{who} changed {name}")
+
+
+def random_state() -> Snapshot:
+    """Return the global random states."""
+    found: dict[str, Any] = {
+        "the random state of torch": torch.get_rng_state().numpy().tobytes(),
+        "the random state of numpy": _numpy_state(),
+        "the random state of Python": random.getstate(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        found["the random state of torch.cuda"] = torch.cuda.get_rng_state().numpy().tobytes()
+    return found
+
+
+def _numpy_state() -> tuple[Any, ...]:
+    kind, key, *rest = np.random.get_state()  # noqa: NPY002 - it is looked at, not drawn from
+    return (kind, np.asarray(key).tobytes(), *rest)
+
+
+def _belongings(run: Training) -> Mapping[str, Snapshot]:
+    """Return what hooks must leave as they find it."""
+    model = run.engine.model
+    gates = [layer.gate for layer in run.layers]
+    own = {id(tensor) for gate in gates for tensor in (*gate.parameters(), *gate.buffers())}
+    own |= {id(layer.dense) for layer in run.layers}
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {
+        "random": random_state(),
+        "modes": {f"the mode of module {name or 'network'}": m.training for name, m in model.named_modules()},
+        "requires_grad": {f"requires_grad of {name}": p.requires_grad for name, p in model.named_parameters()},
+        "others": {name: tensor.detach().cpu().numpy().tobytes() for name, tensor in tensors if id(tensor) not in own},
+        "optimizer": {
+            f"{key} of the optimizer's group {group['name']}": value
+            for group in run.engine.groups
+            for key, value in group.items()
+            if key != "params"
+        },
+    }
+
+
+def _watch_gate(found: Findings, gate: nn.Module, name: str) -> None:
+    """Compare the global random states before and after each evaluation of a gate."""
+    before: list[Snapshot] = []
+
+    def enter(*_: Any) -> None:
+        before.append(random_state())
+
+    def leave(*_: Any) -> None:
+        if (state := _difference(before.pop(), random_state())) is not None:
+            found.note("random", f"the gate of layer {name} changed {state}")
+
+    gate.register_forward_pre_hook(enter)
+    gate.register_forward_hook(leave)
+
+
+def _watch_gradient(found: Findings, name: str, tensor: Tensor) -> None:
+    found.gradients[name] = 0.0
+
+    def see(gradient: Tensor) -> None:
+        found.gradients[name] = max(found.gradients[name], float(gradient.abs().max()))
+
+    tensor.register_hook(see)  # type: ignore[no-untyped-call]
+
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+def _look_at_gate(found: Findings, gate: nn.Module) -> None:
+    for module in gate.modules():
+        for name, value in vars(module).items():
+            if name not in _OF_EVERY_MODULE and _holds_tensor(value):
+                found.note("attributes", f"attribute {name} of {type(module).__name__} holds a tensor")
+
+
+def _holds_tensor(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_tensor(item) for item in value.values())
+    if isinstance(value, (list, tuple, set)):
+        return any(_holds_tensor(item) for item in value)
+    return isinstance(value, Tensor)
+
+
+def _own(pruner: Pruner[Any]) -> Snapshot:
+    """Return the pruner's attributes as text: those of its class too, which outlive it."""
+    lasting = {name: value for name, value in vars(type(pruner)).items() if name[:2] != "__"}
+    of_class = {f"class attribute {name}": repr(value) for name, value in lasting.items()}
+    return {f"attribute {name}": repr(value) for name, value in vars(pruner).items()} | of_class
+
+
+def _harness() -> Snapshot:
+    """Return what the harness is made of: its functions, classes, methods and constants."""
+    found: dict[str, Any] = {}
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "pruneboard":
+            for attribute, value in list(vars(module).items()):
+                found |= _parts(f"{name}.{attribute}", value, module=name)
+    return found
+
+
+def _parts(path: str, value: Any, *, module: str) -> Snapshot:
+    if isinstance(value, type) and value.__module__ == module:
+        own = {f"{path}.{name}": id(part) for name, part in vars(value).items() if callable(part) and name[:2] != "__"}
+        return {path: id(value), **own}
+    if callable(value):
+        return {path: id(value)}
+    constant = path.rpartition(".")[2].isupper() and isinstance(value, (int, float, str, tuple))
+    return {path: repr(value)} if constant else {}
+
+
+def _difference(before: Snapshot, after: Snapshot) -> str | None:
+    """Return the first name whose value changed, came or went."""
+    for name in (*before, *(name for name in after if name not in before)):
+        if name not in before or name not in after or before[name] != after[name]:
+            return name
+    return None
