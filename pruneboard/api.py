@@ -300,7 +300,15 @@ class MaskPruner(Pruner[Mask]):
 
 
 class ModelView(Protocol):
-    """The model as a scoring pruner may use it: functions of given weights, with no side effect."""
+    """The model as a scoring pruner may use it: functions of given weights, with no side effect and no chance.
+
+    Every branch is open: a normalization scale or a gain that starts at 0 throughout, as timm starts the last one
+    of every residual branch, counts as 1 here. Nothing would flow through such a branch, so that any score made of
+    flow or of gradients would empty it, although it opens with the first steps. Training starts from 0 all the same.
+
+    Dropout and the like are off. Given float64 images, everything is computed in float64. The view is lent until
+    `score` returns.
+    """
 
     @property
     def layers(self) -> Sequence[Layer[Mask]]:
@@ -325,10 +333,17 @@ class ModelView(Protocol):
             weights: one per layer, in place of the dense ones.
             training: batch statistics (True) or running statistics (False) in normalization.
             rest: applied to every other floating-point parameter (SynFlow passes `torch.abs`).
+
+        Raises:
+            RuntimeError: scoring is over.
         """
 
     def loss(self, batch: Batch, weights: Sequence[Tensor] | None = None) -> Tensor:
-        """Return the recipe's mean loss of `batch`, differentiable in `weights`."""
+        """Return the recipe's mean loss of `batch` under batch statistics, differentiable in `weights`.
+
+        Raises:
+            RuntimeError: scoring is over.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,6 +353,11 @@ class ScoringPruner(Pruner[Mask]):
     The harness keeps the budget's highest scores over all layers, ties broken by position.
     """
 
+    def traits(self, track: Track) -> Traits:
+        """Declare that masks are fixed before the first step."""
+        del track
+        return Traits(harden_at=0.0)
+
     def gate(self, weight: Tensor) -> Mask:
         """Return a mask that keeps everything."""
         return Mask(weight)
@@ -346,8 +366,9 @@ class ScoringPruner(Pruner[Mask]):
     def score(self, view: ModelView, batches: Iterator[Batch]) -> Sequence[Tensor]:
         """Return one score tensor per layer, of its weight's shape; the highest are kept.
 
-        `batches` is an endless stream of augmented training batches of its own, equal on every process.
-        What is drawn from it is counted as training cost.
+        `batches` is an endless stream of augmented training batches of its own, equal on every process and on any
+        number of them; it is lent until this method returns. Every image passed through `view`, from the stream
+        or not, is counted as training cost.
         """
 
 

@@ -221,7 +221,7 @@ def fold(model: nn.Module, layers: Sequence[Layer[Any]]) -> dict[str, Tensor]:
     weights = _folded_by_name(found, layers)
     state: dict[str, Tensor] = {}
     for name, tensor in found.items():
-        plain = _plain_name(name)
+        plain = plain_name(name)
         if plain is None:
             continue
         weight = f"{plain.rpartition('.')[0]}.weight"
@@ -239,14 +239,14 @@ def _folded_by_name(found: Mapping[str, Tensor], layers: Sequence[Layer[Any]]) -
     for name, tensor in found.items():
         if id(tensor) in of:
             layer, weight = of[id(tensor)]
-            plain = _plain_name(name)
+            plain = plain_name(name)
             if plain is None or plain == name:
                 raise AuditError(f"{name} is the weight of layer {layer.name}, used without the gate in front of it")
             weights[plain] = weight
     return weights
 
 
-def _plain_name(name: str) -> str | None:
+def plain_name(name: str) -> str | None:
     """Return what the plain network calls a tensor of the gated one; None for the state of a gate."""
     path, parametrized, rest = f".{name}".partition(".parametrizations.")
     attribute, _, held = rest.partition(".")

@@ -8,10 +8,12 @@ from __future__ import annotations
 import configparser
 import dataclasses
 import inspect
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import entrypoints
@@ -23,6 +25,9 @@ if TYPE_CHECKING:  # the interface needs torch, and listing what is installed mu
     from pruneboard.api import Pruner
 
 GROUP = "pruneboard.pruners"
+
+NOT_INSTALLED = "(not installed)"
+"""Stands for the version of a class that is named by its module."""
 
 
 @dataclass(frozen=True, order=True)
@@ -107,6 +112,21 @@ def find(name: str) -> PrunerInfo:
     return matches[0]
 
 
+def at(target: str) -> PrunerInfo:
+    """Return a pruner that is not installed, given as `module:Class`; the module is found from the current folder too.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    module, _, name = target.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise UsageError(f"a class is named as MODULE:CLASS, such as my_pruner:Mine; found {target!r}")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return PrunerInfo(name, module, NOT_INSTALLED, target)
+
+
 def load(info: PrunerInfo) -> type[Pruner[Any]]:
     """Import the class behind `info` and check that it is a pruner.
 
@@ -146,7 +166,8 @@ def problem(info: PrunerInfo) -> str | None:
 
 
 def _unusable(info: PrunerInfo, reason: str) -> PluginError:
-    return PluginError(f"method {info.origin} {reason}; mend or uninstall {info.distribution}")
+    remedy = "mend it" if info.version == NOT_INSTALLED else f"mend or uninstall {info.distribution}"
+    return PluginError(f"method {info.origin} {reason}; {remedy}")
 
 
 def _one_line(error: object) -> str:

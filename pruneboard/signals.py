@@ -11,9 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruneboard.api import Batch, Layer, Mask
 from pruneboard.data import BatchPlan, Dataset, train_batches
+from pruneboard.gates import plain_name
+from pruneboard.models import is_scale
+
+OVER = "scoring is over: the view and the batches of `score` are lent until it returns"
 
 
 class View:
@@ -32,6 +37,9 @@ class View:
         self.images = 0
         self._model = model
         self._smoothing = label_smoothing
+        self._weights = [f"{layer.name}.parametrizations.weight.original" for layer in layers]
+        self._opened = dict(_opened(model))
+        self._over = False
 
     def logits(
         self,
@@ -42,41 +50,127 @@ class View:
         rest: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Return logits [batch, classes] under `weights`; see `api.ModelView.logits`."""
+        if self._over:
+            raise RuntimeError(OVER)
         self.images += len(images)
         state = self._state(rest)
         if weights is not None:
-            for layer, weight in zip(self.layers, weights, strict=True):
-                state[f"{layer.name}.parametrizations.weight.original"] = weight
-        was_training = self._model.training
-        self._model.train(training)
-        try:
-            return functional_call(self._model, state, (images,)).float()  # type: ignore[no-any-return]
-        finally:
-            self._model.train(was_training)
+            state |= dict(zip(self._weights, weights, strict=True))
+        precise = images.dtype == torch.float64
+        if precise:
+            state = {name: value.double() if value.is_floating_point() else value for name, value in state.items()}
+        with _restored(self._model), _normalizing(self._model, by_batch=training):
+            found: Tensor = functional_call(self._model, state, (images,))
+        return found if precise else found.float()
 
     def loss(self, batch: Batch, weights: Sequence[Tensor] | None = None) -> Tensor:
         """Return the mean cross-entropy of `batch` under `weights`."""
         images, labels = batch
         return functional.cross_entropy(self.logits(images, weights), labels, label_smoothing=self._smoothing)
 
+    def close(self) -> None:
+        """Refuse to be called from now on."""
+        self._over = True
+
     def _state(self, rest: Callable[[Tensor], Tensor] | None) -> dict[str, Tensor]:
-        """Every buffer copied, so that running statistics stay; every other weight passed through `rest`."""
-        own = {f"{layer.name}.parametrizations.weight.original" for layer in self.layers}
-        state: dict[str, Tensor] = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        """Every parameter by name, and every buffer copied, so that running statistics stay.
+
+        Branches are open, and what is neither a layer's weight nor its gate's is passed through `rest`.
+        """
+        own = set(self._weights)
+        state = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         for name, parameter in self._model.named_parameters():
+            value = self._opened.get(name, parameter)
             if rest is not None and name not in own and ".parametrizations.weight.0." not in name:
-                state[name] = rest(parameter.detach())
+                value = rest(value.detach())
+            state[name] = value
         return state
 
 
-def endless_batches(dataset: Dataset, plan: BatchPlan) -> Iterator[Batch]:
-    """Yield augmented training micro-batches from a stream of their own, equal on every process, for ever."""
-    whole = replace(plan, rank=0, world=1)
+def _opened(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the scales that are 0 throughout, by name, as 1."""
+    for name, parameter in model.named_parameters():
+        path, _, own = (plain_name(name) or "").rpartition(".")
+        if own and is_scale(model.get_submodule(path), own) and not bool(parameter.any()):
+            yield name, torch.ones_like(parameter)
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Give every module its own tensors back: `functional_call` leaves others in one that has two names.
+
+    A gate in front of a shared weight is such a module.
+    """
+    own = [(module, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, parameters, buffers in own:
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
+
+
+@contextmanager
+def _normalizing(model: nn.Module, *, by_batch: bool) -> Iterator[None]:
+    """Normalize by batch or by running statistics inside; all else is in evaluation mode, so that nothing is drawn."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = by_batch and isinstance(module, _BatchNorm)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def endless_batches(dataset: Dataset, plan: BatchPlan, micro_batch: int) -> Iterator[Batch]:
+    """Yield augmented training batches of `micro_batch` images from a stream of their own, for ever.
+
+    They are the same on every process and for any number of them.
+    """
+    whole = replace(plan, rank=0, world=1, micro_batch=micro_batch)
     epoch = 0
     while True:
         for batches in train_batches(dataset, whole, epoch=epoch, stream="scoring"):
             yield from batches
         epoch += 1
+
+
+class Lent(Iterator[Batch]):
+    """Batches that can be drawn until `close`."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        """Lend `batches`."""
+        self._batches: Iterator[Batch] | None = batches
+
+    def __next__(self) -> Batch:
+        """Return the next batch.
+
+        Raises:
+            RuntimeError: scoring is over.
+        """
+        if self._batches is None:
+            raise RuntimeError(OVER)
+        return next(self._batches)
+
+    def close(self) -> None:
+        """Take them back."""
+        self._batches = None
+
+
+@contextmanager
+def lent(view: View, batches: Iterator[Batch]) -> Iterator[Lent]:
+    """Lend both while the block lasts: a method that kept them could look at images later, uncharged.
+
+    Yields:
+        What is to be lent in the place of `batches`.
+    """
+    stream = Lent(batches)
+    try:
+        yield stream
+    finally:
+        view.close()
+        stream.close()
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from pruneboard.evaluate import (
 from pruneboard.gates import gate_tensors
 from pruneboard.models import state_sha256
 from pruneboard.optim import freeze_gates, schedule, set_learning_rates
-from pruneboard.signals import View, dense_gradients, endless_batches
+from pruneboard.signals import View, dense_gradients, endless_batches, lent
 from pruneboard.training import Training, check_finite
 
 CHECK_EVERY = 10
@@ -108,9 +108,11 @@ def prune_before_training(run: Training) -> None:
     if not isinstance(pruner, ScoringPruner):
         return
     run.listener.on_phase("scoring the weights before training")
-    batches = endless_batches(run.dataset, run.plan)
+    # The recipe's micro-batch, where the plan's may depend on the number of processes: scores must not.
+    stream = endless_batches(run.dataset, run.plan, run.recipe.micro_batch)
     view = View(run.engine.model, run.layers, run.dataset.image_size, run.recipe.label_smoothing)
-    found = run.hook("score", lambda: pruner.score(view, batches))
+    with lent(view, stream) as batches:
+        found = run.hook("score", lambda: pruner.score(view, batches))
     masks = run.hook("score", lambda: scores.top_k(found, scores.budget(run.layers)))
     scores.set_masks(run.layers, masks)
     run.so_far.scoring_passes = view.images

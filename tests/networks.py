@@ -72,6 +72,9 @@ _WINDOWS = {"img_size": 32, "patch_size": 2, "embed_dim": 16, "depths": (2, 2), 
 _TOKENS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 _entry("tiny_vgg", VGG, cfg=[16, "M", 16, "M", 32, "M", 32, "M", 32, "M"], mlp_ratio=1 / 128)
+_entry(
+    "tiny_vgg_bn", VGG, cfg=[16, "M", 32, "M", 64, "M", 64, "M", 64, "M"], mlp_ratio=1 / 64, norm_layer=nn.BatchNorm2d
+)
 _entry("tiny_swin", SwinTransformer, **_WINDOWS)
 _entry("tiny_swin_v2", SwinTransformerV2, **_WINDOWS)
 _entry("tiny_mixer", MlpMixer, img_size=32, patch_size=8, num_blocks=2, embed_dim=32)

@@ -317,7 +317,7 @@ CALM = {"lr": 1e-3, "epochs": 5}
 """Twenty steps so small that a difference in rounding stays one: at the recipe's rate it grows tenfold each step."""
 
 SLOW_GATES = {"probmask": {"lr": "1e-4", "travel": "0", "samples": "1"}, "edge-popup": {"lr": "1e-3", "travel": "0"}}
-METHODS = [(name, "prune") for name in ("dense", "random", "magnitude", "gmp", "str", "probmask")]
+METHODS = [(name, "prune") for name in ("dense", "random", "magnitude", "gmp", "str", "probmask", "snip", "synflow")]
 METHODS += [(name, "supermask") for name in ("edge-popup", "probmask")]
 
 

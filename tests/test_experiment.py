@@ -19,7 +19,7 @@ from pruneboard.data import eval_batches
 from pruneboard.errors import DivergedError, RunError
 from pruneboard.prepare import prepare
 
-METHODS = ["gmp", "magnitude", "probmask", "random", "str"]
+METHODS = ["gmp", "magnitude", "probmask", "random", "snip", "str", "synflow"]
 
 RECOUNT = """
 import json, sys

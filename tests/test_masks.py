@@ -54,7 +54,7 @@ def test_kept_zeros_are_zeros_of_the_weights_and_no_holes_of_the_mask():
 
 METHODS = [("dense", None, "prune"), ("random", 0.9, "prune"), ("magnitude", 0.9, "prune"), ("gmp", 0.9, "prune")]
 METHODS += [("str", 0.9, "prune"), ("probmask", 0.9, "prune"), ("probmask", 0.5, "supermask")]
-METHODS += [("edge-popup", 0.5, "supermask")]
+METHODS += [("edge-popup", 0.5, "supermask"), ("snip", 0.9, "prune"), ("synflow", 0.9, "prune")]
 
 
 @pytest.mark.parametrize(("method", "sparsity", "track"), METHODS)

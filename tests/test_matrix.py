@@ -17,7 +17,7 @@ from pruneboard.prepare import prepare
 
 METHODS = {
     "dense": {"method": "dense", "sparsity": None},
-    **{name: {"method": name} for name in ("gmp", "magnitude", "probmask", "random", "str")},
+    **{name: {"method": name} for name in ("gmp", "magnitude", "probmask", "random", "rigl", "snip", "str", "synflow")},
     "edge-popup, supermask": {"method": "edge-popup", "track": "supermask", "sparsity": 0.5},
     "probmask, supermask": {"method": "probmask", "track": "supermask", "sparsity": 0.5},
     "random, supermask": {"method": "random", "track": "supermask", "sparsity": 0.5},

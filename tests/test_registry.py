@@ -14,7 +14,7 @@ from pruneboard.errors import PluginError, PruneboardError, UnknownNameError, Us
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 AGAIN = "install again: pip install -e ."
-BUILT_IN = ["dense", "edge-popup", "gmp", "magnitude", "probmask", "random", "str"]
+BUILT_IN = ["dense", "edge-popup", "gmp", "magnitude", "probmask", "random", "rigl", "snip", "str", "synflow"]
 NO_GATE = """
     from dataclasses import dataclass
     from pruneboard.api import Pruner
@@ -262,7 +262,7 @@ def test_an_unknown_option_names_the_options(site, name):
 @pytest.mark.parametrize(
     ("method", "options", "expected"),
     [
-        ("magnitude", {"prune_at": "0"}, "prune_at is a fraction of the step budget, in (0, 1]; found 0.0"),
+        ("magnitude", {"prune_at": "-1"}, "prune_at is a fraction of the step budget, in [0, 1]; found -1.0"),
         ("magnitude", {"allocation": "best"}, "one of global, uniform, erk, lamp; found 'best'"),
         ("random", {"allocation": "lamp"}, "one of uniform, global, erk; found 'lamp'"),
         ("probmask", {"passes": "0"}, "passes and samples are 1 or more; found 0, 10"),

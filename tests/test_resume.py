@@ -21,7 +21,7 @@ from pruneboard.errors import InterruptedRunError, RunError, UsageError
 
 RUNS = {
     "dense": {"method": "dense", "sparsity": None},
-    **{name: {"method": name} for name in ("gmp", "magnitude", "probmask", "random", "str")},
+    **{name: {"method": name} for name in ("gmp", "magnitude", "probmask", "random", "rigl", "snip", "str", "synflow")},
     "supermask edge-popup": {"method": "edge-popup", "track": "supermask", "sparsity": 0.5},
     "supermask probmask": {"method": "probmask", "track": "supermask", "sparsity": 0.5},
 }

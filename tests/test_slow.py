@@ -50,7 +50,7 @@ def test_methods_are_above_the_floor(tmp_path):
         assert sum(above) / 3 > 0.01
 
 
-PRUNING = ["random", "magnitude", "gmp", "str", "probmask"]
+PRUNING = ["random", "magnitude", "gmp", "str", "probmask", "snip", "synflow"]
 WITH_TRACKS = [*((method, "prune") for method in PRUNING)]
 WITH_TRACKS += [(method, "supermask") for method in ("random", "probmask", "edge-popup")]
 needs_cifar10 = pytest.mark.skipif(

@@ -24,7 +24,8 @@ class Magnitude(MaskPruner):
     usually adds epochs at a rate of its own (a named deviation: every method has the same budget).
 
     Attributes:
-        prune_at: fraction of the step budget after which the mask is set, in (0, 1].
+        prune_at: fraction of the step budget after which the mask is set, in [0, 1]. At 0 the initial weights
+            are ranked ("magnitude at initialization"), which under `global` empties whole layers at high sparsities.
         allocation: `global` (largest of the whole network), `uniform` (every layer keeps the same share),
             `erk` (arXiv:1911.11134) or `lamp` (layer-adaptive scores, arXiv:2010.07611).
     """
@@ -33,15 +34,15 @@ class Magnitude(MaskPruner):
     allocation: Literal["global", "uniform", "erk", "lamp"] = "global"
 
     def __post_init__(self) -> None:
-        """Refuse a fraction outside (0, 1]."""
+        """Refuse a fraction outside [0, 1]."""
         super().__post_init__()
-        if not 0 < self.prune_at <= 1:
-            raise ValueError(f"prune_at is a fraction of the step budget, in (0, 1]; found {self.prune_at}")
+        if not 0 <= self.prune_at <= 1:
+            raise ValueError(f"prune_at is a fraction of the step budget, in [0, 1]; found {self.prune_at}")
 
     def traits(self, track: Track) -> Traits:
-        """Declare the baseline control, hardened where it prunes."""
+        """Declare the baseline control, hardened where it prunes; pruned at initialization it is no baseline."""
         del track
-        return Traits(harden_at=self.prune_at, control="baseline")
+        return Traits(harden_at=self.prune_at, control="baseline" if self.prune_at else None)
 
     def before_step(self, layers: Sequence[Layer[Mask]], at: Progress) -> None:
         """At the hardening step, set the mask; before it, everything is kept."""

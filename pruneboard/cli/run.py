@@ -8,12 +8,13 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from pruneboard import registry, stopping
+from pruneboard.cli import flags
 from pruneboard.errors import RunError, UnknownNameError, UsageError
 from pruneboard.spec import (
     RECIPE_FIELDS,
@@ -26,9 +27,6 @@ from pruneboard.spec import (
     recipe_names,
 )
 from pruneboard.world import World
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
 
 SOURCES = {
     ParameterSource.COMMANDLINE: "flag",
@@ -61,20 +59,6 @@ def _attribute_help(docstring: str) -> dict[str, str]:
     return found
 
 
-def _complete(names: Callable[[], list[str]]) -> Callable[..., list[CompletionItem]]:
-    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from click.shell_completion import CompletionItem
-
-        del ctx, param
-        return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
-
-    return complete
-
-
-def _method_names() -> list[str]:
-    return sorted({info.name for info in registry.installed()})
-
-
 def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Make a TOML file the defaults of every flag, refusing keys that no flag has."""
     del param
@@ -98,7 +82,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
     "--method",
     "-m",
     required=True,
-    shell_complete=_complete(_method_names),
+    shell_complete=flags.complete(flags.method_names),
     help="An installed pruner; `pruneboard list` shows them.",
 )
 @click.option("--model", required=True, help="Any timm classifier, or resnet20_cifar, resnet32_cifar, vgg19_cifar.")
@@ -110,7 +94,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
     "-d",
     default="digits",
     show_default=True,
-    shell_complete=_complete(lambda: ["digits", "cifar10", "cifar100", "folder", "imagenet"]),
+    shell_complete=flags.complete(lambda: ["digits", "cifar10", "cifar100", "folder", "imagenet"]),
     help="digits, cifar10, cifar100, folder or imagenet.",
 )
 @click.option("--data-dir", type=click.Path(), help="Where the data set is.")
@@ -118,7 +102,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.option("--limit-train", type=int, metavar="N", help="Use only the first N training images, class by class.")
 @click.option(
     "--recipe",
-    shell_complete=_complete(recipe_names),
+    shell_complete=flags.complete(recipe_names),
     help="Name or .toml path of the training; by default the data set's own.",
 )
 @recipe_options
@@ -199,7 +183,7 @@ def build_spec(given: Mapping[str, Any], seed: int) -> RunSpec:
     """Return the spec that the flags describe."""
     values = dict(given)
     overrides = {name: values.pop(name) for name in RECIPE_FIELDS}
-    options = dict(_key_value(text) for text in values.pop("option"))
+    options = flags.options(values.pop("option"))
     if values["sparsity"] is not None:
         values["sparsity"] = check_sparsity(values["sparsity"])
     spec = RunSpec(
@@ -215,13 +199,6 @@ def default_recipe_of(dataset: str) -> str:
     if dataset not in known:
         raise UnknownNameError("data set", dataset, known)
     return default_recipe(dataset)
-
-
-def _key_value(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise UsageError(f"--option takes KEY=VALUE, such as lr=0.01; found {text!r}")
-    return name.strip().replace("-", "_"), value.strip()
 
 
 def seed_list(seeds: str | None, seed: int) -> list[int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pruneboard.models import cifar, stems
 from pruneboard.models.building import build_model, state_sha256
-from pruneboard.models.frozen import build_frozen, draw_weights, extras, freeze
+from pruneboard.models.frozen import build_frozen, draw_weights, extras, freeze, is_scale
 from pruneboard.models.names import model_names
 from pruneboard.models.planning import ModelPlan, plan_model
 from pruneboard.models.scope import (
@@ -36,6 +36,7 @@ __all__ = [
     "extras",
     "freeze",
     "gated_layers",
+    "is_scale",
     "left_out",
     "model_names",
     "plan_model",

@@ -82,8 +82,16 @@ def _constants(model: nn.Module) -> Iterator[tuple[nn.Parameter, float]]:
         for name, parameter in module.named_parameters(recurse=False):
             if name == "bias" or name.endswith("_bias"):
                 yield parameter, 0.0
-            elif name.endswith("gain") or (name == "weight" and _normalizes(module)):
+            elif is_scale(module, name):
                 yield parameter, 1.0
+
+
+def is_scale(module: nn.Module, name: str) -> bool:
+    """Return whether the parameter `name` of `module` scales a channel or a branch: a normalization scale or a gain.
+
+    timm starts the last of every residual branch at 0, so that nothing flows through the branch at first.
+    """
+    return name.endswith("gain") or (name == "weight" and _normalizes(module))
 
 
 def _normalizes(module: nn.Module) -> bool:

@@ -58,7 +58,7 @@ def runs_on_cuda(subject: Subject) -> None:
         require(not astray, f"{', '.join(astray)} of layer {layer.name} stayed on another device")
 
 
-@check(applies=lambda subject: not subject.learns_nothing)
+@check(applies=lambda subject: not subject.learns_nothing, processes=True)
 def resumes_from_its_state(subject: Subject) -> None:
     """A run that is stopped and goes on in another process ends as one that was not stopped, bit for bit.
 
@@ -83,7 +83,7 @@ def resumes_from_its_state(subject: Subject) -> None:
             )
 
 
-@check()
+@check(processes=True)
 def two_processes_agree(subject: Subject) -> None:
     """Two processes that see different images have equal masks and weights at every evaluation, and the exact count."""
     first, second = pair.current().together(train_together, subject.pruner, subject.track)

@@ -13,6 +13,9 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+import torch
+
+from pruneboard import engine
 from pruneboard.launch import free_port
 from pruneboard.leaving import leave
 
@@ -34,7 +37,7 @@ class Pair:
     """Two processes of this machine. A task is a module-level function with arguments that can be pickled."""
 
     def __init__(self) -> None:
-        """Start them; they import what they need with their first task."""
+        """Start them, and let them load what every task needs."""
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes = []
@@ -110,6 +113,7 @@ def _forget(pair: Pair) -> None:
 
 def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it closes the pipe
+    engine.boot(torch.device("cpu"))
     with suppress(EOFError, OSError):
         while True:
             sys.path[:] = pipe.recv()
@@ -119,10 +123,6 @@ def _serve(pipe: Connection) -> None:
 
 
 def _carried_out(place: dict[str, str], task: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str | None]:
-    import torch
-
-    from pruneboard import engine
-
     torch.set_num_threads(1)  # equal sums in both, and no more threads than cores
     os.environ.update(place, OMP_NUM_THREADS="1")
     try:

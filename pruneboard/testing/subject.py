@@ -90,12 +90,14 @@ class Check:
         test: raises what it finds; its name is the check's, its docstring the rule.
         applies: whether the rule means something for this pruner and track, by its traits.
         trains: whether it trains, and so is tried on every track.
+        processes: whether it takes the pair of processes (`pruneboard.testing.pair`).
     """
 
     tier: Tier
     test: Callable[[Subject], None]
     applies: Callable[[Subject], bool]
     trains: bool
+    processes: bool
 
     @property
     def name(self) -> str:
@@ -109,10 +111,14 @@ class Check:
 
 
 def check(
-    tier: Tier = "core", *, applies: Callable[[Subject], bool] = lambda _: True, trains: bool = True
+    tier: Tier = "core",
+    *,
+    applies: Callable[[Subject], bool] = lambda _: True,
+    trains: bool = True,
+    processes: bool = False,
 ) -> Callable[[Callable[[Subject], None]], Check]:
     """Make a check of the function below."""
-    return lambda test: Check(tier, test, applies, trains)
+    return lambda test: Check(tier, test, applies, trains, processes)
 
 
 def require(holds: bool, message: str) -> None:  # noqa: FBT001 - an assertion

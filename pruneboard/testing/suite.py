@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pruneboard.api import Pruner, Track
 from pruneboard.errors import UnknownNameError
-from pruneboard.testing import advice, engines, interface, manners, results
+from pruneboard.testing import advice, engines, interface, manners, pair, results
 from pruneboard.testing.subject import Check, Subject, Tier
 
 SUITE: tuple[Check, ...] = (
@@ -116,6 +116,8 @@ def check_pruner(
     expected = dict(expected_failures or {})
     checks = list(pruner_checks(pruner))
     check_names(expected, checks)
+    if any(bound.check.processes for bound in checks):
+        pair.current()  # they load what they need while the other checks are tried
     found = []
     for bound in checks:
         result = _tried(bound, pruner, expected.get(bound.name, expected.get(bound.check.name)))

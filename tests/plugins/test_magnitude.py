@@ -125,16 +125,16 @@ def test_pruning_leaves_the_dense_weights_alone():
     assert all(torch.equal(a.dense, b.dense) for a, b in zip(layers, untouched, strict=True))
 
 
-@pytest.mark.parametrize("prune_at", [0.25, 1.0])
+@pytest.mark.parametrize("prune_at", [0.0, 0.25, 1.0])
 def test_it_hardens_where_it_prunes(prune_at):
-    """The declared fraction is the option; it is the baseline of a board and takes one pass per step."""
+    """The declared fraction is the option; it takes one pass per step, and prunes trained weights as a baseline."""
     traits = Magnitude(sparsity=0.9, prune_at=prune_at).traits("prune")
     assert (traits.harden_at, traits.hits_target, traits.forward_passes) == (prune_at, True, 1)
-    assert traits.control == "baseline"
+    assert traits.control == ("baseline" if prune_at else None)
 
 
-@pytest.mark.parametrize("prune_at", [0.0, -0.1, 1.1])
+@pytest.mark.parametrize("prune_at", [-0.1, 1.1])
 def test_a_fraction_outside_the_budget_is_refused(prune_at):
-    """Pruning before the first step would be pruning random weights."""
-    with pytest.raises(ValueError, match=f"in \\(0, 1\\]; found {prune_at}"):
+    """A fraction is none below 0 or above 1; the message holds what was found."""
+    with pytest.raises(ValueError, match=f"in \\[0, 1\\]; found {prune_at}"):
         Magnitude(sparsity=0.9, prune_at=prune_at)

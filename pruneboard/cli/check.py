@@ -1,0 +1,114 @@
+"""`pruneboard check`: does a pruner keep the rules of the board?"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pruneboard import registry, report
+from pruneboard.cli import flags
+from pruneboard.errors import ConformanceError, UsageError
+from pruneboard.spec import check_sparsity
+
+if TYPE_CHECKING:
+    from pruneboard.api import Pruner
+    from pruneboard.testing import Result
+
+USUAL = 0.9
+"""The sparsity at which a pruner is checked where none is given."""
+
+
+@click.command("check")
+@click.argument("name", metavar="NAME|MODULE:CLASS", shell_complete=flags.complete(flags.method_names))
+@click.option("--sparsity", "-s", metavar="FRACTION", help=f"Where it is checked, besides others.  [default: {USUAL}]")
+@click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="An option of the method; repeatable.")
+@click.option(
+    "--expect",
+    multiple=True,
+    metavar="CHECK=REASON",
+    help="A check that fails for a reason you accept; one that passes all the same fails. Repeatable.",
+)
+@click.option("--rules", is_flag=True, help="Print every check and its rule, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def command(
+    name: str, sparsity: str | None, option: tuple[str, ...], expect: tuple[str, ...], *, rules: bool, as_json: bool
+) -> None:
+    """Check a pruner against the rules of the board.
+
+    NAME is an installed method, MODULE:CLASS a class that need not be installed; its module is looked for in the
+    current folder too. Every check that applies to it, by what it declares, is tried on a small network, on each of its
+    tracks, in one process and in two; that takes half a minute. Core checks are required for a place on a board,
+    advice is not.
+
+    Ends with 3 if a core check fails.
+    """
+    given = check_sparsity(sparsity) if sparsity is not None else None
+    expected = dict(_reason(text) for text in expect)
+    info = registry.at(name) if ":" in name else registry.find(name)
+    pruner = _built(info, given, flags.options(option))
+    if rules:
+        _print_rules(pruner, as_json=as_json)
+        return
+    if not as_json:
+        click.echo(f"{_line(info.origin)}\n{_line(repr(pruner))}\n")
+    found = _checked(pruner, expected, as_json=as_json)
+    counts = Counter(result.outcome for result in found)
+    if as_json:
+        head = {"method": info.name, "distribution": info.distribution, "version": info.version, "object": info.target}
+        results = [result.as_dict() for result in found]
+        click.echo(json.dumps({**head, "counts": counts, "checks": results}, indent=2))
+    else:
+        click.echo(f"\n{len(found)} checks: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}")
+    broken = [result.check for result in found if result.tier == "core" and result.outcome == "failed"]
+    if broken:
+        raise ConformanceError(f"{info.name} breaks {len(broken)} core rules: {', '.join(broken)}")
+
+
+def _built(info: registry.PrunerInfo, sparsity: float | None, options: dict[str, str]) -> Pruner[Any]:
+    """Build the pruner at the given sparsity, or at the usual one where it takes it."""
+    if sparsity is not None:
+        return registry.build(info, sparsity, options)
+    try:
+        return registry.build(info, USUAL, options)
+    except UsageError:
+        return registry.build(info, None, options)  # a control that takes none; else the same error again
+
+
+def _checked(pruner: Pruner[Any], expected: dict[str, str], *, as_json: bool) -> list[Result]:
+    from pruneboard.testing import check_pruner
+
+    return check_pruner(pruner, expected, listener=(lambda _: None) if as_json else _print)
+
+
+def _print(result: Result) -> None:
+    """Print a check's line, and below it what was found and the rule where it failed."""
+    outcome = result.outcome.upper() if result.outcome == "failed" else result.outcome
+    note = f"  {_line(result.message)}" if result.outcome in ("skipped", "expected") else ""
+    click.echo(f"{result.tier:7} {result.check:40} {outcome:8} {result.seconds:5.1f} s{note}")
+    if result.outcome == "failed":
+        click.echo(f"        found: {_line(result.message)}\n        rule:  {_line(result.rule)}")
+
+
+def _print_rules(pruner: Pruner[Any], *, as_json: bool) -> None:
+    from pruneboard.testing import pruner_checks
+
+    rows = [{"check": c.name, "tier": c.check.tier, "rule": c.check.rule} for c in pruner_checks(pruner)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        click.echo(f"{row['tier']:7} {row['check']}\n        {_line(row['rule'])}")
+
+
+def _reason(text: str) -> tuple[str, str]:
+    name, equals, reason = text.partition("=")
+    if not (name.strip() and equals and reason.strip()):
+        raise UsageError(f"--expect takes CHECK=REASON, such as is-repeatable='draws from the system'; found {text!r}")
+    return name.strip(), reason.strip()
+
+
+def _line(text: str) -> str:
+    return report.plain(text, 1000)

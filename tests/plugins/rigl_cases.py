@@ -1,0 +1,141 @@
+"""What the tests of RigL share: its official update in numpy, an optimizer for hooks, and a recorded real run."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from runs import run
+from torch import nn
+
+from pruneboard.api import Progress
+from pruneboard.gates import DrawClock, attach
+from pruneboard.signals import dense_gradients
+from pruneboard_rigl import RigL
+
+SHAPES = [(8, 3, 3, 3), (40, 30), (10, 40)]
+SIZES = [math.prod(shape) for shape in SHAPES]
+
+
+def highest(scores, k):
+    """The k highest of `scores` as an array of zeros and ones; like TensorFlow's top_k, ties go to the lower index."""
+    chosen = np.zeros(scores.size)
+    chosen[np.argsort(-scores.ravel(), kind="stable")[:k]] = 1
+    return chosen.reshape(scores.shape)
+
+
+def official_update(mask, weights, momentum, gradient, fraction):
+    """`_get_update_op` of sparse_optimizers_base.py without its noise: new mask, weights and momentum."""
+    score_drop = np.abs(mask * weights)
+    score_grow = np.abs(gradient)
+    ones = int(mask.sum())
+    prune = int(ones * fraction)
+    mask1 = highest(score_drop, ones - prune)
+    lifted = np.where(mask1 == 1, score_grow.min() - 1, score_grow)
+    mask2 = highest(lifted, prune)
+    assert (mask1 * mask2).sum() == 0
+    new = (mask2 == 1) & (mask == 0)
+    return mask1 + mask2, np.where(new, 0.0, weights), np.where(new, 0.0, momentum)
+
+
+class Stepper:
+    """SGD with momentum and decay, and the writes that hooks may do to what it holds."""
+
+    def __init__(self, net, lr=0.3, momentum=0.9, decay=0.02):
+        self.sgd = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
+
+    def momentum(self, parameter):
+        """The momentum of a parameter."""
+        return self.sgd.state[parameter]["momentum_buffer"]
+
+    def assign(self, parameter, new):
+        """Write at once."""
+        with torch.no_grad():
+            parameter.copy_(new)
+
+    def reset_optimizer_state(self, parameter, mask):
+        """Zero the momentum where `mask` is true."""
+        self.momentum(parameter).masked_fill_(mask, 0)
+
+
+def layers_of(pruner, net=None):
+    """Attach a pruner to a small network, by default of SHAPES."""
+    if net is None:
+        net = {"conv": nn.Conv2d(3, 8, 3), "wide": nn.Linear(30, 40), "head": nn.Linear(40, 10)}
+    else:
+        net = {name: module for name, module in net.named_children() if isinstance(module, nn.Linear)}
+    return attach(pruner, list(net.items()), DrawClock(0), hits_target=True)
+
+
+def at(pruner, step, total, durable=None) -> Progress:
+    """The place of a hook call in a run of `total` steps, which hardens where the harness would."""
+    harden = round(pruner.traits("prune").harden_at * total)
+    clock = DrawClock(0)
+    clock.step = step
+    return Progress(step, total, harden, "search" if step < harden else "finetune", clock.for_hook, durable)
+
+
+def classifier():
+    """Two linear layers in float64, and a batch to train them on."""
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 32, bias=False), nn.Tanh(), nn.Linear(32, 8, bias=False)).double()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, dtype=torch.float64, generator=generator) / 3)
+    images = torch.randn(64, 20, dtype=torch.float64, generator=generator)
+    return net, images, torch.randint(8, (64,), generator=generator)
+
+
+def steps(pruner, total, disturb=lambda layers, stepper: None):
+    """Train the classifier through the hooks, in the harness's order; yield what there is after each step."""
+    net, images, labels = classifier()
+    layers, stepper = layers_of(pruner, net), Stepper(net)
+    for t in range(total):
+        now = at(pruner, t, total, stepper)
+        if t == now.harden_step:
+            pruner.harden(layers, now, lambda: pytest.fail("nothing is selected"))
+        elif t < now.harden_step:
+            pruner.before_step(layers, now)
+        stepper.sgd.zero_grad()
+        moves = pruner.wants_gradients(now)
+        with dense_gradients(layers, wanted=moves) as gradients:
+            nn.functional.cross_entropy(net(images), labels).backward()
+        stepper.sgd.step()
+        if moves:
+            pruner.update(layers, gradients, now)
+        yield SimpleNamespace(
+            step=t,
+            moved=moves,
+            masks=[layer.gate.keep.clone() for layer in layers],
+            dense=[layer.dense.detach().clone() for layer in layers],
+            momenta=[stepper.momentum(layer.dense).clone() for layer in layers],
+        )
+        disturb(layers, stepper)
+
+
+def recorded(results, **changes):
+    """A real run whose every update was watched: (record, updates, states after every step of the search)."""
+    update, updates, states = RigL.update, [], []
+
+    def look(layers, now):
+        return SimpleNamespace(
+            step=now.step,
+            masks=[layer.gate.keep.bool() for layer in layers],
+            dense=[layer.dense.detach().clone() for layer in layers],
+            momenta=[now.durable.optimizer_state(layer.dense)["momentum_buffer"].clone() for layer in layers],
+        )
+
+    def watched(pruner, layers, gradients, now):
+        before = look(layers, now)
+        update(pruner, layers, gradients, now)
+        found = [gradient.clone() for gradient in gradients]
+        updates.append(SimpleNamespace(at=now, before=before, after=look(layers, now), gradients=found))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RigL, "update", watched)
+        patch.setattr(RigL, "after_step", lambda pruner, layers, now: states.append(look(layers, now)))
+        record = run(results, "rigl", **changes)
+    return record, updates, states

@@ -1,0 +1,164 @@
+"""SNIP: the score is the loss's derivative in the mask, of so many images, and a real run keeps its highest."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from runs import run
+from scoring_cases import BUILDS, batch, chosen, network, viewed
+from torch import nn
+from torch.nn import functional
+
+from pruneboard.models import prunable_layers
+from pruneboard.scores import kept_of
+from pruneboard_snip import SNIP
+
+
+class WithMask(nn.Module):
+    """A layer of the official code's kind: it computes with `c * weight`, and c is what is differentiated."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.c = nn.Parameter(torch.ones_like(layer.weight))
+
+    def forward(self, x):
+        weight = self.c * self.layer.weight.detach()
+        if isinstance(self.layer, nn.Linear):
+            return functional.linear(x, weight, self.layer.bias)
+        return functional.conv2d(x, weight, self.layer.bias, self.layer.stride, self.layer.padding)
+
+
+def masked(net):
+    """A copy of `net` with a multiplier on each of its weights, and the multipliers."""
+    net = copy.deepcopy(net)
+    found = []
+    for name, layer in prunable_layers(net):
+        parent, _, own = name.rpartition(".")
+        replaced = WithMask(layer)
+        setattr(net.get_submodule(parent), own, replaced)
+        found.append(replaced.c)
+    return net.train(), found
+
+
+def official(net, images, labels):
+    """Connection sensitivities as the paper writes them: |dL/dc|, divided by their sum."""
+    net, c = masked(net)
+    functional.cross_entropy(net(images), labels).backward()
+    total = sum(each.grad.abs().sum() for each in c)
+    return [each.grad.abs() / total for each in c]
+
+
+@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("sparsity", [0.5, 0.95])
+def test_scores_and_masks_equal_a_plain_transcription(name, sparsity):
+    """In float64 the scores are the official ones to 1e-6 but for their sum, and the k highest are the same."""
+    net, pruner = network(name), SNIP(sparsity=sparsity, images=32)
+    view = viewed(pruner, net)
+    found = pruner.score(view, iter([batch()]))
+    expected = official(net, *batch())
+    total = sum(score.sum() for score in found)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == torch.float64
+        torch.testing.assert_close(ours / total, theirs, rtol=1e-6, atol=1e-12)
+    flat = torch.cat([score.flatten() for score in expected])
+    kept = flat.topk(kept_of(len(flat), sparsity)).indices.sort().values
+    mask = torch.cat([keep.flatten() for keep in chosen(view, found)])
+    assert torch.equal(mask.nonzero().flatten(), kept)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_score_is_the_slope_of_the_loss_in_the_mask(name):
+    """The lowest, a middle and the highest score of each layer: a central difference of the loss in that entry."""
+    net, pruner = network(name), SNIP(sparsity=0.9, images=32)
+    scores = pruner.score(viewed(pruner, net), iter([batch()]))
+    probe, masks = masked(net)
+    images, labels = batch()
+
+    def loss(mask, place, value):
+        with torch.no_grad():
+            mask.view(-1)[place] = value
+            found = functional.cross_entropy(probe(images), labels)
+            mask.view(-1)[place] = 1
+        return float(found)
+
+    for score, mask in zip(scores, masks, strict=True):
+        order = score.flatten().argsort()
+        for place in (order[0], order[len(order) // 2], order[-1]):
+            slope = (loss(mask, place, 1 + 1e-5) - loss(mask, place, 1 - 1e-5)) / 2e-5
+            assert abs(slope) == pytest.approx(float(score.flatten()[place]), rel=1e-4, abs=1e-8)
+
+
+def test_batches_add_up_to_one():
+    """Where images are not normalized together, four batches of eight give the scores of one of 32."""
+    images, labels = batch()
+    parts = list(zip(images.split(8), labels.split(8), strict=True))
+    whole, split = (
+        (pruner := SNIP(sparsity=0.9, images=32)).score(viewed(pruner, network("plain")), iter(stream))
+        for stream in ([(images, labels)], parts)
+    )
+    for a, b in zip(whole, split, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("images", "batches"), [(1, 1), (8, 1), (9, 2), (32, 4), (33, 5)])
+def test_whole_batches_are_taken_until_there_are_enough(images, batches):
+    """`images` is the least number; what is passed through the network is counted, and no batch is drawn beyond."""
+    pruner = SNIP(sparsity=0.9, images=images)
+    view = viewed(pruner, network("plain"))
+    stream = (batch(8, seed) for seed in itertools.count())
+    pruner.score(view, stream)
+    assert view.images == 8 * batches
+    assert torch.equal(next(stream)[0], batch(8, batches)[0])
+
+
+def test_the_recipes_loss_is_differentiated():
+    """Label smoothing changes the scores as it changes the loss."""
+    net, pruner = network("plain"), SNIP(sparsity=0.9, images=32)
+    found = pruner.score(viewed(pruner, net, label_smoothing=0.2), iter([batch()]))
+    plain, c = masked(net)
+    functional.cross_entropy(plain(batch()[0]), batch()[1], label_smoothing=0.2).backward()
+    for ours, theirs in zip(found, c, strict=True):
+        torch.testing.assert_close(ours, theirs.grad.abs(), rtol=1e-9, atol=1e-12)
+
+
+def test_scoring_leaves_no_trace_and_repeats_itself():
+    """The same batch gives the same scores bit for bit, and no weight, gradient or statistic has changed."""
+    pruner = SNIP(sparsity=0.9, images=32)
+    view = viewed(pruner, network("normalized"))
+    before = [layer.dense.detach().clone() for layer in view.layers]
+    first, second = (pruner.score(view, iter([batch()])) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(layer.dense, b) for layer, b in zip(view.layers, before, strict=True))
+    assert all(layer.dense.grad is None and layer.dense.requires_grad for layer in view.layers)
+
+
+def test_fewer_than_one_image_is_refused():
+    """The message holds what was found."""
+    with pytest.raises(ValueError, match="images is 1 or more; found 0"):
+        SNIP(sparsity=0.9, images=0)
+
+
+def test_masks_are_fixed_before_the_first_step():
+    """It declares so, and is no control."""
+    traits = SNIP(sparsity=0.9).traits("prune")
+    assert (traits.harden_at, traits.hits_target, traits.forward_passes, traits.control) == (0.0, True, 1, None)
+    assert SNIP.tracks == {"prune"}
+
+
+def test_a_real_run_is_done_with_the_exact_count(tmp_path):
+    """Eight real steps end with n - round(.98 n) weights, and 128 images are charged beside those of the training."""
+    made = run(tmp_path, "snip", 0.98)
+    assert made["sparsity"]["kept"] == kept_of(made["sparsity"]["prunable"], 0.98)
+    assert made["budget"]["harden_step"] == 0
+    assert made["cost"]["train_macs"] == 3 * made["cost"]["macs_dense"] * (32 * 8 + 128)
+
+
+def test_zero_sparsity_is_the_dense_run_bit_for_bit(tmp_path):
+    """With nothing to prune, weights and metrics end as the dense run's."""
+    dense, made = run(tmp_path, "dense", None), run(tmp_path, "snip", 0.0)
+    assert made["weights_sha256"] == dense["weights_sha256"]
+    assert made["metrics"]["validation"] == dense["metrics"]["validation"]
