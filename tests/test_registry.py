@@ -172,6 +172,13 @@ def test_a_missing_module_is_named(site):
     assert text.endswith("mend or uninstall their_pruner")
 
 
+def test_what_is_not_installed_is_not_to_be_uninstalled(site):
+    """A class that is named by its module is to be mended, whatever is wrong with it."""
+    target = site.add("their_pruner", "Thing = 3")
+    text = line(lambda: registry.load(registry.at(target)), PluginError)
+    assert text.endswith("is not a subclass of pruneboard.api.Pruner but 3; mend it")
+
+
 def test_two_distributions_with_one_name_are_both_named(site):
     """A clash is listed twice and refused when used, naming both; other methods are untouched."""
     site.add("first_dist", version="1.0")
