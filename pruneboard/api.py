@@ -229,7 +229,7 @@ class GateOptimizer:
 
 
 Validate = Callable[[], float]
-"""Validation top-1 of the model as it stands, in [0, 1]; every process must call it equally often."""
+"""Validation top-1 of the model as it stands, in [0, 1]; every process must call it equally often. Lent to `harden`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ was stopped goes on from its newest checkpoint, and ends as if it had never stop
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pruneboard import scores, stopping
-from pruneboard.api import Batch, DenseGradientPruner, Progress, ScoringPruner
+from pruneboard.api import Batch, DenseGradientPruner, Progress, ScoringPruner, Validate
 from pruneboard.data import calibration_batches, eval_batches, train_batches
 from pruneboard.draws import key
 from pruneboard.errors import AuditError, DivergedError
@@ -160,11 +161,28 @@ def harden(run: Training, step: int) -> None:
     run.listener.on_phase("hardening: choosing the final masks")
     check_finite(run, step)
     at = run.progress(step)
-    run.hook("harden", lambda: run.pruner.harden(run.layers, at, lambda: validation_top1(run)))
+    with lent_validation(run) as validate:
+        run.hook("harden", lambda: run.pruner.harden(run.layers, at, validate))
     freeze_gates(run.engine.groups)
     check_ranks(run, step)
     run.so_far.gates_sha256 = state_sha256(gate_tensors(run.layers))
     reestimate(run.engine, calibration_batches(run.dataset, run.plan))
+
+
+@contextmanager
+def lent_validation(run: Training) -> Iterator[Validate]:
+    """Lend `validation_top1` while the block lasts: a method that kept it could select all through the training."""
+    lent_out = True
+
+    def validate() -> float:
+        if not lent_out:
+            raise RuntimeError("hardening is over: validate() is lent to `harden` until it returns")
+        return validation_top1(run)
+
+    try:
+        yield validate
+    finally:
+        lent_out = False
 
 
 def validation_top1(run: Training) -> float:

@@ -193,3 +193,28 @@ def test_a_gate_that_changes_after_hardening_is_caught(site, tmp_path):
     site.add("moving", source)
     with pytest.raises(RunError, match="changed after hardening"):
         experiment.run(tiny(tmp_path, "thing", 0.0))
+
+
+def test_validation_is_lent_to_harden_only(site, tmp_path):
+    """A method that keeps `validate` cannot select by it once `harden` has returned."""
+    source = """
+    from dataclasses import dataclass
+    from pruneboard.api import MaskPruner, Traits
+
+    KEPT = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Thing(MaskPruner):
+        def traits(self, track):
+            return Traits(harden_at=0.5)
+
+        def harden(self, layers, at, validate):
+            assert 0 <= validate() <= 1
+            KEPT.append(validate)
+
+        def diagnostics(self, layers, at):
+            return {"top1": KEPT[0]()} if KEPT else {}
+    """
+    site.add("keeps", source)
+    with pytest.raises(RunError, match="failed in diagnostics: RuntimeError: hardening is over"):
+        experiment.run(tiny(tmp_path, "thing", 0.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,7 +75,9 @@ def _built(info: registry.PrunerInfo, sparsity: float | None, options: dict[str,
     try:
         return registry.build(info, USUAL, options)
     except UsageError:
-        return registry.build(info, None, options)  # a control that takes none; else the same error again
+        with suppress(UsageError):
+            return registry.build(info, None, options)  # a control that takes none
+        raise
 
 
 def _checked(pruner: Pruner[Any], expected: dict[str, str], *, as_json: bool) -> list[Result]:

@@ -30,7 +30,7 @@ def explains_its_options(subject: Subject) -> None:
     require(not missing, f"the docstring says nothing of {', '.join(missing)}")
 
 
-@check("advice", applies=lambda subject: subject.traits.hits_target)
+@check("advice", applies=lambda subject: subject.traits.hits_target, when="the sparsity is a target")
 def reaches_extreme_sparsity(subject: Subject) -> None:
     """Down to the last two weights of a network counts are exact, and nothing breaks."""
     n = sum(count.n for count in subject.trained.counts)
@@ -39,7 +39,7 @@ def reaches_extreme_sparsity(subject: Subject) -> None:
     require(found == 2, f"asked to keep 2 of {n} weights it keeps {found}")
 
 
-@check("advice", applies=lambda subject: not subject.learns_nothing)
+@check("advice", applies=lambda subject: subject.learns, when="something is learned")
 def runs_on_a_short_budget(subject: Subject) -> None:
     """A budget of two steps, in which schedules fall together, ends with the exact count too."""
     found = subject.bench(recipe={"epochs": 1, "batch_size": 64}).trained()

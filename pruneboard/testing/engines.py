@@ -58,7 +58,7 @@ def runs_on_cuda(subject: Subject) -> None:
         require(not astray, f"{', '.join(astray)} of layer {layer.name} stayed on another device")
 
 
-@check(applies=lambda subject: not subject.learns_nothing, processes=True)
+@check(applies=lambda subject: subject.learns, when="something is learned", processes=True)
 def resumes_from_its_state(subject: Subject) -> None:
     """A run that is stopped and goes on in another process ends as one that was not stopped, bit for bit.
 

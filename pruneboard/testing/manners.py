@@ -11,7 +11,7 @@ def _clean(subject: Subject, kind: str, remedy: str) -> None:
         raise CheckFailedError(f"{found}: {remedy}")
 
 
-@check(applies=lambda subject: not subject.learns_nothing)
+@check(applies=lambda subject: subject.learns, when="something is learned")
 def gradient_reaches_every_layer(subject: Subject) -> None:
     """In every layer the weight, where weights are trained, and every parameter of its gate receive a gradient.
 

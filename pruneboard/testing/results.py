@@ -32,7 +32,7 @@ def keeps_what_it_says(subject: Subject) -> None:
     audit.audit(subject.trained.counts, None)
 
 
-@check(applies=lambda subject: subject.traits.hits_target)
+@check(applies=lambda subject: subject.traits.hits_target, when="the sparsity is a target")
 def hits_the_target(subject: Subject) -> None:
     """Of n prunable weights exactly n - round(sparsity x n) are kept, at every sparsity that the pruner takes."""
     tried = 0
@@ -47,7 +47,7 @@ def hits_the_target(subject: Subject) -> None:
     require(tried > 0, "it takes no sparsity that was tried")
 
 
-@check(applies=lambda subject: subject.traits.hits_target)
+@check(applies=lambda subject: subject.traits.hits_target, when="the sparsity is a target")
 def zero_sparsity_is_dense(subject: Subject) -> None:
     """At sparsity 0 training goes as without a pruner, bit for bit.
 
@@ -75,7 +75,7 @@ def folds_to_a_plain_network(subject: Subject) -> None:
         torch.testing.assert_close(gated(pictures), plain.eval()(pictures), msg=lambda text: f"logits differ: {text}")
 
 
-@check(applies=lambda subject: subject.track == "supermask")
+@check(applies=lambda subject: subject.track == "supermask", when="track supermask")
 def frozen_weights_stay_frozen(subject: Subject) -> None:
     """On the supermask track every parameter is the initial one, bit for bit, wherever a mask keeps something."""
     start = subject.trained.run.start.frozen

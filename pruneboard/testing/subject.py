@@ -47,9 +47,9 @@ class Subject:
         return self.pruner.traits(self.track)
 
     @property
-    def learns_nothing(self) -> bool:
-        """Whether no step is taken: frozen weights under a mask that is final from the start."""
-        return self.track == "supermask" and self.traits.harden_at == 0
+    def learns(self) -> bool:
+        """Whether any step is taken: none is where weights are frozen and the mask is final from the start."""
+        return self.track == "prune" or self.traits.harden_at > 0
 
     def at(self, sparsity: float) -> Subject:
         """Return the same pruner at another sparsity.
@@ -89,6 +89,7 @@ class Check:
         tier: `core`, without which there is no place on a board, or `advice`.
         test: raises what it finds; its name is the check's, its docstring the rule.
         applies: whether the rule means something for this pruner and track, by its traits.
+        when: the same in words; empty where it always does.
         trains: whether it trains, and so is tried on every track.
         processes: whether it takes the pair of processes (`pruneboard.testing.pair`).
     """
@@ -96,6 +97,7 @@ class Check:
     tier: Tier
     test: Callable[[Subject], None]
     applies: Callable[[Subject], bool]
+    when: str
     trains: bool
     processes: bool
 
@@ -114,11 +116,12 @@ def check(
     tier: Tier = "core",
     *,
     applies: Callable[[Subject], bool] = lambda _: True,
+    when: str = "",
     trains: bool = True,
     processes: bool = False,
 ) -> Callable[[Callable[[Subject], None]], Check]:
     """Make a check of the function below."""
-    return lambda test: Check(tier, test, applies, trains, processes)
+    return lambda test: Check(tier, test, applies, when, trains, processes)
 
 
 def require(holds: bool, message: str) -> None:  # noqa: FBT001 - an assertion
