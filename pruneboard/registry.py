@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # the interface needs torch, and listing what is installed mu
 
 GROUP = "pruneboard.pruners"
 
+NOT_INSTALLED = "(not installed)"
+"""Stands for the version of a class that is named by its module."""
+
 
 @dataclass(frozen=True, order=True)
 class PrunerInfo:
@@ -54,9 +57,26 @@ def installed() -> list[PrunerInfo]:
             found = entrypoints.get_group_all(GROUP)
         except (configparser.Error, UnicodeDecodeError) as error:
             raise PluginError(
-                f"entry points of an installed distribution cannot be read: {_one_line(error)}; mend or uninstall it"
+                f"the entry points of {_unreadable()} cannot be read: {_one_line(error)}; mend or uninstall it"
             ) from error
     return sorted({_info(point) for point in found})
+
+
+def _unreadable() -> str:
+    """Return the name and version of the first distribution whose entry points are no readable file."""
+    for distribution in metadata.distributions():
+        if not _readable(distribution):
+            return f"{distribution.metadata['Name']} {distribution.version}"
+    return "an installed distribution"  # one that only `entrypoints` finds, such as an egg
+
+
+def _readable(distribution: metadata.Distribution) -> bool:
+    try:
+        text = distribution.read_text("entry_points.txt") or ""
+        entrypoints.CaseSensitiveConfigParser(delimiters=("=",)).read_string(text)
+    except (configparser.Error, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _info(point: Any) -> PrunerInfo:
@@ -104,14 +124,15 @@ def at(target: str) -> PrunerInfo:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    return PrunerInfo(name, module, "(not installed)", target)
+    return PrunerInfo(name, module, NOT_INSTALLED, target)
 
 
 def load(info: PrunerInfo) -> type[Pruner[Any]]:
     """Import the class behind `info` and check that it is a pruner.
 
     Raises:
-        PluginError: the import fails, or the object is not a frozen, concrete `Pruner` dataclass.
+        PluginError: the import fails, or the object is not a frozen, concrete `Pruner` dataclass whose options
+            can be read; the line names distribution, object and remedy.
     """
     from pruneboard.api import Pruner
 
@@ -120,21 +141,36 @@ def load(info: PrunerInfo) -> type[Pruner[Any]]:
     try:
         cls = point.load()
     except (Exception, SystemExit) as error:  # whatever a stranger's module raises is theirs to mend
-        raise PluginError(
-            f"method {info.origin} cannot be imported: {type(error).__name__}: {_one_line(error)}; "
-            f"mend or uninstall {info.distribution}"
-        ) from error
+        raise _unusable(info, f"cannot be imported: {type(error).__name__}: {_one_line(error)}") from error
     if not (inspect.isclass(cls) and issubclass(cls, Pruner)):
-        raise PluginError(f"method {info.origin} is not a subclass of pruneboard.api.Pruner but {cls!r}")
+        raise _unusable(info, f"is not a subclass of pruneboard.api.Pruner but {_one_line(repr(cls))}")
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cls.__abstractmethods__))
-        raise PluginError(f"method {info.origin} does not define {missing}")
+        raise _unusable(info, f"does not define {missing}")
     if not is_frozen(cls):
-        raise PluginError(f"method {info.origin} must be decorated with @dataclass(frozen=True, kw_only=True)")
+        raise _unusable(info, "is not decorated with @dataclass(frozen=True, kw_only=True)")
+    try:
+        option_types(cls)
+    except PluginError as error:
+        raise _unusable(info, f"has options that cannot be read: {error}") from error
     return cls
 
 
-def _one_line(error: BaseException) -> str:
+def problem(info: PrunerInfo) -> str | None:
+    """Return in one line why the pruner behind `info` cannot be used; None where it can. Imports it."""
+    try:
+        load(find(info.name))
+    except PluginError as error:
+        return str(error)
+    return None
+
+
+def _unusable(info: PrunerInfo, reason: str) -> PluginError:
+    remedy = "mend it" if info.version == NOT_INSTALLED else f"mend or uninstall {info.distribution}"
+    return PluginError(f"method {info.origin} {reason}; {remedy}")
+
+
+def _one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
@@ -184,10 +220,7 @@ def build(info: PrunerInfo, sparsity: float | None, options: Mapping[str, object
     except (TypeError, ValueError) as error:
         raise UsageError(f"method {info.name!r}: {_one_line(error)}") from None
     except Exception as error:
-        raise PluginError(
-            f"method {info.origin} cannot be built: {type(error).__name__}: {_one_line(error)}; "
-            f"mend or uninstall {info.distribution}"
-        ) from error
+        raise _unusable(info, f"cannot be built: {type(error).__name__}: {_one_line(error)}") from error
 
 
 def _sparsity_required(cls: type[Pruner[Any]]) -> bool:

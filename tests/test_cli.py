@@ -236,6 +236,15 @@ def test_lists(capfd):
         assert word in capfd.readouterr().out
 
 
+def test_list_check_is_for_methods(capfd):
+    """`list --check` finds every built-in method usable, and is refused for what is not imported."""
+    assert invoke(["list", "--check", "--json"]) == 0
+    rows = json.loads(capfd.readouterr().out)
+    assert [row["problem"] for row in rows if row["distribution"] == "pruneboard"] == [None] * len(rows)
+    assert invoke(["list", "recipes", "--check"]) == 2
+    assert "leave it out to list recipes" in capfd.readouterr().err
+
+
 def test_doctor_finds_this_machine_fit(capfd, tmp_path):
     """`doctor` trains two steps, loads every plugin, and ends with 0 where a run works."""
     assert invoke(["doctor", "--json", "--results", str(tmp_path / "r")]) == 0

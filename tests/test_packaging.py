@@ -19,7 +19,7 @@ VERSION = "9.8.7"
 """Written into the copy that is built, so that nothing else installed here can answer in its place."""
 
 PLUGINS = sorted(path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py"))
-DATA = {".toml", ".csv", ".gz", ".html", ".css", ".js"}
+DATA = {".toml", ".csv", ".gz", ".html", ".css", ".js", ".jinja"}
 NEEDED = ("pyproject.toml", "README.md", "LICENSE", "pruneboard", "plugins")
 
 
@@ -147,3 +147,9 @@ def test_installed_package_runs(installed, tmp_path):
     pruneboard(installed, tmp_path, "compare", "results")
     page = (tmp_path / "results" / "leaderboard" / "leaderboard.html").read_text(encoding="utf-8")
     assert "certified" in page
+
+
+def test_installed_package_writes_a_new_one(installed, tmp_path):
+    """The templates of `new-plugin` are in the wheel, and what they make asks for this version or a later one."""
+    pruneboard(installed, tmp_path, "new-plugin", "mine")
+    assert f'"pruneboard>={VERSION}"' in (tmp_path / "pruneboard-mine" / "pyproject.toml").read_text(encoding="utf-8")

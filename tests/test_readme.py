@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from prose import ROOT, blocks, text
 from runs import run
 
 import pruneboard
@@ -19,7 +20,6 @@ from pruneboard.cli import INTERRUPTED, cli
 from pruneboard.cli.run import build_spec, seed_list
 from pruneboard.errors import PruneboardError
 
-ROOT = Path(__file__).parents[1]
 PAGES = [
     *(
         ROOT / name
@@ -34,16 +34,6 @@ CALLERS = {"-m", "--module", "srun"}
 """What may stand before a call of pruneboard."""
 
 TINY = 'model="test_resnet", limit_train=71, overrides={"epochs": 1, "batch_size": 32, "warmup_epochs": 0.0}'
-
-
-def text(page="README.md"):
-    """The content of a page."""
-    return (ROOT / page).read_text(encoding="utf-8")
-
-
-def blocks(language, page="README.md"):
-    """The fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL)
 
 
 def sections(page):
@@ -90,9 +80,11 @@ def parsed(arguments):
 # Commands
 
 
-@pytest.mark.parametrize("arguments", [*commands(), *commands("docs/hosts.md")], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [*commands(), *commands("docs/hosts.md"), *commands("docs/submit.md")], ids=" ".join
+)
 def test_commands_parse(arguments):
-    """Every command of both pages exists, with these flags and values; a run's spec, recipe and options are valid."""
+    """Every command of these pages exists, with these flags and values; a run's spec, recipe and options are valid."""
     given = parsed(arguments)
     if arguments[0] != "run":
         return

@@ -108,10 +108,9 @@ def _two_steps() -> float:
 def _plugins() -> Iterator[Finding]:
     for info in registry.installed():
         what = f"method {info.name}"
-        try:
-            registry.load(registry.find(info.name))
-        except PruneboardError as error:
-            yield Finding("wrong" if info.distribution == "pruneboard" else "note", what, str(error))
+        problem = registry.problem(info)
+        if problem:
+            yield Finding("wrong" if info.distribution == "pruneboard" else "note", what, problem)
         else:
             yield Finding("ok", what, f"{info.distribution} {info.version} ({info.target})")
 

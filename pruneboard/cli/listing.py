@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pruneboard import registry, spec
-from pruneboard.report import render
+from pruneboard.errors import ConformanceError, UsageError
+from pruneboard.report import plain, render
 
 KINDS = ("methods", "recipes", "datasets", "models")
 DATASETS = {
@@ -27,22 +28,47 @@ DATASETS = {
 @click.command("list")
 @click.argument("kind", type=click.Choice(KINDS), default="methods")
 @click.argument("pattern", default="*")
+@click.option("--check", is_flag=True, help="Import every method; say why one cannot be used, and end with 3.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-def command(kind: str, pattern: str, *, as_json: bool) -> None:
+def command(kind: str, pattern: str, *, check: bool, as_json: bool) -> None:
     """List methods (the default), recipes, datasets or models.
 
-    PATTERN filters names, as in `pruneboard list models 'resnet*'`. Listing methods imports none of them.
+    PATTERN filters names, as in `pruneboard list models 'resnet*'`. Listing methods imports none of them, unless
+    --check asks for it.
     """
+    if check and kind != "methods":
+        raise UsageError(f"--check imports methods; leave it out to list {kind}")
     rows = _ROWS[kind](pattern)
+    problems = _check(rows) if check else []
     if as_json:
         click.echo(json.dumps(rows, indent=2))
-        return
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in rows[0] if rows else ["nothing found"]:
-        table.add_column(column)
+    else:
+        _print(rows, problems)
+    if problems:
+        count = sum(bool(row["problem"]) for row in rows)
+        raise ConformanceError(
+            f"{count} of {len(rows)} methods cannot be used; each line above says why and what to do"
+        )
+
+
+def _check(rows: list[dict[str, Any]]) -> list[str]:
+    """Give every method of `rows` its `problem`, None where it can be used, and return each of them once."""
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
+        info = registry.PrunerInfo(row["method"], row["distribution"], row["version"], row["object"])
+        row["problem"] = registry.problem(info)
+        if row["problem"]:
+            row["note"] = row["note"] or "cannot be used"
+    return list(dict.fromkeys(row["problem"] for row in rows if row["problem"]))
+
+
+def _print(rows: list[dict[str, Any]], problems: list[str]) -> None:
+    columns = [name for name in rows[0] if name != "problem"] if rows else ["nothing found"]
+    table = Table(*columns, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(Text(str(row[name])) for name in columns))
     click.echo(render(table))
+    for problem in problems:
+        click.echo(plain(problem, 1000))
 
 
 def _methods(pattern: str) -> list[dict[str, Any]]:

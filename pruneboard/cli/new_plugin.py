@@ -1,0 +1,34 @@
+"""`pruneboard new-plugin`: the package of a new method, ready to install."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from pruneboard import scaffold
+
+
+@click.command("new-plugin")
+@click.argument("name")
+@click.option(
+    "--path",
+    "parent",
+    type=click.Path(path_type=Path),
+    default=".",
+    show_default=True,
+    help="An existing folder: the package is written into it, as pruneboard-NAME.",
+)
+def command(name: str, parent: Path) -> None:
+    """Write a small package with a new method, which works as it stands.
+
+    NAME is what --method will take. The package has one module with the method, its entry point, a test of the
+    rules of the board, a README, and a workflow for GitHub.
+    """
+    folder = scaffold.create(name, parent)
+    place = shlex.quote(str(folder))
+    click.echo(f"wrote {folder}; the method is src/{folder.name.replace('-', '_')}.py. Next:\n")
+    click.echo(f"    pip install -e {shlex.quote(f'{folder}[test]')}")
+    click.echo(f"    pruneboard check {name} && python -m pytest {place}")
+    click.echo(f"    pruneboard run --method {name} --model resnet18 --sparsity 0.9")
