@@ -196,7 +196,7 @@ def record(job: Job, run: Training) -> dict[str, Any]:
         "budget": _budget(job, run),
         "engine": _engine(job, run),
         "hardware": provenance.hardware(run.engine.device, torch.get_num_threads()),
-        "software": provenance.software(),
+        "software": provenance.software(job.info.target),
         "sparsity": {
             **audit.sparsity_block(counts, job.spec.sparsity, keep, positions, parameters),
             "left_out": models.left_out(plain),
@@ -225,7 +225,7 @@ def unfinished(job: Job, started: str, status: str, kind: str, message: str) -> 
         "status": status,
         "error": {"kind": kind, "message": _without_paths(message, job)},
         "board": _fingerprinted(job.known["board"]),
-        "software": provenance.software(),
+        "software": provenance.software(job.info.target),
         "lifecycle": {"started": started, "ended": now()},
     }
 

@@ -14,13 +14,21 @@ from typing import Any
 PACKAGES = ("torch", "torchvision", "timm", "deepspeed", "numpy")
 
 
-def software() -> dict[str, Any]:
-    """Return the record's `software`: versions, and the git commit where pruneboard runs from a checkout."""
+def software(target: str) -> dict[str, Any]:
+    """Return the record's `software`: versions, the git commit where pruneboard runs from a checkout, and code.
+
+    `code` holds a digest of pruneboard's own files and of the method's, since nobody is forced to raise a version.
+
+    Args:
+        target: the method, as `module:attribute`.
+    """
     versions = {name: version_of(name) for name in PACKAGES}
     commit = _git("rev-parse", "HEAD")
     dirty = bool(_git("status", "--porcelain", "--untracked-files=no")) if commit else None
     own = version_of("pruneboard")
-    return {"python": platform.python_version(), "pruneboard": own, "commit": commit, "dirty": dirty, **versions}
+    digests = {"pruneboard": _digest("pruneboard"), "method": _digest(_package(target))}
+    made_by = {"python": platform.python_version(), "pruneboard": own, "commit": commit, "dirty": dirty}
+    return {**made_by, "code": digests, **versions}
 
 
 def version_of(distribution: str) -> str | None:
@@ -37,9 +45,12 @@ def code(target: str) -> dict[str, str]:
     Args:
         target: the method, as `module:attribute`; the whole package or the one file that holds it counts.
     """
-    method = target.partition(":")[0].partition(".")[0]
     libraries = {name: version_of(name) or "none" for name in ("torch", "timm", "deepspeed")}
-    return {**libraries, "code of pruneboard": _digest("pruneboard"), "code of the method": _digest(method)}
+    return {**libraries, "code of pruneboard": _digest("pruneboard"), "code of the method": _digest(_package(target))}
+
+
+def _package(target: str) -> str:
+    return target.partition(":")[0].partition(".")[0]
 
 
 def _digest(module: str) -> str:

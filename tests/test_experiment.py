@@ -209,3 +209,15 @@ def test_error_in_the_engine_is_a_failed_row(tmp_path, monkeypatch):
     assert made["status"] == "failed"
     assert "surprise in RESULTS/x" in made["error"]["message"]
     assert "Traceback" in (folder(tmp_path) / "log.txt").read_text()
+
+
+def test_a_record_holds_a_digest_of_the_methods_code(site, tmp_path):
+    """Two versions of a file under one version number leave records that differ in it, and not in their hash."""
+    module = site.add("stranger").partition(":")[0]
+    one = run(tmp_path / "one", "thing", 0.0)
+    path = site.folder / f"{module}.py"
+    path.write_text(path.read_text() + "# other code, same version")
+    two = run(tmp_path / "two", "thing", 0.0)
+    assert one["hash"] == two["hash"]
+    assert one["software"]["code"]["pruneboard"] == two["software"]["code"]["pruneboard"]
+    assert one["software"]["code"]["method"] != two["software"]["code"]["method"]

@@ -14,6 +14,7 @@ from records import put, record
 from pruneboard import boards, leaderboard, store
 from pruneboard import record as records
 from pruneboard.errors import NotFoundError
+from pruneboard.report import tables
 from pruneboard.verification import verdicts
 
 
@@ -219,6 +220,14 @@ def test_compare_reads_folders_and_counts_replaced_records(tmp_path):
     assert (row.n, row.top1.mean, row.superseded) == (2, 0.9, 1)
     with pytest.raises(NotFoundError):
         boards.compare([tmp_path / "three"])
+
+
+@pytest.mark.parametrize(("codes", "noted"), [(("abc", "def"), 1), (("abc", "abc"), 0), ((None, "abc"), 0)])
+def test_a_row_of_different_codes_under_one_version_says_so(codes, noted):
+    """Records hold a digest of the method's files; a row in which they differ under one version is noted."""
+    made = [record(seed=seed, software__code__method=code) for seed, code in enumerate(codes)]
+    board = only_board(*made)
+    assert len([note for note in tables.page(board).notes if note.startswith("code: probmask at 0.9: 2 ")]) == noted
 
 
 def curve_of(board, method):

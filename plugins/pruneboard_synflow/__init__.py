@@ -27,7 +27,7 @@ class SynFlow(ScoringPruner):
     look again after each cut, never take the last weight of such a layer while others have some to give. A layer
     beside a shortcut, or a shortcut itself, may be emptied: the network still passes its input on. Where residual
     branches start closed (`api.ModelView`), s is the sum of two: of the network as it starts, and with its branches
-    open, each divided by its R. A shortcut is a layer that all paths go through while its branch is closed.
+    open, each divided by its total. A shortcut is a layer that all paths go through while its branch is closed.
 
     Source: Tanaka, Kunin, Yamins and Ganguli, and ganguli-lab/Synaptic-Flow@378fcee Pruners/pruners.py
     (`SynFlow.score`, `_global_mask`), prune.py (`prune_loop`).

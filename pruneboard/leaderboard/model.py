@@ -71,6 +71,7 @@ class Row:
         storage_bits: mean bits to store the network, on the supermask track.
         layers: sparsity of each layer; empty where the runs' layers differ.
         failures: the runs that did not finish.
+        codes: digests of the method's code in the finished runs; more than one under one version is noted.
         repeats: further copies of the same run (equal hash), which do not count.
         superseded: finished records that later runs of this row replaced with --force.
         rank: 1, 2, ... by mean top-1 among the rows of this operating point with two seeds or more.
@@ -106,6 +107,7 @@ class Row:
     storage_bits: float | None
     layers: tuple[LayerShare, ...]
     failures: tuple[Failure, ...]
+    codes: tuple[str, ...]
     repeats: int
     superseded: int
     rank: int | None = None

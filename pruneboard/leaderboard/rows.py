@@ -85,6 +85,7 @@ def row(group: Group, reference: Mapping[int, Record]) -> Row:
         storage_bits=_mean(done, lambda run: look(run, "cost.storage_bits.total")),
         layers=_layers(list(done.values())),
         failures=group.failures,
+        codes=tuple(sorted({str(code) for run in done.values() if (code := look(run, "software.code.method"))})),
         repeats=group.repeats,
         superseded=group.superseded,
     )

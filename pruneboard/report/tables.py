@@ -202,6 +202,8 @@ def _notes(board: Board, names: dict[Identity, str]) -> Iterable[str]:
         if row.unpaired:
             seeds = ", ".join(map(str, row.unpaired))
             yield f"not paired: {where}, seed {seeds}: other initial weights, split or order than the dense run"
+        if len(row.codes) > 1:
+            yield f"code: {where}: {len(row.codes)} different codes of one version"
         if row.superseded:
             yield f"superseded: {where}: {row.superseded} finished records were replaced with --force"
         if row.repeats:

@@ -189,6 +189,8 @@ def _facts(row: Row) -> Iterable[tuple[str, str]]:
     if row.unpaired:
         seeds = ", ".join(map(str, row.unpaired[:50]))
         yield "not paired", f"seed {seeds}: other initial weights, split or order than the dense run"
+    if len(row.codes) > 1:
+        yield "code", f"its runs are of {len(row.codes)} different codes under one version"
     if row.superseded:
         yield "superseded", f"{row.superseded} finished records were replaced with --force"
     if row.repeats:
