@@ -19,7 +19,8 @@ from pruneboard.data import eval_batches
 from pruneboard.errors import DivergedError, RunError
 from pruneboard.prepare import prepare
 
-METHODS = ["gmp", "magnitude", "probmask", "random", "snip", "str", "synflow"]
+METHODS = ["magnitude", "probmask", "synflow"]
+"""One of each kind; what every method has to keep is tried by the contract suite (tests/contract)."""
 
 RECOUNT = """
 import json, sys
@@ -35,10 +36,13 @@ print(json.dumps([n, nonzero, [m for m in sys.modules if m.startswith("pruneboar
 """
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("sparsity", [0.9, 0.98])
-def test_kept_positions_and_non_zeros_are_exact(tmp_path, method, sparsity):
-    """Exactly n - round(s n) positions are kept, and a stranger's recount of the file gives the record's number."""
+@pytest.mark.parametrize("method", ["probmask", "str"])
+def test_kept_positions_and_non_zeros_are_exact(tmp_path, method):
+    """Exactly n - round(s n) positions are kept, and a stranger's recount of the file gives the record's number.
+
+    That every method keeps the exact number, at several sparsities, is a rule of the contract (tests/contract).
+    """
+    sparsity = 0.98
     found = run(tmp_path, method, sparsity)["sparsity"]
     done = subprocess.run([sys.executable, "-c", RECOUNT, folder(tmp_path)], capture_output=True, text=True, check=True)
     n, nonzero, ours = json.loads(done.stdout)
@@ -64,16 +68,15 @@ def test_folded_model_reproduces_the_accuracy(tmp_path, model):
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
-@pytest.mark.parametrize("method", METHODS)
-def test_zero_sparsity_is_the_dense_run_bit_for_bit(tmp_path, method, model):
+def test_zero_sparsity_is_the_dense_run_bit_for_bit(tmp_path, model):
     """With gates attached and nothing to prune, parameters and buffers end as the dense run's, to the last bit."""
     dense = run(tmp_path / "dense", "dense", None, model=model)
-    gated = run(tmp_path / method, method, 0.0, model=model)
+    gated = run(tmp_path / "gated", "probmask", 0.0, model=model)
     assert gated["weights_sha256"] == dense["weights_sha256"]
     assert gated["metrics"] == dense["metrics"] | {"best_validation": gated["metrics"]["best_validation"]}
 
 
-@pytest.mark.parametrize("method", [*METHODS, "dense"])
+@pytest.mark.parametrize("method", ["probmask", "dense"])
 def test_two_runs_of_one_spec_are_equal(tmp_path, method):
     """The same spec twice gives the same weights hash, the same metrics file and the same canonical record."""
     sparsity = None if method == "dense" else 0.9
@@ -152,8 +155,7 @@ def test_bf16_trains_and_keeps_float32_weights(tmp_path):
     assert mixed["board"]["fingerprint"] != plain["board"]["fingerprint"]
 
 
-@pytest.mark.parametrize("zero", [1, 2])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "zero"), [("probmask", 1), ("probmask", 2), ("str", 1)])
 def test_zero_stages_train_alike(tmp_path, method, zero):
     """ZeRO 1 and 2 follow stage 0 step by step: what hooks assign survives the next optimizer step there."""
     # Adam turns the sign of a gradient of any size into a full step, so rounding shows at a fast score rate.

@@ -112,7 +112,7 @@ def probabilities(job):
     return max(sums[-2:]), min(lowest), max(highest), max(sums)
 
 
-@pytest.mark.parametrize("procs", [1, 2])
+@pytest.mark.parametrize("procs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_probmask_holds_its_budget_after_the_next_step(tmp_path, procs):
     """At each ZeRO stage probabilities are in [0, 1] in every forward pass, and from the ramp on sum to the budget."""
     short = {"overrides": {"epochs": 2, "norm_batch": 16}}

@@ -229,11 +229,3 @@ def test_a_faithful_run_stands_at_what_it_measured(tmp_path):
     last = json.loads((folder(tmp_path) / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["sparsity"] == pytest.approx(found["measured"], abs=1e-12)
     assert 0 < last["diagnostics"]["threshold_min"] <= last["diagnostics"]["threshold_max"] < 1
-
-
-def test_zero_sparsity_is_the_dense_run_bit_for_bit(tmp_path):
-    """With nothing to prune, weights and metrics end as the dense run's, to the last bit."""
-    dense = run(tmp_path / "dense", "dense", None)
-    made = run(tmp_path / "str", "str", 0.0)
-    assert made["weights_sha256"] == dense["weights_sha256"]
-    assert made["metrics"]["validation"] == dense["metrics"]["validation"]
