@@ -5,9 +5,10 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -18,6 +19,7 @@ import torch
 from pruneboard import engine
 from pruneboard.launch import free_port
 from pruneboard.leaving import leave
+from pruneboard.testing import referee
 
 SIZE = 2
 PATIENCE = 120.0
@@ -52,38 +54,51 @@ class Pair:
     def together(self, task: Callable[..., Any], *arguments: Any) -> list[Answer]:
         """Carry out `task` on both at once, as the two processes of one run; return their answers by rank."""
         port = free_port()
-        for rank, pipe in enumerate(self._pipes):
-            place = (str(rank), str(rank), str(SIZE), "127.0.0.1", str(port))
-            self._send(pipe, (dict(zip(_PLACE, place, strict=True)), task, arguments))
-        return self._answers(self._pipes)
+        values = [(str(rank), str(rank), str(SIZE), "127.0.0.1", str(port)) for rank in range(SIZE)]
+        places = [dict(zip(_PLACE, place, strict=True)) for place in values]
+        return self._carry_out(task, arguments, zip(self._pipes, places, strict=True))
 
     def alone(self, rank: int, task: Callable[..., Any], *arguments: Any) -> Answer:
         """Carry out `task` on one of them, as a run of one process."""
-        self._send(self._pipes[rank], ({}, task, arguments))
-        return self._answers([self._pipes[rank]])[0]
+        return self._carry_out(task, arguments, [(self._pipes[rank], {})])[0]
 
-    def _send(self, pipe: Connection, message: Any) -> None:
-        pipe.send(sys.path)  # a pruner's module must be found there as it is here
-        pipe.send(message)
+    def _carry_out(
+        self, task: Callable[..., Any], arguments: tuple[Any, ...], places: Iterable[tuple[Connection, dict[str, str]]]
+    ) -> list[Answer]:
+        by_pipe = dict(places)
+        try:  # before anything is sent: half a message would be the beginning of the next one
+            packed = pickle.dumps((task, arguments))
+        except Exception as error:  # noqa: BLE001 - pickling a stranger's object may raise anything
+            return [Answer(None, f"it cannot be sent to another process: {_line(error)}")] * len(by_pipe)
+        for pipe, place in by_pipe.items():
+            pipe.send((sys.path, place, packed))  # a pruner's module must be found there as it is here
+        return self._answers(list(by_pipe))
 
     def _answers(self, pipes: list[Connection]) -> list[Answer]:
         waiting, found = list(pipes), dict[int, Answer]()
         while waiting:
             ready = connection.wait(waiting, timeout=PATIENCE)
-            if not ready:
+            lost = [pipe for pipe in ready if not self._receive(pipe, found)]  # type: ignore[arg-type]
+            if lost or not ready:
                 self.close()
-                return [Answer(None, f"no answer within {PATIENCE:g} s: does one wait for the other?")] * len(pipes)
-            for pipe in ready:
-                waiting.remove(pipe)  # type: ignore[arg-type]
-                found[id(pipe)] = self._receive(pipe)  # type: ignore[arg-type]
+                reason = "a process ended" if lost else f"no answer within {PATIENCE:g} s"
+                why = f"{reason}: does one wait for the other, or do they differ in what they exchange?"
+                return [found.get(id(pipe), Answer(None, why)) for pipe in pipes]
+            waiting = [pipe for pipe in waiting if pipe not in ready]
         return [found[id(pipe)] for pipe in pipes]
 
-    def _receive(self, pipe: Connection) -> Answer:
+    def _receive(self, pipe: Connection, found: dict[int, Answer]) -> bool:
+        """Add the answer that is there to `found`; return False where there is none, the process having ended."""
         try:
-            return Answer(*pipe.recv())
-        except EOFError:
-            self.close()
-            return Answer(None, "the process ended without an answer")
+            found[id(pipe)] = Answer(*pipe.recv())
+        except (EOFError, OSError):
+            return False
+        return True
+
+    @property
+    def alive(self) -> bool:
+        """Whether both are there for another task."""
+        return all(process.is_alive() for process in self._processes)
 
     def close(self) -> None:
         """End both processes."""
@@ -100,6 +115,8 @@ _current: list[Pair] = []
 
 def current() -> Pair:
     """Return this process's pair, started when it is first asked for and closed when the process ends."""
+    if _current and not _current[0].alive:
+        _current[0].close()
     if not _current:
         _current.append(Pair())
         atexit.register(_current[0].close)
@@ -114,22 +131,28 @@ def _forget(pair: Pair) -> None:
 def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it closes the pipe
     engine.boot(torch.device("cpu"))
+    engine.shutdown()  # of one process alone; the first task may be for both together
     with suppress(EOFError, OSError):
         while True:
-            sys.path[:] = pipe.recv()
-            place, task, arguments = pipe.recv()
-            pipe.send(_carried_out(place, task, arguments))
+            sys.path[:], place, packed = pipe.recv()
+            pipe.send(_carried_out(place, packed))
     leave(0)
 
 
-def _carried_out(place: dict[str, str], task: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str | None]:
+def _carried_out(place: dict[str, str], packed: bytes) -> tuple[Any, str | None]:
     torch.set_num_threads(1)  # equal sums in both, and no more threads than cores
     os.environ.update(place, OMP_NUM_THREADS="1")
     try:
-        return task(*arguments), None
+        task, arguments = pickle.loads(packed)  # noqa: S301 - of our own making
+        with referee.guarded():  # so that the next pruner meets the harness that this one met
+            return task(*arguments), None
     except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is an answer
-        return None, " ".join(f"{type(error).__name__}: {error}".split())
+        return None, _line(error)
     finally:
         engine.shutdown()
         for name in place:
             os.environ.pop(name, None)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

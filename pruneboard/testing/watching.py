@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pruneboard.api import Pruner
-from pruneboard.testing.bench import Bench, KeepsAll, Trained, finish
+from pruneboard.testing import referee
+from pruneboard.testing.bench import Bench, Trained, finish
 from pruneboard.training import Training
 
 R = TypeVar("R")
@@ -54,41 +54,48 @@ class Watched(Training):
     """A training whose every hook is looked at before and after."""
 
     findings: Findings = field(default_factory=Findings)
+    given: Mapping[str, Tensor] = field(default_factory=dict)
 
     def hook(self, name: str, call: Callable[[], R]) -> R:
         """Run one of the plugin's functions and compare what it had no business with."""
         with unchanged(self.findings, f"{name} at step {self.clock.step}", lambda: _belongings(self)):
             result = super().hook(name, call)
-        first = self.clock.step == 0 and name in BEFORE_THE_OPTIMIZER
-        for layer, given in zip(self.layers, self.initial, strict=True):
-            if first and not torch.equal(layer.dense, given):
-                self.findings.note("start", f"{name} changed the weight of layer {layer.name} before the first step")
+        if self.clock.step == 0 and name in BEFORE_THE_OPTIMIZER:
+            self.look_at_start(name)
         return result
 
-    def __post_init__(self) -> None:
-        """Remember the weights as they are given."""
-        self.initial = [layer.dense.detach().clone() for layer in self.layers]
+    def look_at_start(self, who: str) -> None:
+        """Compare the weights with those that every method is given."""
+        for layer in self.layers:
+            if not torch.equal(layer.dense, self.given[f"{layer.name}.weight"]):
+                self.findings.note("start", f"{who} changed the weight of layer {layer.name} before the first step")
 
 
 def watch(bench: Bench) -> Findings:
     """Train, and return what was seen."""
-    Bench(KeepsAll(sparsity=0.0), "prune").ready().engine.close()  # torch wraps our optimizer when it is first used
-    harness, own = _harness(), _own(bench.pruner)
+    own = _own(bench.pruner)
+    with referee.guarded() as replaced:
+        found = _watched(bench)
+    if _own(bench.pruner) != own:
+        found.note("pruner", f"the training left {_difference(own, _own(bench.pruner))} of the pruner changed")
+    for name in replaced:
+        found.note("harness", f"the training replaced {name}")
+    return found
+
+
+def _watched(bench: Bench) -> Findings:
     run = Watched.of(bench.ready())
+    run.given = {name: parameter.detach() for name, parameter in bench.network().named_parameters()}
     found = run.findings
     for layer in run.layers:
         _watch_gate(found, layer.gate, layer.name)
         for name, tensor in [("weight", layer.dense), *layer.gate.named_parameters()]:
             if tensor.requires_grad:
                 _watch_gradient(found, f"{layer.name}/{name}", tensor)
+    run.look_at_start("gate()")
     found._trained = finish(run)
     for layer in run.layers:
         _look_at_gate(found, layer.gate)
-    if _own(bench.pruner) != own:
-        found.note("pruner", f"the training left {_difference(own, _own(bench.pruner))} of the pruner changed")
-    after = _harness()
-    if (name := _difference(harness, {part: after[part] for part in harness if part in after})) is not None:
-        found.note("harness", f"the training replaced {name}")
     return found
 
 
@@ -130,14 +137,31 @@ def _belongings(run: Training) -> Mapping[str, Snapshot]:
         "random": random_state(),
         "modes": {f"the mode of module {name or 'network'}": m.training for name, m in model.named_modules()},
         "requires_grad": {f"requires_grad of {name}": p.requires_grad for name, p in model.named_parameters()},
-        "others": {name: tensor.detach().cpu().numpy().tobytes() for name, tensor in tensors if id(tensor) not in own},
+        "others": _bits({name: tensor for name, tensor in tensors if id(tensor) not in own})
+        | _settings(model, {id(part) for gate in gates for part in gate.modules()}),
         "optimizer": {
-            f"{key} of the optimizer's group {group['name']}": value
+            f"{key} of the optimizer's group {group['name']}": value if key != "params" else [id(p) for p in value]
             for group in run.engine.groups
             for key, value in group.items()
-            if key != "params"
         },
     }
+
+
+def _bits(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: tensor.detach().cpu().numpy().tobytes() for name, tensor in tensors.items()}
+
+
+def _settings(model: nn.Module, gates: Container[int]) -> dict[str, Any]:
+    """Return what modules are besides their tensors: numbers and texts, and how many hooks they have."""
+    found: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items() if id(module) not in gates else ():
+            where = f"{name} of {path or 'the network'}"
+            if name != "training" and isinstance(value, (bool, int, float, str, tuple)):
+                found[where] = value
+            elif name.endswith("_hooks"):
+                found[where] = len(value)
+    return found
 
 
 def _watch_gate(found: Findings, gate: nn.Module, name: str) -> None:
@@ -187,26 +211,6 @@ def _own(pruner: Pruner[Any]) -> Snapshot:
     lasting = {name: value for name, value in vars(type(pruner)).items() if name[:2] != "__"}
     of_class = {f"class attribute {name}": repr(value) for name, value in lasting.items()}
     return {f"attribute {name}": repr(value) for name, value in vars(pruner).items()} | of_class
-
-
-def _harness() -> Snapshot:
-    """Return what the harness is made of: its functions, classes, methods and constants."""
-    found: dict[str, Any] = {}
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] == "pruneboard":
-            for attribute, value in list(vars(module).items()):
-                found |= _parts(f"{name}.{attribute}", value, module=name)
-    return found
-
-
-def _parts(path: str, value: Any, *, module: str) -> Snapshot:
-    if isinstance(value, type) and value.__module__ == module:
-        own = {f"{path}.{name}": id(part) for name, part in vars(value).items() if callable(part) and name[:2] != "__"}
-        return {path: id(value), **own}
-    if callable(value):
-        return {path: id(value)}
-    constant = path.rpartition(".")[2].isupper() and isinstance(value, (int, float, str, tuple))
-    return {path: repr(value)} if constant else {}
 
 
 def _difference(before: Snapshot, after: Snapshot) -> str | None:

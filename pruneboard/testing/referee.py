@@ -1,0 +1,74 @@
+"""The harness as a method finds it: what is replaced in it is noticed, and put back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruneboard.optim import GroupedOptimizer
+
+_MISSING = object()
+
+
+@contextmanager
+def guarded() -> Iterator[list[str]]:
+    """Yield a list, which after the block names what was replaced in the harness; it is put back then.
+
+    Looked at are its functions with their code, its classes, their methods, and constants.
+    """
+    GroupedOptimizer([{"params": [nn.Parameter(torch.zeros(1))]}])  # torch wraps its `step` when the first is made
+    modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "pruneboard"}
+    holders: list[tuple[str, Any, dict[str, Any]]] = [
+        (name, module, dict(vars(module))) for name, module in modules.items()
+    ]
+    holders += [(f"{cls.__module__}.{cls.__qualname__}", cls, dict(vars(cls))) for cls in _classes(modules)]
+    tables = [(f"{name}.{key}", table, dict(table)) for name, _, held in holders for key, table in _tables(held)]
+    codes = [(name, f, f.__code__) for name, _, held in holders for f in held.values() if isinstance(f, FunctionType)]
+    replaced = list[str]()
+    try:
+        yield replaced
+    finally:
+        for name, holder, before in holders:
+            for key in _changed(before, vars(holder)):
+                replaced.append(f"{name}.{key}")
+                setattr(holder, key, before[key])
+        for name, table, before in tables:
+            if table != before:
+                replaced.append(name)
+                table.clear()
+                table.update(before)
+        for name, function, code in codes:
+            if function.__code__ is not code:
+                replaced.append(f"{name}.{function.__name__}")
+                function.__code__ = code
+
+
+def _classes(modules: dict[str, ModuleType]) -> list[type]:
+    return [
+        value
+        for name, module in modules.items()
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == name
+    ]
+
+
+def _tables(held: dict[str, Any]) -> list[tuple[str, dict[Any, Any]]]:
+    return [(key, value) for key, value in held.items() if isinstance(value, dict) and key.isupper()]
+
+
+def _changed(before: dict[str, Any], after: Any) -> list[str]:
+    """Return the names whose value was replaced: of what is called, and of constants that cannot change themselves."""
+    found = [key for key, value in before.items() if after.get(key, _MISSING) is not value]
+    return [key for key in found if _is_fixed(key, before[key])]
+
+
+def _is_fixed(key: str, value: object) -> bool:
+    if key.startswith("__"):
+        return False
+    return callable(value) or (key.isupper() and isinstance(value, (int, float, str, tuple, frozenset, dict)))
