@@ -10,15 +10,14 @@ from pruneboard import RunSpec, experiment
 TINY = {"epochs": 2, "batch_size": 32, "warmup_epochs": 0.0}
 """128 training images and 14 for validation make four steps an epoch, eight in all."""
 
+SHORT = {"probmask": {"samples": 2}, "synflow": {"rounds": 10}}
+"""Options that a run has unless it says otherwise: what they shorten took most of so small a run."""
+
 
 def tiny(results: Path | str, method: str = "magnitude", sparsity: float | None = 0.9, **changes: Any) -> RunSpec:
-    """A spec that trains eight steps; `overrides` are added to the tiny recipe's.
-
-    ProbMask compares 2 masks instead of 10 when it hardens: that took most of such a run.
-    """
+    """A spec that trains eight steps; `overrides` are added to the tiny recipe's, `options` to those of SHORT."""
     values: dict[str, Any] = {"model": "test_resnet", "limit_train": 142, "device": "cpu"} | changes
-    if method == "probmask":
-        values["options"] = {"samples": 2} | values.get("options", {})
+    values["options"] = SHORT.get(method, {}) | values.get("options", {})
     overrides = TINY | values.pop("overrides", {})
     return RunSpec(method=method, sparsity=sparsity, results=str(results), overrides=overrides, **values)
 

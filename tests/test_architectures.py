@@ -51,7 +51,7 @@ def cases():
     """Every built-in method on every track that it supports, with an option set for each way it ends."""
     for info in registry.installed():
         if info.distribution == "pruneboard":
-            options = [{}, {"mode": "faithful"}] if info.name == "str" else [{}]
+            options = {"str": [{}, {"mode": "faithful"}], "synflow": [{"rounds": "10"}]}.get(info.name, [{}])
             for track in sorted(registry.load(info).tracks):
                 yield from ((info, track, chosen) for chosen in options)
 

@@ -37,12 +37,10 @@ class SynFlow(ScoringPruner):
     Deviations:
         * Counts are exact in every round and ties break by position; the official threshold drops every weight
           that ties with it.
-        * Biases and normalization are not pruned. The official layers mask them as well, and prune them on
-          request (`--prune-bias`, `--prune-batchnorm`).
         * Everything is computed in float64, because R grows like a power of the depth and overflows float32 in deep
           networks; the official code computes in float32 and leaves float64 as a comment.
-        * A round never takes a weight that an earlier one pruned. In the official code such a weight scores 0, and
-          may tie with one whose paths are all cut.
+        * A weight that a round pruned never comes back. In the official code it scores 0 from then on, like one
+          whose paths are all cut, and what breaks the tie is the threshold.
         * Running statistics are used as they are; the official code takes absolute values of them too. Before any
           training they are 0 and 1, which makes no difference.
         * The second score, where branches start closed; the official networks have none. By the opened network
