@@ -25,6 +25,11 @@ SIZE = 2
 PATIENCE = 120.0
 """Seconds after which a task that has not answered is given up, and the pair with it."""
 
+_READY = "ready"
+_NOT_STARTED = (
+    "the processes could not start: they import the program that asked for them, which must be a file, "
+    "with what it does under `if __name__ == '__main__':`"
+)
 _PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -43,6 +48,7 @@ class Pair:
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes = []
+        self._started = False
         for _ in range(SIZE):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs,), daemon=True)
@@ -70,9 +76,20 @@ class Pair:
             packed = pickle.dumps((task, arguments))
         except Exception as error:  # noqa: BLE001 - pickling a stranger's object may raise anything
             return [Answer(None, f"it cannot be sent to another process: {_line(error)}")] * len(by_pipe)
+        if not self._has_started():
+            self.close()
+            return [Answer(None, _NOT_STARTED)] * len(by_pipe)
         for pipe, place in by_pipe.items():
             pipe.send((sys.path, place, packed))  # a pruner's module must be found there as it is here
         return self._answers(list(by_pipe))
+
+    def _has_started(self) -> bool:
+        """Wait for the word of both that they are ready; it comes once."""
+        try:
+            self._started = self._started or all(pipe.recv() == _READY for pipe in self._pipes)
+        except (EOFError, OSError):
+            return False
+        return self._started
 
     def _answers(self, pipes: list[Connection]) -> list[Answer]:
         waiting, found = list(pipes), dict[int, Answer]()
@@ -133,6 +150,7 @@ def _serve(pipe: Connection) -> None:
     engine.boot(torch.device("cpu"))
     engine.shutdown()  # of one process alone; the first task may be for both together
     with suppress(EOFError, OSError):
+        pipe.send(_READY)
         while True:
             sys.path[:], place, packed = pipe.recv()
             pipe.send(_carried_out(place, packed))
