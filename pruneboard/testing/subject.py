@@ -66,10 +66,23 @@ class Subject:
         """Return the way to train it, with some things changed."""
         return Bench(self.pruner, self.track, **changes)
 
-    @cached_property
+    @property
     def watched(self) -> Findings:
-        """What was seen to go wrong in a plain training."""
-        return watching.watch(self.bench())
+        """What was seen to go wrong in a plain training.
+
+        Raises:
+            Exception: whatever ended the training, for every check that looks at it.
+        """
+        if isinstance(self._watched, Exception):
+            raise self._watched
+        return self._watched
+
+    @cached_property
+    def _watched(self) -> Findings | Exception:
+        try:
+            return watching.watch(self.bench())
+        except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises would be raised again each time
+            return error
 
     @property
     def trained(self) -> Trained:

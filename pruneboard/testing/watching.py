@@ -116,7 +116,7 @@ def random_state() -> Snapshot:
         "the random state of numpy": _numpy_state(),
         "the random state of Python": random.getstate(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         found["the random state of torch.cuda"] = torch.cuda.get_rng_state().numpy().tobytes()
     return found
 

@@ -1,0 +1,88 @@
+"""Broken pruners whose fault shows under ZeRO, in another memory layout, under autocast or on another device only.
+
+Each is one of the sound pruners (arXiv:1710.01878, arXiv:1911.13299) with one fault.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from sound import Sound
+
+from pruneboard.api import DenseGradientPruner, Mask, Traits
+from pruneboard.scores import budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritesInPlace(Sound):
+    """It sets pruned weights to 0 in place, which the optimizer's own copy undoes under ZeRO."""
+
+    def after_step(self, layers, at):
+        for layer in layers:
+            with torch.no_grad():
+                layer.dense.mul_(layer.gate.keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritesThroughView(Sound):
+    """It writes masks through `view(-1)`, which a layout of channels last has not."""
+
+    def before_step(self, layers, at):
+        for layer, mask in zip(layers, self.masks(layers, at), strict=True):
+            layer.gate.keep.view(-1).copy_(mask.reshape(-1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritesThroughCopy(Sound):
+    """It writes masks through `reshape(-1)`, which in a layout of channels last is a copy."""
+
+    def before_step(self, layers, at):
+        for layer, mask in zip(layers, self.masks(layers, at), strict=True):
+            layer.gate.keep.reshape(-1).copy_(mask.reshape(-1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountsDistinctValues(DenseGradientPruner):
+    """It keeps gradients from the k-th largest distinct value on; under autocast many are equal."""
+
+    def traits(self, track):
+        return Traits(harden_at=0.75)
+
+    def wants_gradients(self, at):
+        return self.sparsity > 0 and at.step == at.harden_step - 1
+
+    def update(self, layers, dense_gradients, at):
+        sizes = [gradient.abs() for gradient in dense_gradients]
+        threshold = torch.cat([size.flatten() for size in sizes]).unique()[-budget(layers)]
+        for layer, size in zip(layers, sizes, strict=True):
+            layer.gate.set(size >= threshold)
+
+
+class OnTheCpu(Mask):
+    """A mask that adds something made on the CPU."""
+
+    def forward(self, weight):
+        return super().forward(weight) + torch.zeros(weight.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaysOnTheCpu(Sound):
+    """Its gates make tensors on the CPU, wherever the weight is."""
+
+    def gate(self, weight):
+        return OnTheCpu(weight)
+
+
+MUTANTS = tuple(
+    mutant(sparsity=0.9)
+    for mutant in (
+        WritesInPlace,
+        WritesThroughView,
+        WritesThroughCopy,
+        CountsDistinctValues,
+    )
+)
+
+ON_CUDA = (StaysOnTheCpu(sparsity=0.9),)
+"""Sound on a CPU."""
