@@ -13,7 +13,7 @@ from pruneboard.testing.subject import Check, CheckSkippedError, Subject, check,
 _REFERENCE = re.compile(r"arxiv|doi|https?://|\b(19|20)\d\d\b", re.IGNORECASE)
 
 
-@check("advice", trains=False)
+@check("advice", applies=lambda subject: subject.traits.control != "dense", when="it prunes", trains=False)
 def cites_its_source(subject: Subject) -> None:
     """The docstring of the class names the paper or the code that the method comes from."""
     text = inspect.getdoc(type(subject.pruner)) or ""

@@ -71,6 +71,13 @@ class Specimen(nn.Module):
         return logits
 
 
+def specimen(names: Sequence[str] = NAMES, *, small: bool = False, seed: int = 0) -> Specimen:
+    """Return one with the initial weights of `seed`; the global random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, "contract weights"))
+        return Specimen(names, small=small)
+
+
 @cache
 def images() -> Dataset:
     """Return 128 images to train on, 32 to validate and 32 to test: a pattern per class, and noise."""
@@ -182,9 +189,7 @@ class Bench:
 
     def network(self) -> nn.Module:
         """Return the plain network with its initial weights: frozen on the supermask track."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key(self.seed, "contract weights"))
-            model = Specimen(self.names, small=self.small)
+        model = specimen(self.names, small=self.small, seed=self.seed)
         if self.track == "prune":
             return model
         keep_ratio = 1 - self.pruner.sparsity

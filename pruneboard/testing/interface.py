@@ -15,7 +15,7 @@ from pruneboard import registry
 from pruneboard.api import Gate, Traits
 from pruneboard.errors import PruneboardError, UsageError
 from pruneboard.spec import convert
-from pruneboard.testing.bench import Specimen
+from pruneboard.testing.bench import specimen
 from pruneboard.testing.subject import Check, CheckFailedError, Subject, check, require
 
 
@@ -110,7 +110,7 @@ def evaluation_is_deterministic(subject: Subject) -> None:
 
 def _gates(subject: Subject) -> Iterator[tuple[Tensor, Gate]]:
     """Yield weights of several shapes with a fresh gate each, which can draw."""
-    for module in Specimen(small=True).modules():
+    for module in specimen(small=True).modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             weight = module.weight.detach()
             for laid_out in (weight, weight.to(memory_format=torch.channels_last) if weight.dim() == 4 else weight):

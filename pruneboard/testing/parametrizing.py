@@ -15,6 +15,7 @@ def parametrize_with_checks(
     *,
     expected_failures: Mapping[str, str] | None = None,
     tiers: Iterable[Tier] = ("core",),
+    processes: bool = True,
 ) -> Callable[[Callable[..., Any]], Any]:
     """Parametrize a test with every check that applies to some pruners.
 
@@ -28,6 +29,7 @@ def parametrize_with_checks(
         pruners: instances, with the options to be checked.
         expected_failures: name of a check -> why its failure is accepted; it is marked so, strictly.
         tiers: which checks: `core`, `advice` or both.
+        processes: whether those that take a pair of processes are among them.
 
     Raises:
         UnknownNameError: a name in `expected_failures` that no check has.
@@ -41,6 +43,6 @@ def parametrize_with_checks(
     for pruner, check in bound:
         reason = expected.get(check.name, expected.get(check.check.name))
         marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
-        if check.check.tier in wanted:
+        if check.check.tier in wanted and (processes or not check.check.processes):
             parameters.append(pytest.param(pruner, check, id=f"{type(pruner).__name__}-{check.name}", marks=marks))
     return pytest.mark.parametrize(("pruner", "check"), parameters)

@@ -14,7 +14,7 @@ from torch import Tensor
 from pruneboard import audit
 from pruneboard.errors import PruneboardError
 from pruneboard.scores import kept_of
-from pruneboard.testing.bench import NAMES, Bench, KeepsAll, Specimen, Trained, finish
+from pruneboard.testing.bench import NAMES, Bench, KeepsAll, Trained, finish, specimen
 from pruneboard.testing.subject import POINTS, Check, CheckFailedError, CheckSkippedError, Subject, check, require
 from pruneboard.training import Training
 
@@ -76,7 +76,7 @@ def folds_to_a_plain_network(subject: Subject) -> None:
     """
     trained = subject.trained
     trained.run.progress(trained.run.budget.total + 1)  # a gate that drew its weights would draw others now
-    plain = Specimen()
+    plain = specimen()
     plain.load_state_dict(dict(trained.state))
     pictures = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     gated = trained.run.engine.model.eval()

@@ -1,0 +1,57 @@
+"""Every method of the distribution keeps the rules of the board, with no failure expected."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+import torch
+
+from pruneboard import registry
+from pruneboard.errors import UsageError
+from pruneboard.testing import parametrize_with_checks, pruner_checks
+
+SHORT = {"samples": 2}
+"""Options that shorten a training, where a method has them: masks that are compared in hardening."""
+
+
+def built(info):
+    """A shipped method at 90 %, or without a sparsity where it takes none."""
+    options = {name: SHORT[name] for name in registry.option_types(registry.load(info)) if name in SHORT}
+    with suppress(UsageError):
+        return registry.build(info, 0.9, options)
+    return registry.build(info, None, options)
+
+
+SHIPPED = [built(info) for info in registry.installed() if info.distribution == "pruneboard"]
+
+
+@parametrize_with_checks(SHIPPED, processes=False)
+def test_shipped_methods_keep_the_rules(pruner, check):
+    """Each core check that takes one process passes, on each track."""
+    check(pruner)
+
+
+def test_shipped_methods_keep_the_rules_of_several_processes():
+    """Each core check that takes a pair of processes passes, on each track; all methods share one pair."""
+    for pruner in SHIPPED:
+        for check in pruner_checks(pruner):
+            if check.check.processes:
+                check(pruner)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(SHIPPED, tiers=["advice"], processes=False)
+def test_shipped_methods_take_the_advice(pruner, check):
+    """Each piece of advice that applies is taken."""
+    check(pruner)
+
+
+@pytest.mark.gpu
+def test_shipped_methods_run_on_cuda():
+    """On a CUDA device the check that is skipped elsewhere passes."""
+    assert torch.cuda.is_available()
+    for pruner in SHIPPED:
+        for check in pruner_checks(pruner):
+            if check.check.name == "runs-on-cuda":
+                check(pruner)
