@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from runs import run
+from small_cases import classifier
 from torch import nn
 
 from pruneboard.api import Progress
@@ -76,17 +77,6 @@ def at(pruner, step, total, durable=None) -> Progress:
     clock = DrawClock(0)
     clock.step = step
     return Progress(step, total, harden, "search" if step < harden else "finetune", clock.for_hook, durable)
-
-
-def classifier():
-    """Two linear layers in float64, and a batch to train them on."""
-    generator = torch.Generator().manual_seed(0)
-    net = nn.Sequential(nn.Linear(20, 32, bias=False), nn.Tanh(), nn.Linear(32, 8, bias=False)).double()
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.copy_(torch.randn(parameter.shape, dtype=torch.float64, generator=generator) / 3)
-    images = torch.randn(64, 20, dtype=torch.float64, generator=generator)
-    return net, images, torch.randint(8, (64,), generator=generator)
 
 
 def steps(pruner, total, disturb=lambda layers, stepper: None):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from gmp_cases import ALLOCATIONS, SHAPES, SIZES, TOTAL, UPDATES, WINDOW, at, counts, drive, layers_of
 from runs import folder, run
+from small_cases import classifier
 from torch import nn
 
 from pruneboard.gates import DrawClock, attach
@@ -160,13 +161,7 @@ class Reference:
 
 def test_masks_values_and_gradients_equal_a_plain_transcription():
     """Over 60 steps of real training in float64, ours and the reference agree to 1e-6, and weights did come back."""
-    generator = torch.Generator().manual_seed(0)
-    net = nn.Sequential(nn.Linear(20, 32, bias=False), nn.Tanh(), nn.Linear(32, 8, bias=False)).double()
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.copy_(torch.randn(parameter.shape, dtype=torch.float64, generator=generator) / 3)
-    images = torch.randn(64, 20, dtype=torch.float64, generator=generator)
-    labels = torch.randint(8, (64,), generator=generator)
+    net, images, labels = classifier()
     reference = Reference([net[0].weight.detach(), net[2].weight.detach()], 0.75, begin=9, end=46)
     pruner = GMP(sparsity=0.75, begin=0.15, end=46 / 60, interval=0.05)
     layers = attach(pruner, [("0", net[0]), ("2", net[2])], DrawClock(0), hits_target=True)
