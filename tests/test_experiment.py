@@ -52,7 +52,7 @@ def test_kept_positions_and_non_zeros_are_exact(tmp_path, method):
     assert 0 <= found["kept_zero"] <= 1e-4 * found["kept"]
 
 
-@pytest.mark.parametrize("model", ["test_resnet", "resnet20_cifar", "test_vit"])
+@pytest.mark.parametrize("model", ["test_resnet", "test_vit", pytest.param("resnet20_cifar", marks=pytest.mark.slow)])
 def test_folded_model_reproduces_the_accuracy(tmp_path, model):
     """The saved file, loaded strictly into a plain timm model, classifies exactly as many images right."""
     made = run(tmp_path, "probmask", model=model)

@@ -84,7 +84,7 @@ def test_first_process_decides_what_is_done(two, tmp_path):
 @pytest.mark.parametrize(
     "own",
     [
-        ("", "--dataset cifar10 --data-dir nowhere"),
+        pytest.param(("", "--dataset cifar10 --data-dir nowhere"), marks=pytest.mark.multihost),
         pytest.param(("--config nowhere.toml", ""), marks=pytest.mark.multihost),
         pytest.param(("--results /dev/null/here", ""), marks=pytest.mark.multihost),
     ],

@@ -39,6 +39,7 @@ def test_two_processes_train_the_same_network(tmp_path, method):
         assert float((a[name] - b[name]).norm()) <= 1e-5 * float(a[name].norm()) + 1e-7, name
 
 
+@pytest.mark.slow
 def test_first_step_is_the_same_with_batch_normalization(tmp_path):
     """At equal norm_batch the images normalized together are the same groups, so the first step is the same."""
     options = {"limit_train": 50, "overrides": {"epochs": 1, "norm_batch": 16}}
@@ -98,6 +99,7 @@ def test_reason_comes_before_what_others_noticed(tmp_path, how, kind, message):
     assert type(caught.value).__name__ == kind
 
 
+@pytest.mark.slow
 def test_failure_in_a_process_is_one_line_and_its_traceback_is_logged(tmp_path):
     """With two processes a failed run prints one error line and one JSON document; the traceback is in log.txt."""
     command = [
@@ -148,6 +150,7 @@ def test_refused_number_of_processes_names_the_one_that_works(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_torchrun_is_used_as_it_is(tmp_path):
     """Under torchrun each process finds its place in the environment, and the first alone writes and speaks."""
     command = [

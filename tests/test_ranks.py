@@ -56,6 +56,7 @@ def with_pruner(job, cls):
     return experiment.guarded(job, experiment.Silent())
 
 
+@pytest.mark.slow
 def test_masks_that_differ_between_processes_fail_the_run(tmp_path):
     """Masks of equal counts at other places are found at the first evaluation, and the first tensor is named."""
     with pytest.raises(AuditError, match=r"tensor conv1\.0/keep differs between processes at step 4"):

@@ -60,7 +60,7 @@ def stop(monkeypatch, step, number=signal.SIGTERM):
 
 
 KILLED = "test_killed_run_goes_on_as_if_nothing_had_happened"
-USUAL = ("probmask", "supermask edge-popup")
+USUAL = ("probmask",)
 """Those of RUNS that the default run kills; that every method resumes is a rule of the contract (tests/contract)."""
 
 
@@ -163,6 +163,7 @@ def test_another_number_of_processes_goes_on(tmp_path, monkeypatch):
         assert float((weight - weights[1][name]).norm()) <= 1e-2 * float(weight.norm()) + 1e-4, name
 
 
+@pytest.mark.slow
 def test_ctrl_c_with_two_processes_saves(tmp_path):
     """Ctrl-C in the parent of two processes ends with 130, a record that says so, and a checkpoint of a whole step."""
     arguments = ["--model", "test_vit", "--epochs", "400", "--procs", "2", "--checkpoint-every", "0"]

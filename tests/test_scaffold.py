@@ -175,6 +175,7 @@ def test_the_package_is_clean_under_default_ruff(tmp_path, name):
         call(["ruff", *arguments, "--no-cache", "."], folder)
 
 
+@pytest.mark.slow
 def test_the_method_is_typed(package):
     """It passes mypy as strictly as pruneboard does."""
     cache = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
