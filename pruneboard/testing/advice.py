@@ -7,6 +7,8 @@ import inspect
 import math
 import re
 
+import torch
+
 from pruneboard import registry
 from pruneboard.testing.subject import Check, CheckSkippedError, Subject, check, require
 
@@ -49,13 +51,17 @@ def runs_on_a_short_budget(subject: Subject) -> None:
 
 @check("advice")
 def shows_numbers(subject: Subject) -> None:
-    """`diagnostics` returns finite numbers by name, Python's own, for logs and for event files."""
+    """`diagnostics` returns finite numbers by name, Python's own, for logs and for event files, and changes nothing."""
     run = subject.trained.run
+    before = {name: tensor.clone() for name, tensor in run.engine.model.state_dict().items()}
     found = run.pruner.diagnostics(run.layers, run.progress(run.budget.total))
     if not found:
         raise CheckSkippedError("it shows no diagnostics")
     odd = [name for name, value in found.items() if type(value) not in (int, float) or not math.isfinite(value)]
     require(not odd, f"{', '.join(odd)} is no finite number of Python's own")
+    after = run.engine.model.state_dict()
+    changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
+    require(not changed, f"it changes {', '.join(changed)}: what is shown may not depend on who looks")
 
 
 @check("advice", trains=False)

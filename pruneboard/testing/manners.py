@@ -40,6 +40,18 @@ def leaves_random_state(subject: Subject) -> None:
 
 
 @check()
+def leaves_the_process(subject: Subject) -> None:
+    """Hooks leave torch's settings, the environment and the working folder as they find them."""
+    _clean(subject, "settings", "it is the same for all that runs in the process")
+
+
+@check()
+def pays_for_its_passes(subject: Subject) -> None:
+    """Hooks run the network only by what they are lent for it: the view in `score`, and `validate` in `harden`."""
+    _clean(subject, "passes", "passes that nobody counts are training that nobody pays")
+
+
+@check()
 def leaves_modes(subject: Subject) -> None:
     """Hooks leave every module in the mode, training or evaluation, that they find it in."""
     _clean(subject, "modes", "put it back, or leave it alone")
@@ -80,6 +92,8 @@ CHECKS: tuple[Check, ...] = (
     touches_only_prunable_weights,
     starts_where_all_start,
     leaves_random_state,
+    leaves_the_process,
+    pays_for_its_passes,
     leaves_modes,
     leaves_requires_grad,
     leaves_the_optimizer,

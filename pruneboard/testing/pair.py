@@ -19,7 +19,7 @@ import torch
 from pruneboard import engine
 from pruneboard.launch import free_port
 from pruneboard.leaving import leave
-from pruneboard.testing import referee
+from pruneboard.testing import referee, surroundings
 
 SIZE = 2
 PATIENCE = 120.0
@@ -162,7 +162,7 @@ def _carried_out(place: dict[str, str], packed: bytes) -> tuple[Any, str | None]
     os.environ.update(place, OMP_NUM_THREADS="1")
     try:
         task, arguments = pickle.loads(packed)  # noqa: S301 - of our own making
-        with referee.guarded():  # so that the next pruner meets the harness that this one met
+        with surroundings.settings_kept(), referee.guarded():  # as the next pruner is to meet them too
             return task(*arguments), None
     except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is an answer
         return None, _line(error)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pruneboard.api import Pruner, Track
 from pruneboard.errors import UnknownNameError
-from pruneboard.testing import advice, engines, interface, manners, pair, referee, results
+from pruneboard.testing import advice, engines, interface, manners, pair, referee, results, surroundings
 from pruneboard.testing.subject import Check, Subject, Tier
 
 SUITE: tuple[Check, ...] = (
@@ -53,7 +53,8 @@ class BoundCheck:
             unittest.SkipTest: it cannot be tried here.
         """
         same = pruner is self.subject.pruner
-        with referee.guarded():  # so that the next pruner meets the harness that this one met
+        # So that the next pruner meets the harness and the process that this one met.
+        with surroundings.settings_kept(), referee.guarded():
             self.check.test(self.subject if same else Subject(pruner, self.subject.track))
 
     def __repr__(self) -> str:

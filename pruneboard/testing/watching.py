@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pruneboard.api import Pruner
-from pruneboard.testing import referee
+from pruneboard.testing import referee, surroundings
 from pruneboard.testing.bench import Bench, Trained, finish
 from pruneboard.training import Training
 
 R = TypeVar("R")
 Snapshot = Mapping[str, Any]
+
+MAY_RUN_THE_NETWORK = ("score", "harden")
+"""Hooks that are lent a way to run the network: a view that counts its passes, and `validate`."""
 
 BEFORE_THE_OPTIMIZER = ("score", "before_step", "harden")
 """Hooks that come before the first optimizer step, where they are called at step 0."""
@@ -29,8 +30,8 @@ class Findings:
     """What was seen, by what it is about.
 
     Attributes:
-        wrong: the first thing that went wrong of each kind: `random`, `modes`, `requires_grad`, `others`, `start`,
-            `optimizer`, `pruner`, `attributes`, `harness`.
+        wrong: the first thing that went wrong of each kind: `random`, `settings`, `modes`, `requires_grad`, `others`,
+            `start`, `optimizer`, `passes`, `pruner`, `attributes`, `harness`.
         gradients: largest absolute gradient, by layer and tensor.
     """
 
@@ -55,11 +56,17 @@ class Watched(Training):
 
     findings: Findings = field(default_factory=Findings)
     given: Mapping[str, Tensor] = field(default_factory=dict)
+    inside: str | None = None
+    """The hook that is running."""
 
     def hook(self, name: str, call: Callable[[], R]) -> R:
         """Run one of the plugin's functions and compare what it had no business with."""
         with unchanged(self.findings, f"{name} at step {self.clock.step}", lambda: _belongings(self)):
-            result = super().hook(name, call)
+            self.inside = name
+            try:
+                result = super().hook(name, call)
+            finally:
+                self.inside = None
         if self.clock.step == 0 and name in BEFORE_THE_OPTIMIZER:
             self.look_at_start(name)
         return result
@@ -70,11 +77,16 @@ class Watched(Training):
             if not torch.equal(layer.dense, self.given[f"{layer.name}.weight"]):
                 self.findings.note("start", f"{who} changed the weight of layer {layer.name} before the first step")
 
+    def look_at_pass(self, *_: Any) -> None:
+        """Take note of a module of the network that runs where it has no business to."""
+        if self.inside is not None and self.inside not in MAY_RUN_THE_NETWORK:
+            self.findings.note("passes", f"{self.inside} at step {self.clock.step} ran the network")
+
 
 def watch(bench: Bench) -> Findings:
     """Train, and return what was seen."""
     own = _own(bench.pruner)
-    with referee.guarded() as replaced:
+    with surroundings.settings_kept(), referee.guarded() as replaced:
         found = _watched(bench)
     if _own(bench.pruner) != own:
         found.note("pruner", f"the training left {_difference(own, _own(bench.pruner))} of the pruner changed")
@@ -87,6 +99,10 @@ def _watched(bench: Bench) -> Findings:
     run = Watched.of(bench.ready())
     run.given = {name: parameter.detach() for name, parameter in bench.network().named_parameters()}
     found = run.findings
+    gates = {part for layer in run.layers for part in layer.gate.modules()}
+    for module in run.engine.model.modules():
+        if module not in gates:
+            module.register_forward_pre_hook(run.look_at_pass)
     for layer in run.layers:
         _watch_gate(found, layer.gate, layer.name)
         for name, tensor in [("weight", layer.dense), *layer.gate.named_parameters()]:
@@ -109,23 +125,6 @@ def unchanged(found: Findings, who: str, look: Callable[[], Mapping[str, Snapsho
             found.note(kind, f"{who} changed {name}")
 
 
-def random_state() -> Snapshot:
-    """Return the global random states."""
-    found: dict[str, Any] = {
-        "the random state of torch": torch.get_rng_state().numpy().tobytes(),
-        "the random state of numpy": _numpy_state(),
-        "the random state of Python": random.getstate(),
-    }
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        found["the random state of torch.cuda"] = torch.cuda.get_rng_state().numpy().tobytes()
-    return found
-
-
-def _numpy_state() -> tuple[Any, ...]:
-    kind, key, *rest = np.random.get_state()  # noqa: NPY002 - it is looked at, not drawn from
-    return (kind, np.asarray(key).tobytes(), *rest)
-
-
 def _belongings(run: Training) -> Mapping[str, Snapshot]:
     """Return what hooks must leave as they find it."""
     model = run.engine.model
@@ -134,7 +133,8 @@ def _belongings(run: Training) -> Mapping[str, Snapshot]:
     own |= {id(layer.dense) for layer in run.layers}
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return {
-        "random": random_state(),
+        "random": surroundings.random_state(),
+        "settings": surroundings.settings(),
         "modes": {f"the mode of module {name or 'network'}": m.training for name, m in model.named_modules()},
         "requires_grad": {f"requires_grad of {name}": p.requires_grad for name, p in model.named_parameters()},
         "others": _bits({name: tensor for name, tensor in tensors if id(tensor) not in own})
@@ -169,10 +169,10 @@ def _watch_gate(found: Findings, gate: nn.Module, name: str) -> None:
     before: list[Snapshot] = []
 
     def enter(*_: Any) -> None:
-        before.append(random_state())
+        before.append(surroundings.random_state())
 
     def leave(*_: Any) -> None:
-        if (state := _difference(before.pop(), random_state())) is not None:
+        if (state := _difference(before.pop(), surroundings.random_state())) is not None:
             found.note("random", f"the gate of layer {name} changed {state}")
 
     gate.register_forward_pre_hook(enter)

@@ -151,6 +151,15 @@ class ShowsNaN(Sound):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShrinksWhenLookedAt(Sound):
+    """Its diagnostics change a weight (2017)."""
+
+    def diagnostics(self, layers, at):
+        at.assign(layers[0].dense, layers[0].dense * (1 - 0.01 * self.sparsity))
+        return {"largest": float(layers[0].dense.detach().max())}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ForgetsItsBase(Sound):
     """It checks its option `rate`, and no longer its sparsity (2017)."""
 
@@ -186,6 +195,7 @@ ADVICE = tuple(
         DividesTheBudget,
         ShowsTensors,
         ShowsNaN,
+        ShrinksWhenLookedAt,
         ForgetsItsBase,
     )
 )

@@ -5,8 +5,10 @@ Each is one of the sound pruners (arXiv:1710.01878, arXiv:1911.13299) with one f
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
+import torch
 from sound import Sound, SoundScores
 from torch import nn
 
@@ -52,6 +54,37 @@ def look(module, given, found):
 def normalizations(at):
     """The batch normalizations of the network."""
     return [module for module in at.durable.model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbesTheNetwork(Sound):
+    """It runs the network on noise to find weights that matter, in passes that nobody counts."""
+
+    def before_step(self, layers, at):
+        Sound.before_step(self, layers, at)
+        mode = at.durable.model.training
+        at.durable.model.eval()
+        with torch.no_grad():
+            at.durable.model(torch.rand(2, 3, 8, 8, generator=at.generator()))
+        at.durable.model.train(mode)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetsTheProcess(Sound):
+    """It sets a mode of torch for its own kernels, and with it for all others."""
+
+    def before_step(self, layers, at):
+        torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+        Sound.before_step(self, layers, at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TalksThroughTheEnvironment(Sound):
+    """It leaves its sparsity in the environment, for its gates to find."""
+
+    def before_step(self, layers, at):
+        os.environ["MY_SPARSITY"] = f"{self.sparsity} {at.step}"
+        Sound.before_step(self, layers, at)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +233,9 @@ MUTANTS = tuple(
         MovesBiases,
         ChangesNormalization,
         HooksIntoTheNetwork,
+        ProbesTheNetwork,
+        SetsTheProcess,
+        TalksThroughTheEnvironment,
         InitializesInAHook,
         InitializesInTheGate,
         LeavesEvaluationMode,
