@@ -101,7 +101,12 @@ def _check(gate: Gate, weight: nn.Parameter, name: str) -> None:
             raise PluginError(
                 f"gate parameter {parameter_name!r} has no dimension, which DeepSpeed cannot hold: use shape (1,)"
             )
-    effective = gate.folded(weight)
+    try:
+        effective = gate.folded(weight)
+    except Exception as error:
+        raise PluginError(
+            f"the gate of layer {name} fails outside training, where it may not draw: {type(error).__name__}: {error}"
+        ) from error
     if effective.shape != weight.shape or effective.dtype != weight.dtype:
         raise PluginError(
             f"the gate of layer {name} turns {tuple(weight.shape)} {weight.dtype} "

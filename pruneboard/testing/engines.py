@@ -46,11 +46,9 @@ def runs_on_cuda(subject: Subject) -> None:
     """On a CUDA device counts are exact, and every tensor of a gate is where its weight is."""
     if not torch.cuda.is_available():
         raise CheckSkippedError("torch sees no CUDA device")
-    found = subject.bench(device="cuda").trained()
-    _sound(subject, found)
-    for layer in found.run.layers:
-        astray = [name for name, tensor in layer.gate.state_dict().items() if tensor.device != layer.dense.device]
-        require(not astray, f"{', '.join(astray)} of layer {layer.name} stayed on another device")
+    answer = pair.apart(train_on, subject.pruner, subject.track, "cuda")
+    if answer.error:
+        raise CheckFailedError(answer.error)
 
 
 @check(applies=lambda subject: subject.learns, when="something is learned", processes=True)
@@ -120,6 +118,16 @@ def train_and_save(pruner: Pruner[Any], track: Track, folder: str, steps: list[i
 def go_on(pruner: Pruner[Any], track: Track, folder: str) -> str:
     """Go on from the checkpoint in `folder` and return the hash of the network."""
     return state_sha256(dict(Bench(pruner, track, keeper=Keeper(Path(folder), 0, {})).trained().state))
+
+
+def train_on(pruner: Pruner[Any], track: Track, device: str) -> None:
+    """Train on a device; raise what is wrong with the count, or with where gates are."""
+    subject = Subject(pruner, track)
+    found = subject.bench(device=device).trained()
+    _sound(subject, found)
+    for layer in found.run.layers:
+        astray = [name for name, tensor in layer.gate.state_dict().items() if tensor.device != layer.dense.device]
+        require(not astray, f"{', '.join(astray)} of layer {layer.name} stayed on another device")
 
 
 def train_together(pruner: Pruner[Any], track: Track) -> tuple[str, int, int]:

@@ -127,6 +127,21 @@ class Pair:
         _forget(self)
 
 
+def apart(task: Callable[..., Any], *arguments: Any) -> Answer:
+    """Carry out `task` in a process of its own: DeepSpeed keeps to the kind of device that a process used first."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve_once, args=(theirs, pickle.dumps((task, arguments))), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        return Answer(*ours.recv())
+    except (EOFError, OSError):
+        return Answer(None, _NOT_STARTED)
+    finally:
+        process.join()
+
+
 _current: list[Pair] = []
 
 
@@ -154,6 +169,12 @@ def _serve(pipe: Connection) -> None:
         while True:
             sys.path[:], place, packed = pipe.recv()
             pipe.send(_carried_out(place, packed))
+    leave(0)
+
+
+def _serve_once(pipe: Connection, packed: bytes) -> None:
+    os.environ.pop("DS_ACCELERATOR", None)  # our own `engine.boot` may have set it in the process that asks
+    pipe.send(_carried_out({}, packed))
     leave(0)
 
 

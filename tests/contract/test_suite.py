@@ -27,6 +27,7 @@ from pruneboard.testing import (
     CheckFailedError,
     Result,
     check_pruner,
+    engines,
     pair,
     parametrize_with_checks,
     pruner_checks,
@@ -303,3 +304,11 @@ def test_a_lost_process_is_one_failure(tried):
     """A task that ends a process is answered, and the next one gets a pair that is alive."""
     assert all("a process ended" in answer.error for answer in tried.lost)
     assert tried.alive == (False, True)
+
+
+@pytest.mark.slow
+def test_a_device_is_tried_in_a_process_of_its_own():
+    """What a check does on another kind of device is carried out apart, and its finding comes back as text."""
+    assert pair.apart(engines.train_on, Sound(sparsity=0.9), "prune", "cpu").error is None
+    assert "AuditError" in pair.apart(engines.train_on, OffByOne(sparsity=0.9), "prune", "cpu").error
+    assert multiprocessing.active_children() == []
