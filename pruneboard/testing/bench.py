@@ -1,7 +1,7 @@
 """Where a pruner is tried: a small network on small images, trained by the very code that runs use.
 
-16 optimizer steps of 16 images, on 1,568 prunable weights: a training takes a fraction of
-a second, so that every rule can be tried on trainings of its own.
+16 optimizer steps of 16 images, on 1,568 prunable weights: a training takes a fraction of a second, so that every rule
+can be tried on trainings of its own.
 """
 
 from __future__ import annotations
