@@ -54,6 +54,7 @@ class Known:
             "seed": self.spec.seed,
             "seeds": dict(self.seeds),
             "sparsity": {"target": self.spec.sparsity},
+            "tuning": {"trials": self.spec.tuning_trials, "source": self.spec.tuning_source},
             "board": self._board(),
         }
 

@@ -128,6 +128,9 @@ class RunSpec:
         recipe: name or path of a recipe; None follows the data set.
         overrides: recipe fields that differ from the file's.
         seed: the run's integer; every draw derives from it.
+        tuning_trials: how many sets of options of this method were tried on this data before these were chosen; 0
+            for options that were not chosen here. It changes no result and is no part of the content hash.
+        tuning_source: where the options come from: a paper, or the search that chose them.
         limit_train: use only this many training images, the first of each class; None is all.
         init: on the prune track `random` (the default), `pretrained` (timm's weights) or a `.safetensors` file; on
             the supermask track `signed-constant` (the default), `kaiming-normal`, or one of these with `-scaled`.
@@ -156,6 +159,8 @@ class RunSpec:
     recipe: str | None = None
     overrides: Mapping[str, object] = field(default_factory=dict)
     seed: int = 0
+    tuning_trials: int = 0
+    tuning_source: str | None = None
     limit_train: int | None = None
     init: str | None = None
     ablation: str | None = None
@@ -188,6 +193,8 @@ class RunSpec:
             raise UsageError(f"limit_train is a number of images, 1 or more; found {self.limit_train}")
         if self.seed < 0:
             raise UsageError(f"seed is an integer of 0 or more; found {self.seed}")
+        if self.tuning_trials < 0:
+            raise UsageError(f"tuning_trials is a number of trials, 0 or more; found {self.tuning_trials}")
 
 
 def resolve_init(init: str | None, track: str) -> str:

@@ -147,6 +147,18 @@ def test_the_content_hash_follows_the_files(tmp_path, side, part):
     assert open_dataset(root).sha256 != before
 
 
+def test_the_same_pixels_are_the_same_data(tmp_path):
+    """Lossless WebP instead of PNG changes neither the content hash nor the order of the images."""
+    png = write_tree(tmp_path / "png", SMALL)
+    webp = shutil.copytree(png, tmp_path / "webp")
+    for path in sorted(webp.rglob("*.png")):
+        Image.open(path).save(path.with_suffix(".webp"), lossless=True)
+        path.unlink()
+    one, other = open_dataset(png), open_dataset(webp)
+    assert (one.sha256, one.split_sha256) == (other.sha256, other.split_sha256)
+    assert torch.equal(one.train.images.stored, other.train.images.stored)
+
+
 def test_hidden_folders_and_other_files_are_not_data(small):
     """`.ipynb_checkpoints`, `README` and the like do not become classes or images."""
     (small / "train" / ".ipynb_checkpoints").mkdir()

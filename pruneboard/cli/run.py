@@ -115,6 +115,15 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.option("--stem", type=str, help="stock or small; by default small on real images of 64 px and below.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Every draw of the run derives from it.")
 @click.option("--seeds", metavar="N|A,B,...", help="Several runs: 6 means 0..5, 3,7 a list; instead of --seed.")
+@click.option(
+    "--tuning-trials",
+    type=int,
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Sets of options of this method that were tried on this data before these were chosen; recorded.",
+)
+@click.option("--tuning-source", metavar="TEXT", help="Where the options come from: a paper, or a search; recorded.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, or bf16 (autocast).")
 @click.option("--zero", type=int, default=0, show_default=True, help="DeepSpeed ZeRO stage: 0, 1 or 2.")
 @click.option(

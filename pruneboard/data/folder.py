@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, eq=False)
 class _Decoded:
-    """A listing in memory: pixels uint8 [N, 3, S, S], each file's sha256, the largest side before resizing."""
+    """A listing in memory: pixels uint8 [N, 3, S, S], each image's sha256, the largest side before resizing."""
 
     pixels: Tensor
     sha256: list[str]
@@ -69,7 +69,7 @@ def _in_memory(classes: tuple[str, ...], train: Listing, test: Listing, image_si
         test=Split.of_all(Pixels(unseen.pixels), test.labels),
         mean=mean,
         std=std,
-        sha256=_content(train, seen.sha256, test, unseen.sha256),
+        sha256=_content(_stems(train), seen.sha256, _stems(test), unseen.sha256),
         original_size=max(seen.side, unseen.side),
     )
 
@@ -82,7 +82,7 @@ def _streaming(classes: tuple[str, ...], train: Listing, test: Listing) -> Sourc
         test=Split.of_all(Files(str(test.root), test.names), test.labels),
         mean=mean,
         std=std,
-        sha256=_content(train, _sizes(train), test, _sizes(test)),
+        sha256=_content(train.names, _sizes(train), test.names, _sizes(test)),
         original_size=image_side(train.root / train.names[0]),
     )
 
@@ -98,10 +98,10 @@ def _decode_all(listing: Listing, image_size: int) -> _Decoded:
     pixels = np.empty((len(listing.names), 3, image_size, image_size), dtype=np.uint8)
 
     def decode_one(row: int, path: Path) -> tuple[str, int]:
-        data = _read(path)
-        image = decode(path, io.BytesIO(data))
+        image = decode(path, io.BytesIO(_read(path)))
         pixels[row] = np.asarray(_fit(image, image_size)).transpose(2, 0, 1)
-        return fingerprint(data), max(image.size)
+        # Of the stored pixels: the same images are the same data, whether they came as PNG or as lossless WebP.
+        return fingerprint("x".join(map(str, image.size)), image.tobytes()), max(image.size)
 
     found = _in_threads(decode_one, listing.paths)
     return _Decoded(torch.from_numpy(pixels), [sha256 for sha256, _ in found], max(side for _, side in found))
@@ -131,6 +131,10 @@ def _sizes(listing: Listing) -> list[str]:
         raise DataError(f"cannot read {error.filename}: {error.strerror}; make it readable, or delete it") from None
 
 
-def _content(train: Listing, train_marks: list[str], test: Listing, test_marks: list[str]) -> str:
-    pairs = sorted([*zip(train.names, train_marks, strict=True), *zip(test.names, test_marks, strict=True)])
+def _stems(listing: Listing) -> list[str]:
+    return [name.rpartition(".")[0] for name in listing.names]
+
+
+def _content(train: Sequence[str], train_marks: list[str], test: Sequence[str], test_marks: list[str]) -> str:
+    pairs = sorted([*zip(train, train_marks, strict=True), *zip(test, test_marks, strict=True)])
     return fingerprint(*(text for pair in pairs for text in pair))
