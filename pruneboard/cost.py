@@ -11,8 +11,9 @@ import math
 import resource
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -204,8 +205,17 @@ def _log2_choices(n: int, k: int) -> float:
     return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Let the peak start from what is in use now: a process may carry out one run after another."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):  # elsewhere than on Linux the peak stays that of the process
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_memory_bytes(device: torch.device | str) -> int:
-    """Return the most memory used so far: allocated on a GPU, or resident of this process elsewhere."""
+    """Return the most memory used since it was last forgotten: allocated on a GPU, or resident of this process."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts kilobytes

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pruneboard import ablate, assemble, peers, runfolder, store, train
+from pruneboard import ablate, assemble, cost, peers, runfolder, store, train
 from pruneboard.data import Dataset
 from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError, StoreError
 from pruneboard.launch import launch
@@ -49,6 +49,14 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
         return finished or _attempt(job, listener or Silent(), world, dataset)
 
 
+def bury(spec: RunSpec, message: str) -> dict[str, Any]:
+    """Write the record of a run whose process is gone without having written one, and return it: failures are rows."""
+    job, _ = prepare(spec)
+    world = World.current()
+    with _folder(job, world):
+        return _put_unfinished(job, world, assemble.now(), RunError.status, "LostProcess", message)
+
+
 def _attempt(job: Job, listener: Listener, world: World, dataset: Dataset) -> dict[str, Any]:
     with _folder(job, world), _recorded(job, world):
         outcome = launch(guarded, (job, listener), job.spec.procs, world, dataset)
@@ -66,6 +74,7 @@ def execute(job: Job, listener: Listener, dataset: Dataset | None = None) -> dic
     """
     started = time.perf_counter()
     device = pick_device(job.spec)
+    cost.forget_peak_memory(device)
     if dataset is None:  # a started process opens the data itself
         dataset = open_data(job.spec, job.recipe, job.seeds)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -156,7 +156,7 @@ def _child(
     os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # of a torchrun that started our parent: not our store
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent passes it on
     signal.signal(signal.SIGTERM, stopping.at_once)
-    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    threading.Thread(target=die_with_parent, args=(lifeline,), daemon=True).start()
     with suppress(PruneboardError):  # ended by the parent while it reports: another one's report was first
         try:
             from pruneboard import peers
@@ -168,7 +168,7 @@ def _child(
     leave(0)
 
 
-def _die_with_parent(lifeline: Connection) -> None:
+def die_with_parent(lifeline: Connection) -> None:
     """End this process when the other end of `lifeline` closes, which even kill -9 of the parent does."""
     try:
         lifeline.recv()

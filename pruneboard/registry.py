@@ -213,7 +213,7 @@ def build(info: PrunerInfo, sparsity: float | None, options: Mapping[str, object
         values[name] = convert(value, types[name], f"option {name} of method {info.name!r}")
     if sparsity is not None:
         values["sparsity"] = sparsity
-    elif _sparsity_required(cls):
+    elif takes_sparsity(cls):
         raise UsageError(f"method {info.name!r} needs a sparsity: add --sparsity, a fraction of zeros such as 0.9")
     try:
         return cls(**values)
@@ -223,6 +223,7 @@ def build(info: PrunerInfo, sparsity: float | None, options: Mapping[str, object
         raise _unusable(info, f"cannot be built: {type(error).__name__}: {_one_line(error)}") from error
 
 
-def _sparsity_required(cls: type[Pruner[Any]]) -> bool:
+def takes_sparsity(cls: type[Pruner[Any]]) -> bool:
+    """Return whether a pruner must be told a sparsity; a control that prunes nothing need not."""
     (item,) = (f for f in dataclasses.fields(cls) if f.name == "sparsity")
     return item.default is dataclasses.MISSING

@@ -71,6 +71,19 @@ def _take_lock(path: Path) -> int:
         os.close(descriptor)  # its last holder removed it in between
 
 
+def worked_on(folder: Path) -> bool:
+    """Return whether a living process of this machine holds the lock of `folder`.
+
+    The system is asked, not the lock: trying to take it would stop a run that starts at that moment.
+    """
+    try:
+        inode = (folder / LOCK).stat().st_ino
+        held = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return any(" FLOCK " in line and f":{inode} " in line for line in held.splitlines())
+
+
 def begin(folder: Path, *, force: bool = False) -> None:
     """Make `folder` ready for an attempt, which goes on from its newest checkpoint; every record it holds is kept.
 

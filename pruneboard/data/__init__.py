@@ -18,7 +18,7 @@ from pruneboard.data.batches import (
 )
 from pruneboard.data.folder import SMALL_IMAGE
 from pruneboard.data.listing import first_image_side
-from pruneboard.data.sources import DATASETS, open_dataset
+from pruneboard.data.sources import DATASETS, kept_open, open_dataset
 from pruneboard.data.splits import Dataset, Split
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "calibration_batches",
     "eval_batches",
     "first_image_side",
+    "kept_open",
     "open_dataset",
     "order_sha256",
     "steps_per_epoch",

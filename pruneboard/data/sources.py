@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pruneboard.data.cifar import read_cifar
@@ -38,6 +39,32 @@ DATASETS: tuple[str, ...] = tuple(_READERS)
 """Names that `open_dataset` knows."""
 
 
+_kept: dict[_Request, Source] | None = None
+
+
+@contextmanager
+def kept_open() -> Iterator[None]:
+    """Read each data set once while the block lasts: for many runs in one process, on images that stay as they are.
+
+    Only the last one is held.
+    """
+    global _kept  # noqa: PLW0603 - one process, one memory
+    before, _kept = _kept, {}
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+def _source(asked: _Request) -> Source:
+    if _kept is None:
+        return _READERS[asked.name](asked)
+    if asked not in _kept:
+        _kept.clear()
+        _kept[asked] = _READERS[asked.name](asked)
+    return _kept[asked]
+
+
 def open_dataset(
     name: str,
     *,
@@ -67,7 +94,7 @@ def open_dataset(
     """
     if name not in _READERS:
         raise UnknownNameError("data set", name, DATASETS, "images of your own are --dataset folder --data-dir DIR")
-    source = _READERS[name](_Request(name, data_dir, download, image_size, limit_train))
+    source = _source(_Request(name, data_dir, download, image_size, limit_train))
     train, validation = hold_out(source.train.labels, val_fraction, split_seed)
     return Dataset(
         name=name,

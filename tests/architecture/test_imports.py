@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"api", "spec", "scores", "world"},
     {
         "registry",
+        "boardfile",
         "record",
         "gates",
         "optim",
@@ -51,6 +52,7 @@ LAYERS: list[set[str]] = [
         "assemble",
         "experiment",
         "literature",
+        "ledger",
         "threshold",
         "report",
         "verification",
@@ -58,6 +60,7 @@ LAYERS: list[set[str]] = [
         "scaffold",
         "testing",
     },
+    {"sweeps"},
     {"cli", "__main__", "__init__"},
 ]
 """The units of the harness (a module, or a package as a whole), lowest first. Imports never point up."""
@@ -65,7 +68,7 @@ LAYERS: list[set[str]] = [
 NEEDS_TORCH = {
     *("api", "scores", "gates", "optim", "peers", "engine", "models", "data", "signals", "evaluate", "audit"),
     *("compiling", "masks", "checkpoint", "training", "train", "cost"),
-    *("ablate", "describe", "prepare", "assemble", "experiment", "testing"),
+    *("ablate", "describe", "prepare", "assemble", "experiment", "testing", "sweeps"),
 }
 """Units that work with tensors."""
 

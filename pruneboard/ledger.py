@@ -1,0 +1,167 @@
+"""What a sweep leaves for `pruneboard status`: the list of its runs, in `results/sweeps/<board>.json`.
+
+The list names runs by what their folders are made of, never by a path. How far each is stands in its own folder,
+so that a look needs no process to answer, works on another machine of a shared disk, and imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pruneboard import runfolder, store
+from pruneboard.errors import NotFoundError, StoreError, UsageError, why
+from pruneboard.record import look
+from pruneboard.spec import build
+
+FOLDER = "sweeps"
+SCHEMA = 1
+_LARGEST = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """One run of a sweep, by what its folder is made of (`store.run_folder`)."""
+
+    dataset: str
+    model: str
+    track: str
+    method: str
+    sparsity: float | None
+    seed: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far one run is.
+
+    Attributes:
+        run: which.
+        status: of its record; `running`, `stopped` (a checkpoint is there) or `missing` where there is none.
+        epoch: epochs done of a run under way.
+        top1: validation top-1 of that epoch, or test top-1 of a finished run.
+        seconds: what a finished run took.
+        message: why a run failed.
+    """
+
+    run: Listed
+    status: str
+    epoch: int | None = None
+    top1: float | None = None
+    seconds: float | None = None
+    message: str = ""
+
+
+def path_of(results: str | Path, board: str) -> Path:
+    """Return where the list of a board's runs is."""
+    return Path(results) / FOLDER / f"{board}.json"
+
+
+def write(results: str | Path, board: str, runs: Iterable[Listed], jobs: int) -> Path:
+    """Write the list of a board's runs, and how many are carried out at once.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    content = {"schema": SCHEMA, "board": board, "jobs": jobs, "runs": [asdict(run) for run in runs]}
+    return store.write_atomic(path_of(results, board), (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read(path: Path) -> tuple[str, int, list[Listed]]:
+    """Return the board's name, how many runs are carried out at once, and the runs.
+
+    Raises:
+        NotFoundError: there is no such file.
+        StoreError: it is no list of runs.
+    """
+    try:
+        content = json.loads(store.read_bytes(path, _LARGEST).decode())
+        if content["schema"] != SCHEMA:
+            raise StoreError(f"{path} has schema {content['schema']!r}; this pruneboard reads {SCHEMA}")
+        runs = [build(Listed, run, str(path)) for run in content["runs"]]
+        return str(content["board"]), int(content["jobs"]), runs
+    except FileNotFoundError:
+        raise NotFoundError(f"no sweep at {path}: start one with `pruneboard sweep BOARD`") from None
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {why(error)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
+        raise StoreError(f"{path} is no list of runs: {error}") from None
+
+
+def found_in(results: str | Path) -> list[Path]:
+    """Return the lists of runs in a results folder."""
+    return sorted((Path(results) / FOLDER).glob("*.json"))
+
+
+def standing(results: str | Path, run: Listed) -> Standing:
+    """Look into a run's folder."""
+    folder = store.run_folder(results, **asdict(run))
+    try:
+        record = store.read(folder / store.RUN)
+    except NotFoundError:
+        record = {}
+    except StoreError as error:
+        return Standing(run, "unreadable", message=str(error))
+    status = record.get("status", "missing")
+    if status == "done":
+        top1, seconds = look(record, "metrics.test.top1"), look(record, "cost.wall_seconds")
+        return Standing(run, status, top1=top1, seconds=seconds)
+    if runfolder.worked_on(folder):
+        return Standing(run, "running", **_last_epoch(folder))
+    if status == "missing" and runfolder.checkpoints(folder):
+        return Standing(run, "stopped", **_last_epoch(folder))
+    return Standing(run, status, message=str(look(record, "error.message") or ""))
+
+
+def counts(standings: Iterable[Standing]) -> dict[str, int]:
+    """Return status -> number of runs."""
+    return dict(sorted(Counter(item.status for item in standings).items()))
+
+
+def seconds_left(standings: Iterable[Standing], jobs: int) -> float | None:
+    """Return about how long the rest takes with `jobs` runs at once; None before the first run is done.
+
+    A run is taken to last as long as the finished ones of its method and track do, or of all where there is none.
+    """
+    items = list(standings)
+    taken: dict[tuple[str, str], list[float]] = {}
+    for item in items:
+        if item.seconds is not None:
+            taken.setdefault((item.run.method, item.run.track), []).append(item.seconds)
+    every = [seconds for of_one in taken.values() for seconds in of_one]
+    if not every:
+        return None
+    left = [item.run for item in items if item.status in ("missing", "running", "stopped", "interrupted")]
+    return sum(_mean(taken.get((run.method, run.track), every)) for run in left) / max(1, jobs)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _last_epoch(folder: Path) -> dict[str, Any]:
+    try:
+        text = store.read_bytes(folder / runfolder.METRICS, _LARGEST).decode(errors="replace")
+        row = json.loads(text.splitlines()[-1])
+        epoch, top1 = row["epoch"], row["validation"]["top1"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    if not (type(epoch) is int and type(top1) in (int, float)):
+        return {}
+    return {"epoch": epoch, "top1": float(top1)}
+
+
+def as_json(board: str, standings: Iterable[Standing], left: float | None) -> Mapping[str, Any]:
+    """Return a board's standing as plain JSON."""
+    items = list(standings)
+    return {
+        "board": board,
+        "counts": counts(items),
+        "seconds_left": left,
+        "runs": [asdict(item.run) | {k: v for k, v in asdict(item).items() if k != "run"} for item in items],
+    }

@@ -1,0 +1,207 @@
+"""From a board file to its runs: which there are, in which order, and which are done."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+from pruneboard import registry, store
+from pruneboard.boardfile import BoardFile, Entry
+from pruneboard.data import kept_open
+from pruneboard.errors import UnknownNameError, UsageError
+from pruneboard.prepare import prepare
+from pruneboard.spec import RunSpec, TrackName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What belongs to a machine and not to a board; none of it decides a result.
+
+    Attributes:
+        results: folder that holds one folder per run.
+        data_dir: where the images are.
+        download: fetch them where they are not there.
+        device: `auto`, `cpu` or `cuda`.
+        procs: processes per run.
+    """
+
+    results: str
+    data_dir: str | None = None
+    download: bool = False
+    device: str = "auto"
+    procs: int = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a board.
+
+    Attributes:
+        spec: what to run.
+        hash: its content hash.
+        folder: where its record goes.
+        status: of the record that is there, or `missing`.
+    """
+
+    spec: RunSpec
+    hash: str
+    folder: Path
+    status: str
+
+    @property
+    def label(self) -> str:
+        """The run in a few words."""
+        spec = self.spec
+        options = "".join(f" {name}={value}" for name, value in sorted(spec.options.items()))
+        ablation = f" {spec.ablation}" if spec.ablation else ""
+        point = "" if spec.sparsity is None else f" at {spec.sparsity:g}"
+        return f"{spec.method}{options}{ablation}{point}, {spec.model}, {spec.track}, seed {spec.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a board, in the order in which they are carried out."""
+
+    board: BoardFile
+    cells: tuple[Cell, ...]
+
+    def missing(self, *, retry_failed: bool = False) -> list[Cell]:
+        """Return what there is to do: runs without a record and interrupted ones, with `retry_failed` failed ones."""
+        left = {"missing", "interrupted"}
+        return [c for c in self.cells if c.status in left or (retry_failed and c.status != "done")]
+
+    def counts(self) -> dict[str, int]:
+        """Return status -> number of runs."""
+        return dict(sorted(Counter(cell.status for cell in self.cells).items()))
+
+
+def make_plan(board: BoardFile, place: Place, *, only: Sequence[str] = (), seeds: Sequence[int] | None = None) -> Plan:
+    """Resolve every run of a board, and look which are done. Trains and writes nothing.
+
+    Args:
+        board: what to run.
+        place: on which machine.
+        only: methods; empty is all of them.
+        seeds: seeds; None is all of the board's.
+
+    Raises:
+        UsageError: anything that a single run would be refused for.
+    """
+    with kept_open():
+        return Plan(board, tuple(_cell(spec) for spec in specs(board, place, only=only, seeds=seeds)))
+
+
+def specs(
+    board: BoardFile, place: Place, *, only: Sequence[str] = (), seeds: Sequence[int] | None = None
+) -> list[RunSpec]:
+    """Return the runs of a board: its dense control first, then seed by seed, so that early results are whole seeds.
+
+    Raises:
+        UsageError: a method that is not installed or has no track of the board, or a seed that the board has not.
+    """
+    _check_asked(board, only, seeds)
+    entries = [entry for entry in board.methods if not only or entry.name in only]
+    chosen = [seed for seed in board.seeds if seeds is None or seed in seeds]
+    # Only a control takes no sparsity; `sorted` is stable.
+    return sorted(_specs(board, place, entries, chosen), key=lambda spec: spec.sparsity is not None)
+
+
+def _check_asked(board: BoardFile, only: Sequence[str], seeds: Sequence[int] | None) -> None:
+    names = {entry.name for entry in board.methods}
+    for name in only:
+        if name not in names:
+            raise UnknownNameError(f"method of board {board.name}:", name, names)
+    for seed in seeds or ():
+        if seed not in board.seeds:
+            raise UsageError(f"board {board.name} has no seed {seed}: its seeds are {', '.join(map(str, board.seeds))}")
+
+
+def _specs(board: BoardFile, place: Place, entries: Sequence[Entry], seeds: Iterable[int]) -> Iterator[RunSpec]:
+    rows = [(entry, track, point) for entry in entries for track, point in _rows(board, entry)]
+    for seed in seeds:
+        for model in board.models:
+            for entry, track, point in rows:
+                yield _spec(board, place, entry, track, point, model, seed)
+
+
+def _rows(board: BoardFile, entry: Entry) -> list[tuple[str, float | None]]:
+    """Return track and operating point of every row of a method; a method that takes no sparsity has one."""
+    info = registry.find(entry.name)
+    cls = registry.load(info)
+    supported = [track for track in board.tracks if track in cls.tracks]
+    tracks = entry.tracks or supported
+    refused = [track for track in tracks if track not in supported]
+    if refused or not tracks:
+        names = ", ".join(refused or board.tracks)
+        raise UsageError(
+            f"method {entry.name!r} does not run on track {names} of board {board.name}; "
+            f"it runs on {', '.join(sorted(cls.tracks))}"
+        )
+    if registry.takes_sparsity(cls):
+        points = [(track, point) for track in tracks for point in board.tracks[track].sparsities]
+        return [(track, point) for track, point in points if not entry.sparsities or point in entry.sparsities]
+    return [(track, None) for track in tracks]
+
+
+def _spec(
+    board: BoardFile, place: Place, entry: Entry, track: str, point: float | None, model: str, seed: int
+) -> RunSpec:
+    return RunSpec(
+        method=entry.name,
+        model=model,
+        sparsity=point,
+        options=entry.options,
+        track=cast("TrackName", track),
+        dataset=board.data.name,
+        data_dir=place.data_dir,
+        download=place.download,
+        recipe=board.recipe,
+        overrides=board.training,
+        seed=seed,
+        tuning_trials=entry.tuning.trials,
+        tuning_source=entry.tuning.source,
+        limit_train=board.data.limit_train,
+        init=board.tracks[track].init,
+        ablation=entry.ablation if track == "supermask" else None,
+        stem=board.stem,
+        precision=board.precision,
+        procs=place.procs,
+        device=place.device,
+        results=place.results,
+    )
+
+
+def _cell(spec: RunSpec) -> Cell:
+    job, _ = prepare(spec)
+    found = store.status(job.folder / store.RUN)
+    if found == "done" and store.finished(job.folder, job.hash) is None:
+        found = None  # eight digits agree and sixty-four do not
+    return Cell(spec, job.hash, job.folder, found or "missing")
+
+
+_FLAGS = {"options", "overrides", "force"}
+
+
+def command(spec: RunSpec) -> str:
+    """Return the `pruneboard run` line that carries out one cell, quoted for a shell."""
+    words = ["pruneboard", "run"]
+    for item in fields(RunSpec):
+        value = getattr(spec, item.name)
+        if item.name not in _FLAGS and value != item.default:
+            words += _flag(item.name, value)
+    for name, value in spec.overrides.items():
+        words += _flag(name, value)
+    for name, value in spec.options.items():
+        words += ["--option", f"{name}={value}"]
+    return shlex.join(words)
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    return [flag, str(value)]
