@@ -142,8 +142,8 @@ def _sweep(plan: Plan, results: str, given: dict[str, Any], *, as_json: bool) ->
     except InterruptedRunError as error:
         raise InterruptedRunError(interrupted(error)) from None
     _publish(results, progress, as_json=as_json)
-    failed = progress.failed + sum(n for s, n in plan.counts().items() if s not in ("done", "missing", "interrupted"))
-    return FAILED if failed and (progress.failed or not given["retry_failed"]) else 0
+    before = [c for c in plan.cells if c.status not in ("done", "missing", "interrupted") and c not in missing]
+    return FAILED if progress.failed or before else 0
 
 
 def _listed(plan: Plan) -> list[ledger.Listed]:

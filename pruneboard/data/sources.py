@@ -39,7 +39,8 @@ DATASETS: tuple[str, ...] = tuple(_READERS)
 """Names that `open_dataset` knows."""
 
 
-_kept: dict[_Request, Source] | None = None
+_kept: dict[_Request, tuple[Source, dict[tuple[float, int], Dataset]]] | None = None
+"""What was read last, and its divisions by share held out and split seed; None outside `kept_open`."""
 
 
 @contextmanager
@@ -56,13 +57,35 @@ def kept_open() -> Iterator[None]:
         _kept = before
 
 
-def _source(asked: _Request) -> Source:
+def _open(asked: _Request, val_fraction: float, split_seed: int) -> Dataset:
     if _kept is None:
-        return _READERS[asked.name](asked)
+        return _divided(asked, _READERS[asked.name](asked), val_fraction, split_seed)
     if asked not in _kept:
         _kept.clear()
-        _kept[asked] = _READERS[asked.name](asked)
-    return _kept[asked]
+        _kept[asked] = (_READERS[asked.name](asked), {})
+    source, divided = _kept[asked]
+    division = (val_fraction, split_seed)
+    if division not in divided:
+        divided[division] = _divided(asked, source, val_fraction, split_seed)
+    return divided[division]
+
+
+def _divided(asked: _Request, source: Source, val_fraction: float, split_seed: int) -> Dataset:
+    train, validation = hold_out(source.train.labels, val_fraction, split_seed)
+    return Dataset(
+        name=asked.name,
+        classes=source.classes,
+        image_size=asked.image_size,
+        mean=source.mean,
+        std=source.std,
+        train=source.train.select(train),
+        validation=source.train.select(validation),
+        test=source.test,
+        sha256=source.sha256,
+        split_sha256=fingerprint(train, validation),
+        synthetic_scale=not source.train.streams and asked.image_size >= 2 * source.original_size,
+        original_size=source.original_size,
+    )
 
 
 def open_dataset(
@@ -94,19 +117,4 @@ def open_dataset(
     """
     if name not in _READERS:
         raise UnknownNameError("data set", name, DATASETS, "images of your own are --dataset folder --data-dir DIR")
-    source = _source(_Request(name, data_dir, download, image_size, limit_train))
-    train, validation = hold_out(source.train.labels, val_fraction, split_seed)
-    return Dataset(
-        name=name,
-        classes=source.classes,
-        image_size=image_size,
-        mean=source.mean,
-        std=source.std,
-        train=source.train.select(train),
-        validation=source.train.select(validation),
-        test=source.test,
-        sha256=source.sha256,
-        split_sha256=fingerprint(train, validation),
-        synthetic_scale=not source.train.streams and image_size >= 2 * source.original_size,
-        original_size=source.original_size,
-    )
+    return _open(_Request(name, data_dir, download, image_size, limit_train), val_fraction, split_seed)

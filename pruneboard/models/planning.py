@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import cast
 
 import timm
@@ -38,6 +39,7 @@ class ModelPlan:
     batch_statistics: bool = False
 
 
+@lru_cache(maxsize=64)  # a board asks for the same network hundreds of times
 def plan_model(
     name: str, *, num_classes: int, image_size: int, original_size: int, enlarged: bool, stem: str | None
 ) -> ModelPlan:
