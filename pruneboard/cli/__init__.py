@@ -9,7 +9,20 @@ from contextlib import suppress
 import click
 
 from pruneboard import __version__
-from pruneboard.cli import check, compare, completion, doctor, listing, new_plugin, run, show, status, sweep, verify
+from pruneboard.cli import (
+    check,
+    compare,
+    completion,
+    doctor,
+    listing,
+    merge,
+    new_plugin,
+    run,
+    show,
+    status,
+    sweep,
+    verify,
+)
 from pruneboard.errors import PruneboardError, UsageError
 from pruneboard.leaving import leave
 from pruneboard.world import World
@@ -31,7 +44,7 @@ def cli() -> None:
     """
 
 
-for module in (run, sweep, status, compare, show, verify, check, new_plugin, listing, doctor, completion):
+for module in (run, sweep, status, merge, compare, show, verify, check, new_plugin, listing, doctor, completion):
     cli.add_command(module.command)
 
 
