@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 FAILED = 1
 
+NEED_A_FOLDER = ("cifar10", "cifar100", "folder", "imagenet")
+"""Data sets that do not come with pruneboard."""
+
 
 @click.command("sweep")
 @click.argument("board", metavar="BOARD.toml", type=click.Path(path_type=Path))
@@ -62,7 +65,7 @@ def command(board: Path, *, results: str | None, dry_run: bool, plan_only: bool,
     _check(given)
     previous = signal.signal(signal.SIGTERM, stopping.at_once)
     try:
-        plan = _plan(description, results, given)
+        plan = _plan(description, results, given, looking=dry_run or plan_only)
         if plan_only:
             return _print_lines(plan, given)
         if dry_run:
@@ -79,8 +82,9 @@ def _check(given: dict[str, Any]) -> None:
         raise UsageError(f"--procs is the number of processes per run, 1 or more; found {given['procs']}")
 
 
-def _plan(description: boardfile.BoardFile, results: str, given: dict[str, Any]) -> Plan:
-    from pruneboard.sweeps.plan import Place, make_plan
+def _plan(description: boardfile.BoardFile, results: str, given: dict[str, Any], *, looking: bool) -> Plan:
+    """Return the runs; where one only looks at them, the images need not be there."""
+    from pruneboard.sweeps.plan import Place, make_plan, unknown_plan
 
     place = Place(
         results=results,
@@ -90,6 +94,9 @@ def _plan(description: boardfile.BoardFile, results: str, given: dict[str, Any])
         procs=given["procs"],
     )
     seeds = None if given["seeds"] is None else seed_list(given["seeds"], 0)
+    if looking and place.data_dir is None and description.data.name in NEED_A_FOLDER:
+        click.echo("no --data-dir: which runs are done cannot be told", err=True)
+        return unknown_plan(description, place, only=given["only"], seeds=seeds)
     return make_plan(description, place, only=given["only"], seeds=seeds)
 
 
@@ -106,7 +113,7 @@ def _print_plan(plan: Plan, given: dict[str, Any], results: str, *, as_json: boo
 
     missing = plan.missing(retry_failed=given["retry_failed"])
     jobs, threads = _jobs(given)
-    cost = estimate.of_cells(missing, jobs=jobs, threads=threads)
+    cost = estimate.of_cells(missing, plan.board.data, jobs=jobs, threads=threads)
     counts = plan.counts()
     if as_json:
         runs = [{"label": c.label, "hash": c.hash, "status": c.status} for c in plan.cells]

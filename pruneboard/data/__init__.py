@@ -18,7 +18,7 @@ from pruneboard.data.batches import (
 )
 from pruneboard.data.folder import SMALL_IMAGE
 from pruneboard.data.listing import first_image_side
-from pruneboard.data.sources import DATASETS, kept_open, open_dataset
+from pruneboard.data.sources import DATASETS, kept_open, open_dataset, standing_in
 from pruneboard.data.splits import Dataset, Split
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "kept_open",
     "open_dataset",
     "order_sha256",
+    "standing_in",
     "steps_per_epoch",
     "train_batches",
 ]

@@ -57,7 +57,24 @@ def kept_open() -> Iterator[None]:
         _kept = before
 
 
+_stand_in: Dataset | None = None
+"""What is opened instead of any data set, inside `standing_in`."""
+
+
+@contextmanager
+def standing_in(dataset: Dataset) -> Iterator[None]:
+    """Open `dataset` instead of any other while the block lasts: to measure what training costs without its images."""
+    global _stand_in  # noqa: PLW0603 - one process, one memory
+    before, _stand_in = _stand_in, dataset
+    try:
+        yield
+    finally:
+        _stand_in = before
+
+
 def _open(asked: _Request, val_fraction: float, split_seed: int) -> Dataset:
+    if _stand_in is not None:
+        return _stand_in
     if _kept is None:
         return _divided(asked, _READERS[asked.name](asked), val_fraction, split_seed)
     if asked not in _kept:

@@ -8,6 +8,7 @@ Measured on as many processes at once as the sweep will use, because they slow e
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,18 +18,25 @@ from typing import Any
 import torch
 
 from pruneboard import assemble, train
-from pruneboard.data import Dataset, Split, calibration_batches, eval_batches, train_batches
+from pruneboard.api import Batch
+from pruneboard.boardfile import Images
+from pruneboard.data import Dataset, Split, calibration_batches, eval_batches, standing_in, train_batches
+from pruneboard.data.folder import SMALL_IMAGE as LARGEST_IN_MEMORY
 from pruneboard.data.splits import Pixels
 from pruneboard.errors import RunError
 from pruneboard.evaluate import evaluate, reestimate
 from pruneboard.experiment import Silent
-from pruneboard.prepare import Job, pick_device, prepare
+from pruneboard.prepare import pick_device, prepare, resolve_recipe
 from pruneboard.spec import RunSpec
 from pruneboard.sweeps.plan import Cell
 from pruneboard.sweeps.workers import Workers
 from pruneboard.training import Training
 
-WARM_STEPS, STEPS = 2, 6
+WARM_STEPS, STEPS = 2, 8
+MOST_SECONDS = 4.0
+"""After so long no further step is measured."""
+
+NOISE_BATCHES, NOISE_BYTES = 16, 2**28
 EVALUATED_BATCHES = 8
 RECORD_BYTES = 64 * 1024
 """Record, metrics and log of a run, about."""
@@ -70,11 +78,12 @@ class Estimate:
         return dataclasses.asdict(self)
 
 
-def of_cells(cells: Sequence[Cell], *, jobs: int, threads: int) -> Estimate:
+def of_cells(cells: Sequence[Cell], images: Images, *, jobs: int, threads: int) -> Estimate:
     """Measure each kind of run among `cells` once, `jobs` at a time, and add up.
 
     Args:
         cells: what is to run.
+        images: on what; their files are not read, and what reading them from disk takes does not count.
         jobs: runs at once.
         threads: of each process.
 
@@ -84,7 +93,8 @@ def of_cells(cells: Sequence[Cell], *, jobs: int, threads: int) -> Estimate:
     kinds: dict[str, list[Cell]] = {}
     for cell in cells:
         kinds.setdefault(_kind(cell.spec), []).append(cell)
-    measured = _measured([members[len(members) // 2].spec for members in kinds.values()], jobs, threads)
+    tasks = [Task(members[len(members) // 2].spec, images) for members in kinds.values()]
+    measured = _measured(tasks, jobs, threads)
     rows = tuple(
         Row(label, len(members), found["seconds"], found["disk_bytes"])
         for (label, members), found in zip(kinds.items(), measured, strict=True)
@@ -98,10 +108,10 @@ def _kind(spec: RunSpec) -> str:
     return f"{spec.method}{options}, {spec.model}, {spec.track}"
 
 
-def _measured(specs: Sequence[RunSpec], jobs: int, threads: int) -> list[Mapping[str, Any]]:
+def _measured(tasks: Sequence[Task], jobs: int, threads: int) -> list[Mapping[str, Any]]:
     workers = Workers(measure, jobs, threads)
     found: dict[int, Mapping[str, Any]] = {}
-    waiting = list(enumerate(specs))
+    waiting = list(enumerate(tasks))
     try:
         running = 0
         while waiting or running:
@@ -111,68 +121,98 @@ def _measured(specs: Sequence[RunSpec], jobs: int, threads: int) -> list[Mapping
             for outcome in workers.wait(1.0):
                 running -= 1
                 if outcome.status != "done":
-                    raise RunError(f"{_kind(specs[outcome.key])} cannot be measured: {outcome.message}")
+                    raise RunError(f"{_kind(tasks[outcome.key].spec)} cannot be measured: {outcome.message}")
                 found[outcome.key] = outcome.value
     finally:
         workers.stop()
-    return [found[key] for key in range(len(specs))]
+    return [found[key] for key in range(len(tasks))]
 
 
-def measure(spec: RunSpec, on_step: Callable[[int, int], None]) -> dict[str, Any]:
-    """Return the seconds and bytes that a run of `spec` takes, from a few of its steps. Leaves no file.
+@dataclass(frozen=True)
+class Task:
+    """What is measured: a run of one kind, on so many images."""
+
+    spec: RunSpec
+    images: Images
+
+
+def measure(task: Task, on_step: Callable[[int, int], None]) -> dict[str, Any]:
+    """Return the seconds and bytes that a run takes, from a few of its steps on noise. Leaves no file.
 
     Args:
-        spec: a run.
+        task: the run, and its images.
         on_step: told nothing: a measurement is short.
     """
     del on_step
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        job, dataset = prepare(dataclasses.replace(spec, results=folder))
-        opened = time.perf_counter() - began
-        device = pick_device(spec)
-        run = assemble.training(job, _noise(dataset, job), device, Silent(), time.perf_counter())
+    recipe = resolve_recipe(task.spec)
+    noise = _noise(task.images, recipe.image_size, recipe.batch_size)
+    with tempfile.TemporaryDirectory() as folder, standing_in(noise):
+        job, dataset = prepare(dataclasses.replace(task.spec, results=folder))
+        run = assemble.training(job, dataset, pick_device(task.spec), Silent(), time.perf_counter())
         try:
             train.prune_before_training(run)
-            started = run.seconds
-            search, tune = (_step_seconds(run, at) for at in (0, run.budget.harden_step))
-            image, batch = _image_seconds(run), _calibration_seconds(run)
+            fixed = run.seconds + 2 * _calibration_seconds(run)
+            search, tune = (
+                _step_seconds(run, first) for first in (run.budget.harden_step // 2, run.budget.harden_step)
+            )
+            image = _image_seconds(run)
             disk = _disk_bytes(run)
         finally:
             run.engine.close()
-    epochs = run.epochs
-    per_epoch = len(dataset.train) // job.recipe.batch_size
-    total = epochs * per_epoch
-    searching = round(run.pruner.traits(job.track).harden_at * total)  # type: ignore[arg-type]
-    looked_at = (epochs + 1) * len(dataset.validation) + len(dataset.test)
-    steps = searching * search + (total - searching) * tune
-    fixed = min(opened, 1.0) + started + 2 * batch
-    return {"seconds": fixed + steps + looked_at * image, "disk_bytes": disk}
+    share = run.budget.harden_step / run.budget.total
+    held_out = round(recipe.val_fraction * task.images.train)
+    steps = run.epochs * ((task.images.train - held_out) // recipe.batch_size)
+    evaluated = (run.epochs + 1) * held_out + task.images.test
+    seconds = fixed + steps * (share * search + (1 - share) * tune) + evaluated * image
+    return {"seconds": seconds, "disk_bytes": disk}
 
 
-def _noise(dataset: Dataset, job: Job) -> Dataset:
-    """Return images of noise like those of `dataset`, enough for the steps that are measured."""
-    count = job.recipe.batch_size * (WARM_STEPS + STEPS)
-    size = dataset.image_size
+def _noise(images: Images, size: int, batch_size: int) -> Dataset:
+    """Return a data set of noise, of a few batches, that looks like the board's."""
+    count = max(batch_size, min(NOISE_BATCHES * batch_size, NOISE_BYTES // (3 * size * size)))
     generator = torch.Generator().manual_seed(0)
     stored = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(count) % len(dataset.classes)
-    split = Split.of_all(Pixels(stored), labels)
-    return dataclasses.replace(dataset, train=split, validation=split, test=split)
+    split = Split.of_all(Pixels(stored), torch.arange(count) % images.classes)
+    return Dataset(
+        name=images.name,
+        classes=tuple(map(str, range(images.classes))),
+        image_size=size,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.3, 0.3, 0.3),
+        train=split,
+        validation=split,
+        test=split,
+        sha256="0" * 64,
+        split_sha256="0" * 64,
+        synthetic_scale=images.side <= LARGEST_IN_MEMORY and size >= 2 * images.side,
+        original_size=images.side,
+    )
 
 
 def _step_seconds(run: Training, first: int) -> float:
-    """Return the seconds of one step of the phase that `first` is in; 0 where that phase has none."""
+    """Return the seconds of one step of the phase that `first` is in; 0 where that phase has none.
+
+    Of a step of many micro-batches two are carried out: each further one takes as long as the second.
+    """
     if first >= run.budget.total or not run.epochs:
         return 0.0
-    batches = list(train_batches(run.dataset, run.plan, epoch=0, start=0))
-    taken = []
-    for index in range(WARM_STEPS + STEPS):
+    batches = list(itertools.islice(train_batches(run.dataset, run.plan, epoch=0, start=0), NOISE_BATCHES))
+    micro = len(batches[0])
+    one = _timed_step(run, first, [batch[:1] for batch in batches])
+    return one if micro == 1 else one + (micro - 1) * (_timed_step(run, first, [b[:2] for b in batches]) - one)
+
+
+def _timed_step(run: Training, first: int, batches: Sequence[Sequence[Batch]]) -> float:
+    """Return the mean seconds of a step, of as many as fit the time for it."""
+    taken: list[float] = []
+    while len(taken) < WARM_STEPS + 1 or (len(taken) < WARM_STEPS + STEPS and sum(taken) < MOST_SECONDS):
+        step = min(first + len(taken), run.budget.total - 1)
         began = time.perf_counter()
-        train.train_step(run, min(first + index, run.budget.total - 1), batches[index % len(batches)])
+        train.train_step(run, step, batches[len(taken) % len(batches)])
         _wait_for(run)
         taken.append(time.perf_counter() - began)
-    return sum(taken[WARM_STEPS:]) / STEPS
+    timed = taken[WARM_STEPS:]
+    return sum(timed) / len(timed)
 
 
 def _image_seconds(run: Training) -> float:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from pruneboard import registry, store
-from pruneboard.boardfile import BoardFile, Entry
-from pruneboard.data import kept_open
-from pruneboard.errors import UnknownNameError, UsageError
+from pruneboard.boardfile import BoardFile, Entry, Images
+from pruneboard.data import Dataset, kept_open
+from pruneboard.errors import DataError, UnknownNameError, UsageError
 from pruneboard.prepare import prepare
 from pruneboard.spec import RunSpec, TrackName
 
@@ -71,7 +71,7 @@ class Plan:
 
     def missing(self, *, retry_failed: bool = False) -> list[Cell]:
         """Return what there is to do: runs without a record and interrupted ones, with `retry_failed` failed ones."""
-        left = {"missing", "interrupted"}
+        left = {"missing", "interrupted", "unknown"}
         return [c for c in self.cells if c.status in left or (retry_failed and c.status != "done")]
 
     def counts(self) -> dict[str, int]:
@@ -92,7 +92,15 @@ def make_plan(board: BoardFile, place: Place, *, only: Sequence[str] = (), seeds
         UsageError: anything that a single run would be refused for.
     """
     with kept_open():
-        return Plan(board, tuple(_cell(spec) for spec in specs(board, place, only=only, seeds=seeds)))
+        return Plan(board, tuple(_cell(spec, board.data) for spec in specs(board, place, only=only, seeds=seeds)))
+
+
+def unknown_plan(
+    board: BoardFile, place: Place, *, only: Sequence[str] = (), seeds: Sequence[int] | None = None
+) -> Plan:
+    """Return the runs of a board where its images are not: which of them are done cannot be told."""
+    listed = specs(board, place, only=only, seeds=seeds)
+    return Plan(board, tuple(Cell(spec, "", Path(place.results), "unknown") for spec in listed))
 
 
 def specs(
@@ -175,12 +183,32 @@ def _spec(
     )
 
 
-def _cell(spec: RunSpec) -> Cell:
-    job, _ = prepare(spec)
+def _cell(spec: RunSpec, images: Images) -> Cell:
+    job, dataset = prepare(spec)
+    _check_images(dataset, images)
     found = store.status(job.folder / store.RUN)
     if found == "done" and store.finished(job.folder, job.hash) is None:
         found = None  # eight digits agree and sixty-four do not
     return Cell(spec, job.hash, job.folder, found or "missing")
+
+
+def _check_images(dataset: Dataset, images: Images) -> None:
+    """Refuse other images than the board is about.
+
+    Raises:
+        DataError: another number of images or classes.
+    """
+    pool = len(dataset.train) + len(dataset.validation)
+    for what, said, found in (
+        ("training images", images.train, pool),
+        ("test images", images.test, len(dataset.test)),
+        ("classes", images.classes, len(dataset.classes)),
+    ):
+        if said != found:
+            raise DataError(
+                f"the board is about {said:,} {what}, and {dataset.name} has {found:,}: point --data-dir at the right "
+                "images, or change [data] in the board file, which makes it another board"
+            )
 
 
 _FLAGS = {"options", "overrides", "force"}

@@ -75,7 +75,11 @@ class Sharing:
     """
 
     def __init__(
-        self, work: Work, threads: int, room: Callable[[], bool] = _room, clock: Callable[[], float] = time.monotonic
+        self,
+        work: Work[RunSpec],
+        threads: int,
+        room: Callable[[], bool] = _room,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start with one run at a time."""
         self._workers = Workers(work, MOST, threads)

@@ -16,13 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pruneboard import stopping
 from pruneboard.errors import InterruptedRunError, PruneboardError, RunError
 from pruneboard.launch import die_with_parent
 from pruneboard.leaving import leave
-from pruneboard.spec import RunSpec
 
 SAVING_SECONDS = 120.0
 """How long a worker that was told to stop may take to save its run."""
@@ -30,8 +29,10 @@ SAVING_SECONDS = 120.0
 REPORT_SECONDS = 0.5
 """Between two reports of a run's step."""
 
-Work = Callable[[RunSpec, Callable[[int, int], None]], dict[str, Any]]
-"""What a worker does with a spec; it is told where to report steps done and steps in all."""
+T = TypeVar("T")
+
+Work = Callable[[T, Callable[[int, int], None]], dict[str, Any]]
+"""What a worker does with a task (a spec); it is told where to report steps done and steps in all."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class _Worker:
     key: int | None = None
 
 
-class Workers:
+class Workers(Generic[T]):
     """A pool of warm processes.
 
     Args:
@@ -69,7 +70,7 @@ class Workers:
         threads: of each, and of those that a run of several processes starts.
     """
 
-    def __init__(self, work: Work, jobs: int, threads: int) -> None:
+    def __init__(self, work: Work[T], jobs: int, threads: int) -> None:
         """Start without a process."""
         self.slots = jobs
         self._work = work
@@ -78,12 +79,12 @@ class Workers:
         self.steps: dict[int, tuple[int, int]] = {}
         """Task -> steps done, steps in all."""
 
-    def submit(self, key: int, spec: RunSpec) -> None:
+    def submit(self, key: int, task: T) -> None:
         """Give a task to an idle worker, or to a new one; the caller keeps to `slots`."""
         idle = next((worker for worker in self._workers if worker.key is None), None) or self._start()
         idle.key = key
         with suppress(OSError):  # it is gone: `wait` will say so
-            idle.tasks.send(spec)
+            idle.tasks.send(task)
 
     def wait(self, seconds: float) -> list[Outcome]:
         """Return the tasks that ended; empty after `seconds` without one."""
@@ -146,7 +147,7 @@ def _death(code: int | None) -> str:
     return f"the process that worked on it ended without a word (exit code {code})"
 
 
-def _serve(work: Work, tasks: Connection, reports: Connection, lifeline: Connection, threads: int) -> None:
+def _serve(work: Work[Any], tasks: Connection, reports: Connection, lifeline: Connection, threads: int) -> None:
     """Carry out tasks until there are no more: what a worker process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent passes it on
     signal.signal(signal.SIGTERM, stopping.at_once)
@@ -164,7 +165,7 @@ def _serve(work: Work, tasks: Connection, reports: Connection, lifeline: Connect
     leave(0)
 
 
-def _one(work: Work, spec: RunSpec, reports: Connection) -> bool:
+def _one(work: Work[Any], task: Any, reports: Connection) -> bool:
     """Carry out one task and report it; return whether this process may take another."""
     last = 0.0
 
@@ -175,7 +176,7 @@ def _one(work: Work, spec: RunSpec, reports: Connection) -> bool:
             reports.send(("step", (step, total)))
 
     try:
-        value = work(spec, on_step)
+        value = work(task, on_step)
     except InterruptedRunError as error:
         reports.send(("interrupted", str(error)))
     except RunError as error:
