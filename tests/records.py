@@ -180,6 +180,7 @@ def _record(method: str, sparsity: float | None, seed: int, top1: float) -> Reco
             "norm_batch": 64,
             "limit_train": None,
         },
+        "tuning": {"trials": 0, "source": None},
         "seed": seed,
         "seeds": {"init": 1, "split": 2, "order": 3, "augmentation": 4, "pruner": 5},
         "engine": {

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import put, record
 
-from pruneboard import boards, leaderboard, store
+from pruneboard import boards, leaderboard, report, store
 from pruneboard import record as records
 from pruneboard.errors import NotFoundError
+from pruneboard.leaderboard import Leaderboard
 from pruneboard.report import tables
 from pruneboard.verification import verdicts
 
@@ -220,6 +221,20 @@ def test_compare_reads_folders_and_counts_replaced_records(tmp_path):
     assert (row.n, row.top1.mean, row.superseded) == (2, 0.9, 1)
     with pytest.raises(NotFoundError):
         boards.compare([tmp_path / "three"])
+
+
+def test_the_page_says_how_options_were_found():
+    """Methods tuned alike are named together, and unequal effort is pointed out; a silent record says nothing."""
+    made = [record("dense", None), record("a"), record("b"), record("c", tuning__trials=3, tuning__source="a <search>")]
+    del made[1]["tuning"]
+    whole = Leaderboard(boards=tuple(leaderboard.build(made)), total=len(made))
+    for text in (report.markdown(whole), report.html(whole)):
+        assert "the methods did not have the same number of trials" in text
+        assert "no options tried on this data: b" in text
+        assert "3 sets of options tried on this data, a " in text
+        assert "<search>" not in text
+    equal = Leaderboard(boards=tuple(leaderboard.build(made[:1] + made[3:])), total=2)
+    assert "same number of trials" not in report.markdown(equal)
 
 
 @pytest.mark.parametrize(("codes", "noted"), [(("abc", "def"), 1), (("abc", "abc"), 0), ((None, "abc"), 0)])

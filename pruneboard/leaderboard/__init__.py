@@ -8,7 +8,19 @@ an operating point that a method lacks is a gap that is shown.
 from __future__ import annotations
 
 from pruneboard.leaderboard.build import build
-from pruneboard.leaderboard.model import Board, Curve, Failure, LayerShare, Leaderboard, Published, Row, Run
+from pruneboard.leaderboard.model import Board, Curve, Failure, LayerShare, Leaderboard, Published, Row, Run, Tuning
 from pruneboard.leaderboard.standings import standings
 
-__all__ = ["Board", "Curve", "Failure", "LayerShare", "Leaderboard", "Published", "Row", "Run", "build", "standings"]
+__all__ = [
+    "Board",
+    "Curve",
+    "Failure",
+    "LayerShare",
+    "Leaderboard",
+    "Published",
+    "Row",
+    "Run",
+    "Tuning",
+    "build",
+    "standings",
+]

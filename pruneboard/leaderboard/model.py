@@ -25,6 +25,19 @@ class Failure:
     message: str
 
 
+@dataclass(frozen=True, order=True)
+class Tuning:
+    """How the options of a run were found, as its record says.
+
+    Attributes:
+        trials: sets of options that were tried on the board's data before; 0 for none.
+        source: a paper, or the search that chose them; empty where nothing is said.
+    """
+
+    trials: int
+    source: str
+
+
 @dataclass(frozen=True)
 class LayerShare:
     """One prunable layer, averaged over a row's seeds.
@@ -72,6 +85,7 @@ class Row:
         layers: sparsity of each layer; empty where the runs' layers differ.
         failures: the runs that did not finish.
         codes: digests of the method's code in the finished runs; more than one under one version is noted.
+        tunings: how the options of the finished runs were found; empty where no record says.
         repeats: further copies of the same run (equal hash), which do not count.
         superseded: finished records that later runs of this row replaced with --force.
         rank: 1, 2, ... by mean top-1 among the rows of this operating point with two seeds or more.
@@ -108,6 +122,7 @@ class Row:
     layers: tuple[LayerShare, ...]
     failures: tuple[Failure, ...]
     codes: tuple[str, ...]
+    tunings: tuple[Tuning, ...]
     repeats: int
     superseded: int
     rank: int | None = None

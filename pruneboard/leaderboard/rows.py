@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from pruneboard import stats
-from pruneboard.leaderboard.model import Failure, LayerShare, Row
+from pruneboard.leaderboard.model import Failure, LayerShare, Row, Tuning
 from pruneboard.record import Record, content_hash, look
 
 OWN_DISTRIBUTION = "pruneboard"
@@ -86,6 +86,7 @@ def row(group: Group, reference: Mapping[int, Record]) -> Row:
         layers=_layers(list(done.values())),
         failures=group.failures,
         codes=tuple(sorted({str(code) for run in done.values() if (code := look(run, "software.code.method"))})),
+        tunings=tuple(sorted({found for run in done.values() if (found := _tuning(run))})),
         repeats=group.repeats,
         superseded=group.superseded,
     )
@@ -112,6 +113,11 @@ def _is_off_target(run: Record) -> bool:
 def _macs_remaining(run: Record) -> float | None:
     dense, left = look(run, "cost.macs_dense"), look(run, "cost.macs_remaining")
     return left / dense if dense and left is not None else None
+
+
+def _tuning(run: Record) -> Tuning | None:
+    trials = look(run, "tuning.trials")
+    return None if trials is None else Tuning(trials, look(run, "tuning.source") or "")
 
 
 def _mean(done: Mapping[int, Record], value: Callable[[Record], float | None]) -> float | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruneboard import packed, runfolder, store
 from pruneboard import record as records
+from pruneboard import runfolder, store
 from pruneboard.errors import StoreError
 from pruneboard.merging.found import Run
 from pruneboard.merging.steps import Step
@@ -80,6 +80,8 @@ def foreign_masks(step: Step, run: Run) -> Iterator[Conflict]:
 
 def _fault(path: Path, record: Record) -> str | None:
     """Return why `path` does not hold the masks of `record`, None where it does."""
+    from pruneboard import packed  # with it comes numpy, which no other command needs to start
+
     layers = [(layer["name"], layer["n"]) for layer in record["sparsity"]["layers"]]
     try:
         masks = packed.loads(store.read_bytes(path, packed.largest_file(layers)), layers)

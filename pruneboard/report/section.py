@@ -12,7 +12,7 @@ from pruneboard.report import panels, points, styles, views
 from pruneboard.report.clean import plain
 from pruneboard.report.figures import picture
 from pruneboard.report.packing import Part
-from pruneboard.report.tables import row_names, top1_text
+from pruneboard.report.tables import row_names, top1_text, tuning_notes
 from pruneboard.report.templating import render, script
 
 MOST_ROWS = 2_000
@@ -69,6 +69,7 @@ def section(part: Part, board: Board, published: Sequence[Published], context: C
         data=script(_data(board, names, look, published)),
         picture=picture(board, names, look, published) if drawn else "",
         literature=len(published),
+        tuning=list(tuning_notes(board, names)),
         rows_left_out=whole - len(board.rows),
         seeds_left_out=points.seeds_left_out(board),
     )

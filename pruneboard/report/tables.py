@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from pruneboard.leaderboard import Board, Curve, Leaderboard, Row
+from pruneboard.leaderboard import Board, Curve, Leaderboard, Row, Tuning
 from pruneboard.leaderboard.model import Identity
 from pruneboard.leaderboard.names import names as raw_names
 from pruneboard.record import format_sparsity, look
@@ -193,7 +193,26 @@ def _detail(board: Board, names: dict[Identity, str]) -> Table:
     return Table(("method", *_COLUMNS), rows, keys=2)
 
 
+def tuning_text(tuning: Tuning) -> str:
+    """Return in words how options were found."""
+    tried = f"{tuning.trials} sets of options tried on this data" if tuning.trials else "no options tried on this data"
+    return plain(f"{tried}, {tuning.source}" if tuning.source else tried, 200)
+
+
+def tuning_notes(board: Board, names: dict[Identity, str]) -> Iterable[str]:
+    """Say once for all methods that were tuned alike how they were: unequal effort is no fair comparison."""
+    alike: dict[Tuning, dict[str, None]] = {}
+    for row in board.rows:
+        for tuning in row.tunings if row.control != "dense" else ():
+            alike.setdefault(tuning, {})[names[row.identity]] = None
+    if len({tuning.trials for tuning in alike}) > 1:
+        yield "tuning: the methods did not have the same number of trials"
+    for tuning, methods in sorted(alike.items()):
+        yield f"tuning: {tuning_text(tuning)}: {', '.join(methods)}"
+
+
 def _notes(board: Board, names: dict[Identity, str]) -> Iterable[str]:
+    yield from tuning_notes(board, names)
     for row in board.rows:
         name = names[row.identity]
         where = name if row.target is None else f"{name} at {format_sparsity(row.target)}"

@@ -81,7 +81,7 @@ _CSV_COLUMNS = (
     *("above_baseline_value", "above_baseline_low", "above_baseline_high"),
     *("compression", "macs_remaining", "relative_train_macs", "forward_passes", "wall_seconds", "hook_seconds"),
     *("peak_memory_bytes", "storage_bits"),
-    *("failed", "failures", "repeats", "superseded"),
+    *("tuning_trials", "failed", "failures", "repeats", "superseded"),
 )
 
 
@@ -92,6 +92,7 @@ def _csv_row(board: Board, row: Row) -> dict[str, Any]:
     values["options"] = jsonlib.dumps(row.options, sort_keys=True)
     values["seeds"] = " ".join(map(str, row.seeds))
     values["unpaired"] = " ".join(map(str, row.unpaired))
+    values["tuning_trials"] = " ".join(str(tuning.trials) for tuning in row.tunings)
     values["failures"] = "; ".join(f"seed {f.seed} {f.status}: {f.message}" for f in row.failures)
     for name in ("top1", "drop", "above_baseline"):
         estimate = values[name]
@@ -134,4 +135,5 @@ def _json_row(row: Row) -> dict[str, Any]:
     values |= {name: dataclasses.asdict(values[name]) for name in ("top1", "drop", "above_baseline") if values[name]}
     values |= {"n": row.n, "label": row.label, "seeds": row.seeds}
     values["layers"] = [round(layer.sparsity, 9) for layer in row.layers]
+    values["tunings"] = [dataclasses.asdict(tuning) for tuning in row.tunings]
     return values | {"failures": [dataclasses.asdict(failure) for failure in row.failures]}

@@ -12,7 +12,7 @@ from pruneboard.leaderboard import Board, Row
 from pruneboard.record import format_sparsity, leaves
 from pruneboard.report.clean import plain
 from pruneboard.report.styles import Style
-from pruneboard.report.tables import interval_text, number, percent, rank_text, top1_text
+from pruneboard.report.tables import interval_text, number, percent, rank_text, top1_text, tuning_text
 
 VERDICTS = ("disputed", "unverified", "record-only", "spot-checked", "certified")
 """What `pruneboard verify` can say of a run, worst first; `unverified` where it was never asked."""
@@ -182,6 +182,8 @@ def _facts(row: Row) -> Iterable[tuple[str, str]]:
         )
     if row.ablation:
         yield "ablation", plain(row.ablation)
+    for tuning in row.tunings:
+        yield "tuning", tuning_text(tuning)
     if row.measured is not None:
         yield "sparsity measured", f"{row.measured:.6g}"
     if row.forward_passes is not None:
