@@ -30,6 +30,7 @@ def norm_count(model) -> int:
 @pytest.mark.parametrize(
     ("name", "ten", "hundred", "norm"),
     [
+        ("resnet8_cifar", 77_360, 83_120, 672),
         ("resnet20_cifar", 270_896, 276_656, 1_568),
         ("resnet32_cifar", 1_855_584, 1_867_104, 4_928),
         ("vgg19_cifar", 20_024_000, 20_070_080, 11_008),
@@ -45,7 +46,7 @@ def test_paper_networks_have_the_published_sizes(name, ten, hundred, norm):
         assert sum(p.numel() for p in model.parameters()) == expected + norm
 
 
-@pytest.mark.parametrize("name", ["resnet20_cifar", "resnet32_cifar", "vgg19_cifar"])
+@pytest.mark.parametrize("name", ["resnet8_cifar", "resnet20_cifar", "resnet32_cifar", "vgg19_cifar"])
 def test_paper_networks_start_kaiming_normal(name):
     """Every weight is drawn with variance 2 / fan-in, and normalization starts as the identity."""
     model = build_model(plan(name), seed=0)
@@ -95,7 +96,7 @@ def test_other_names_of_timm_stay_as_they_are():
     """Registration adds the three networks and the small stems; every other name still is timm's own."""
     ours = {n for n in timm.list_models() if timm.models.model_entrypoint(n).__module__.startswith("pruneboard.")}
     adapted = {n for n in ours if n.endswith("_small_stem")}
-    assert ours - adapted == {"resnet20_cifar", "resnet32_cifar", "vgg19_cifar"}
+    assert ours - adapted == {"resnet8_cifar", "resnet20_cifar", "resnet32_cifar", "vgg19_cifar"}
     assert all(timm.is_model(n.removesuffix("_small_stem")) for n in adapted)
     assert not [n for n in timm.list_models(pretrained=True) if n.partition(".")[0] in ours]
 

@@ -85,7 +85,11 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
     shell_complete=flags.complete(flags.method_names),
     help="An installed pruner; `pruneboard list` shows them.",
 )
-@click.option("--model", required=True, help="Any timm classifier, or resnet20_cifar, resnet32_cifar, vgg19_cifar.")
+@click.option(
+    "--model",
+    required=True,
+    help="Any timm classifier, or resnet8_cifar, resnet20_cifar, resnet32_cifar, vgg19_cifar.",
+)
 @click.option("--sparsity", "-s", metavar="FRACTION", help="Fraction of zeros over the prunable weights, in [0, 1).")
 @click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="An option of the method; repeatable.")
 @click.option("--track", type=str, help="prune (weights are trained) or supermask (only masks are learned).")

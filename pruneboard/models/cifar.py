@@ -1,13 +1,15 @@
-"""The networks of the ProbMask paper for 32x32 images, registered with timm.
+"""The networks of the ProbMask paper for 32x32 images, and a very small one, registered with timm.
 
 | name | widths | prunable weights, 10 classes | 100 classes |
 |---|---|---|---|
+| `resnet8_cifar` | 16, 32, 64 | 77,360 | 83,120 |
 | `resnet20_cifar` | 16, 32, 64 | 270,896 | 276,656 |
 | `resnet32_cifar` | 32, 64, 128 | 1,855,584 | 1,867,104 |
 | `vgg19_cifar` | 64 to 512 | 20,024,000 | 20,070,080 |
 
 The ResNets are those of He et al. (2016), section 4.2, with 1x1 convolution and batch normalization on the
-shortcuts that change shape; `resnet32_cifar` is twice as wide, as the paper has it. `vgg19_cifar` has sixteen
+shortcuts that change shape; `resnet32_cifar` is twice as wide, as the paper has it, and `resnet8_cifar`, with one
+block a stage, is as large as MLPerf Tiny's network for CIFAR-10. `vgg19_cifar` has sixteen
 convolutions with batch normalization, four max-pools and global average pooling. No convolution and no
 classifier has a bias. All weights are Kaiming-normal (fan-in, ReLU); normalization starts at scale 1, shift 0.
 """
@@ -35,7 +37,7 @@ default_cfgs = timm.models.generate_default_cfgs(
             "first_conv": "body.conv1",
             "classifier": "fc",
         }
-        for name in ("resnet20_cifar", "resnet32_cifar", "vgg19_cifar")
+        for name in ("resnet8_cifar", "resnet20_cifar", "resnet32_cifar", "vgg19_cifar")
     }
 )
 """Read by timm when the names below are registered; none of them has a source of weights."""
@@ -170,6 +172,12 @@ def _build(make: Any, name: str, *, pretrained: bool, **kwargs: Any) -> CifarNet
     if pretrained:
         raise UsageError(f"no pretrained weights exist for {name}: use --init random or a .safetensors file")
     return cast("CifarNet", timm.models.build_model_with_cfg(make, name, pretrained=False, **kwargs))
+
+
+@register
+def resnet8_cifar(pretrained: bool = False, **kwargs: Any) -> CifarNet:  # noqa: FBT001, FBT002 - timm's signature
+    """ResNet-8 for small images: three stages of one block, widths 16, 32, 64."""
+    return _build(_resnet, "resnet8_cifar", pretrained=pretrained, **{"blocks": 1, "widths": (16, 32, 64), **kwargs})
 
 
 @register
