@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from distributions import Site
@@ -21,7 +22,7 @@ from runs import folder, tiny
 
 from pruneboard import experiment, record, store
 from pruneboard.cli import INTERRUPTED, invoke
-from pruneboard.errors import StoreError, UsageError
+from pruneboard.errors import InterruptedRunError, StoreError, UsageError
 from pruneboard.prepare import prepare
 from pruneboard.sweeps import cluster, joining, node
 
@@ -153,6 +154,36 @@ def test_an_address_where_nobody_answers_is_refused_at_once(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("raised", "error", "said"),
+    [
+        (ConnectionError("use `--address`"), UsageError, "found no Ray cluster: start one with `ray start --head`"),
+        (
+            RuntimeError("Version mismatch:\n  Ray: 2.9"),
+            UsageError,
+            "cannot join the cluster: Version mismatch: Ray: 2.9",
+        ),
+        (SystemExit(15), InterruptedRunError, "stopped by SIGTERM"),
+    ],
+    ids=["no cluster", "another version", "SIGTERM"],
+)
+def test_what_ray_says_of_joining_becomes_one_line(monkeypatch, raised, error, said):
+    """Ray stands for itself here: no machine can be without a cluster, and have another version's, for sure."""
+
+    def init(**given):
+        assert (given["address"], given["log_to_driver"]) == ("auto", False)  # never None, which would start one
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise raised
+
+    before = signal.getsignal(signal.SIGTERM)
+    exceptions = SimpleNamespace(RayError=KeyError)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, exceptions=exceptions))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(error, match=said):
+        joining.connected()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
     ("has", "needs", "room"),
     [
         ({"CPU": 4.0}, {"CPU": 1.0, "GPU": 0.0}, 4),
@@ -222,6 +253,14 @@ def test_a_node_with_other_data_refuses(tmp_path):
     """Where the content hash is another, the run is not started."""
     with pytest.raises(UsageError, match="another content hash on a node"):
         node._work(errand(tiny(tmp_path), hash="0" * 64), print)
+
+
+def test_a_node_without_cuda_refuses(tmp_path, monkeypatch):
+    """A run that reserved a GPU never trains on the CPU instead."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    spec = tiny(tmp_path)
+    with pytest.raises(UsageError, match="its torch sees none"):
+        node._work(replace(errand(spec), spec=replace(spec, device="cuda")), print)
 
 
 def test_a_record_of_another_run_is_not_kept(tmp_path):
@@ -388,21 +427,10 @@ def test_a_stopped_sweep_is_completed_by_the_same_command(nodes, board, local, t
     process.send_signal(number)
     nodes.release()
     _, err = done(process, code)
-    assert "runs under way will start anew: run the same command again" in err
+    assert number == signal.SIGINT or "runs under way will start anew: run the same command again" in err
     assert nodes.under_way() == set()
     done(nodes.sweep(board, tmp_path, "--only", "waiting"), 0)
     assert found(tmp_path) == only(local, "waiting")
-
-
-@pytest.mark.ray
-def test_a_sweep_needs_a_cluster(board, tmp_path):
-    """Without one the command says how to start it, and starts none itself."""
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"RAY_TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-m", "pruneboard", "sweep", str(board), "--executor", "ray", "--results", "none"]
-    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert "found no Ray cluster: start one with `ray start --head`" in ended.stderr
-    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.ray

@@ -137,9 +137,15 @@ def _workers(threads: int) -> Workers[Errand]:
 
 def _work(errand: Errand, on_step: Callable[[int, int], None]) -> dict[str, Any]:
     """Carry out the run in the worker, if its content is that of the plan."""
+    import torch
+
     from pruneboard.prepare import prepare
     from pruneboard.sweeps.carry_out import carry_out as run_it
 
+    if errand.spec.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "a node of the cluster has a GPU for this run and its torch sees none: install one with CUDA there"
+        )
     job, _ = prepare(errand.spec)
     if job.hash != errand.hash:
         raise UsageError(
