@@ -292,7 +292,8 @@ def test_a_failure_of_a_node_becomes_a_row_and_gives_way_to_a_result(tmp_path):
 class Nodes:
     """A cluster of two nodes in a process of its own; `with` it."""
 
-    def __init__(self, place):
+    def __init__(self, place, *path):
+        self.path = path
         site = place / "site"
         site.mkdir()
         points = "[pruneboard.pruners]\nwaiting = stranger_two:Waiting\nfailing = stranger_two:Failing\n"
@@ -307,7 +308,7 @@ class Nodes:
         script = Path(__file__).with_name("two_nodes.py")
         self.errors = (self.place / "errors").open("w")
         self.process = subprocess.Popen(
-            [sys.executable, script, self.place],
+            [sys.executable, script, self.place, *self.path],
             env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -431,6 +432,27 @@ def test_a_stopped_sweep_is_completed_by_the_same_command(nodes, board, local, t
     assert nodes.under_way() == set()
     done(nodes.sweep(board, tmp_path, "--only", "waiting"), 0)
     assert found(tmp_path) == only(local, "waiting")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("# one line more\n", "has other code of pruneboard"),
+        ("raise ImportError('no torch')\n", "cannot import pruneboard"),
+    ],
+    ids=["other code", "broken"],
+)
+def test_a_node_with_another_pruneboard_is_named_before_anything_runs(board, tmp_path, monkeypatch, added, said):
+    """A sweep does not start where a node would make records of other code, or none."""
+    monkeypatch.chdir(tmp_path)  # where the command is typed is on the path of Ray's processes
+    copy = shutil.copytree(Path(experiment.__file__).parent, tmp_path / "copy" / "pruneboard")
+    with (copy / "sweeps" / "node.py").open("a") as file:
+        file.write(added)
+    with Nodes(tmp_path, os.pathsep.join([str(copy.parent), os.environ.get("PYTHONPATH", "")])) as nodes:
+        _, err = done(nodes.sweep(board, tmp_path / "results", "--only", "dense"), 2)
+    assert re.search(rf"^error: node [\d.]+ of the cluster {said}.*: install the same on every node", err)
+    assert not list(tmp_path.glob("results/**/run.json"))
 
 
 @pytest.mark.ray

@@ -1,6 +1,7 @@
 """A Ray cluster of two nodes on this machine: `python two_nodes.py FOLDER` prints its address once it is up.
 
 Each node takes one run at a time, and keeps temporary files in a folder of its own, `FOLDER/head` and `FOLDER/other`.
+With a second argument the second node has that `PYTHONPATH`, and so perhaps another pruneboard.
 `kill` on standard input ends the second node at once, as a power failure would; the end of the input ends both.
 """
 
@@ -15,7 +16,7 @@ SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_NODELIST":
 STORE_BYTES = 100 * 2**20
 
 
-def _main(folder: Path) -> None:
+def _main(folder: Path, path: str = os.environ.get("PYTHONPATH", "")) -> None:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(folder / "ray")}
     from ray.cluster_utils import Cluster
 
@@ -24,7 +25,7 @@ def _main(folder: Path) -> None:
     for name, more in (("head", {"include_dashboard": False}), ("other", {})):
         place = folder / name
         place.mkdir()
-        variables = {"TMPDIR": str(place)} | (SRUN if name == "other" else {})
+        variables = {"TMPDIR": str(place)} | (SRUN | {"PYTHONPATH": path} if name == "other" else {})
         nodes[name] = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, env_vars=variables, **more)
     print(cluster.address, flush=True)
     for line in sys.stdin:
@@ -35,4 +36,4 @@ def _main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    _main(Path(sys.argv[1]), *sys.argv[2:])
