@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pruneboard import boardfile, boards, ledger, literature, report, stopping, world
+from pruneboard.cli import clusters
 from pruneboard.cli.run import seed_list
 from pruneboard.cli.sweeping import Shown
 from pruneboard.errors import InterruptedRunError, UsageError
@@ -41,6 +42,7 @@ NEED_A_FOLDER = ("cifar10", "cifar100", "folder", "imagenet")
     help="Runs at once. auto: one per CPU core; on a GPU as many as raise its throughput, found by measuring.",
 )
 @click.option("--procs", type=int, default=1, show_default=True, help="Processes per run.")
+@clusters.options
 @click.option("--only", multiple=True, metavar="METHOD", help="Only the rows of this method; repeatable.")
 @click.option("--seeds", metavar="N|A,B,...", help="Only these seeds of the board: 2 means 0 and 1, 3,4 a list.")
 @click.option("--retry-failed", is_flag=True, help="Try failed runs again; the record of the failure is kept.")
@@ -63,6 +65,7 @@ def command(board: Path, *, results: str | None, dry_run: bool, plan_only: bool,
     description = boardfile.load_board(board)
     results = results or str(Path("results") / description.name)
     _check(given)
+    clusters.check(given, looking=dry_run or plan_only)
     previous = signal.signal(signal.SIGTERM, stopping.at_once)
     try:
         plan = _plan(description, results, given, looking=dry_run or plan_only)
@@ -90,7 +93,7 @@ def _plan(description: boardfile.BoardFile, results: str, given: dict[str, Any],
         results=results,
         data_dir=given["data_dir"],
         download=given["download"],
-        device=given["device"],
+        device="cpu" if clusters.wanted(given) else given["device"],  # there nodes train, and nothing does here
         procs=given["procs"],
     )
     seeds = None if given["seeds"] is None else seed_list(given["seeds"], 0)
@@ -137,17 +140,17 @@ def _sweep(plan: Plan, results: str, given: dict[str, Any], *, as_json: bool) ->
     from pruneboard.sweeps.conduct import conduct, interrupted
 
     missing = plan.missing(retry_failed=given["retry_failed"])
-    executor = _executor(given)
-    ledger.write(results, plan.board.name, _listed(plan), executor.slots)
+    executor, at_once = clusters.join(given) if clusters.wanted(given) else _here(given)
+    ledger.write(results, plan.board.name, _listed(plan), at_once)
     shown = Shown(quiet=given["quiet"], live=sys.stderr.isatty())
     shown.on_start(plan.board.title, plan.counts(), len(missing))
     try:
         with shown:
             progress = conduct(missing, executor, shown, fail_fast=given["fail_fast"], bury=experiment.bury)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(interrupted(error)) from None
+        raise KeyboardInterrupt(interrupted(error, saved=not clusters.wanted(given))) from None
     except InterruptedRunError as error:
-        raise InterruptedRunError(interrupted(error)) from None
+        raise InterruptedRunError(interrupted(error, saved=not clusters.wanted(given))) from None
     _publish(results, progress, as_json=as_json)
     before = [c for c in plan.cells if c.status not in ("done", "missing", "interrupted") and c not in missing]
     return FAILED if progress.failed or before else 0
@@ -168,15 +171,17 @@ def _listed(plan: Plan) -> list[ledger.Listed]:
     ]
 
 
-def _executor(given: dict[str, Any]) -> Executor:
+def _here(given: dict[str, Any]) -> tuple[Executor, int]:
+    """Return what carries runs out on this machine, and how many at once."""
     from pruneboard.sweeps.carry_out import carry_out
     from pruneboard.sweeps.sharing import Sharing, on_gpu
     from pruneboard.sweeps.workers import Workers
 
     jobs, threads = _jobs(given)
     if given["jobs"] == "auto" and on_gpu(given["device"]):
-        return Sharing(carry_out, threads)
-    return Workers(carry_out, jobs, threads)
+        sharing = Sharing(carry_out, threads)
+        return sharing, sharing.slots
+    return Workers(carry_out, jobs, threads), jobs
 
 
 def _jobs(given: dict[str, Any]) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,11 @@ def carry_out(spec: RunSpec, on_step: Callable[[int, int], None]) -> dict[str, A
         spec: what to run.
         on_step: told steps done and steps in all.
     """
-    record = experiment.run(spec, Steps(on_step))
+    return told(experiment.run(spec, Steps(on_step)))
+
+
+def told(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a line of progress needs of a finished record."""
     return {"top1": record["metrics"]["test"]["top1"], "seconds": record["cost"]["wall_seconds"]}
 
 

@@ -131,7 +131,8 @@ def _is_lost(outcome: Outcome) -> bool:
     return outcome.status in ("lost", "interrupted")
 
 
-def interrupted(error: BaseException) -> str:
-    """Return what to say when a sweep was stopped."""
+def interrupted(error: BaseException, *, saved: bool = True) -> str:
+    """Return what to say when a sweep was stopped; `saved` says whether runs under way go on where they were."""
     by = "SIGTERM" if isinstance(error, InterruptedRunError) else "Ctrl-C"
-    return f"stopped by {by}, every run under way is saved: run the same command again"
+    kept = "every run under way is saved" if saved else "runs under way will start anew"
+    return f"stopped by {by}, {kept}: run the same command again"

@@ -91,6 +91,7 @@ DOORS = {
     "vl_convert": ("report",),
     "jinja2": ("report", "scaffold"),
     "markupsafe": ("report",),
+    "ray": ("sweeps",),
     "argparse": (),
     "pickle": ("testing",),  # never from disk: whether a pruner survives the way to another process
 }
