@@ -70,7 +70,8 @@ def invoke(arguments: list[str]) -> int:
         _tell_others(arguments, error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
-        click.echo(str(error) or "interrupted", err=True)
+        # click turns a KeyboardInterrupt, which says what was saved, into an Abort without a word.
+        click.echo(str(error) or str(error.__cause__ or "") or "interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         sys.stdout = None
