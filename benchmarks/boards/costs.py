@@ -1,0 +1,93 @@
+"""What each board takes on this machine, estimated and, where its records are here, measured: the table of the docs.
+
+    python benchmarks/boards/costs.py            # all boards: an hour, since the large networks are slow on a CPU
+    python benchmarks/boards/costs.py digits-smoke cifar10-small --write
+
+The estimate is that of `pruneboard sweep --dry-run`. What a board took is the sum of its records' seconds over the runs
+that were carried out at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from pruneboard import boardfile, store
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "boards.md"
+START, END = "<!-- costs:start -->\n", "<!-- costs:end -->\n"
+HEAD = """| board | network | images | tracks | rows x seeds | estimated | took | disk |
+|---|---|---|---|---:|---:|---:|---:|
+"""
+
+
+def estimated(path: Path, jobs: int) -> dict:
+    """Return what the real command estimates for a board of which nothing is done."""
+    with tempfile.TemporaryDirectory() as empty:
+        words = [sys.executable, "-m", "pruneboard", "sweep", str(path), "--dry-run", "--json", "--results", empty]
+        done = subprocess.run([*words, "--jobs", str(jobs)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def took(name: str, jobs: int) -> float | None:
+    """Return the seconds that the committed runs of a board took, `jobs` at once; None where they are not all here."""
+    folder = ROOT / "results" / name
+    if not folder.is_dir():
+        return None
+    return sum(record["cost"]["wall_seconds"] for _, record in store.scan([folder]).records) / jobs
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds in the unit that fits."""
+    if seconds is None:
+        return "-"
+    minutes = seconds / 60
+    if minutes < 120:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h" if minutes < 72 * 60 else f"{minutes / 1440:,.0f} days"
+
+
+def line(path: Path, jobs: int) -> str:
+    """Return a board's line of the table."""
+    board = boardfile.load_board(path)
+    found = estimated(path, jobs)
+    runs, cost = sum(found["counts"].values()), found["estimate"]
+    cells = (
+        f"[`{board.name}`](../benchmarks/boards/{path.name})",
+        f"`{', '.join(board.models)}`",
+        f"{board.data.name}, {board.data.train:,}",
+        ", ".join(board.tracks),
+        f"{runs // len(board.seeds)} x {len(board.seeds)}",
+        duration(cost["seconds"]),
+        duration(took(board.name, jobs)),
+        f"{cost['disk_bytes'] / 2**30:.1f} GiB",
+    )
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def main() -> None:
+    """Print the table, or put its lines into the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("boards", nargs="*", help="names; all by default")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="replace the lines of these boards in docs/boards.md")
+    given = parser.parse_args()
+    paths = sorted((ROOT / "benchmarks" / "boards").glob("*.toml"))
+    lines = {path.stem: line(path, given.jobs) for path in paths if not given.boards or path.stem in given.boards}
+    print(HEAD + "".join(lines.values()))
+    if given.write:
+        text = PAGE.read_text(encoding="utf-8")
+        old = text.partition(START)[2].partition(END)[0]
+        known = {found[1]: found[0] for found in re.finditer(r"\| \[`([\w-]+)`\].*\n", old)} | lines
+        new = HEAD + "".join(known[name] for name in sorted(known))
+        PAGE.write_text(text.replace(START + old + END, START + new + END), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
