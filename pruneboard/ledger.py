@@ -21,6 +21,7 @@ from pruneboard.spec import build
 FOLDER = "sweeps"
 SCHEMA = 1
 _LARGEST = 64 * 2**20
+_MOST_JOBS = 10**6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +83,12 @@ def read(path: Path) -> tuple[str, int, list[Listed]]:
     try:
         content = json.loads(store.read_bytes(path, _LARGEST).decode())
         if content["schema"] != SCHEMA:
-            raise StoreError(f"{path} has schema {content['schema']!r}; this pruneboard reads {SCHEMA}")
+            raise ValueError(f"its schema is {content['schema']!r}, and this pruneboard reads {SCHEMA}")
         runs = [build(Listed, run, str(path)) for run in content["runs"]]
-        return str(content["board"]), int(content["jobs"]), runs
+        jobs = content["jobs"]
+        if not (type(jobs) is int and 1 <= jobs <= _MOST_JOBS):
+            raise ValueError(f"jobs is {jobs!r:.50}")
+        return str(content["board"]), jobs, runs
     except FileNotFoundError:
         raise NotFoundError(f"no sweep at {path}: start one with `pruneboard sweep BOARD`") from None
     except OSError as error:
@@ -149,9 +153,9 @@ def _last_epoch(folder: Path) -> dict[str, Any]:
         text = store.read_bytes(folder / runfolder.METRICS, _LARGEST).decode(errors="replace")
         row = json.loads(text.splitlines()[-1])
         epoch, top1 = row["epoch"], row["validation"]["top1"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
-    if not (type(epoch) is int and type(top1) in (int, float)):
+    if not (type(epoch) is int and type(top1) in (int, float) and 0 <= top1 <= 1):
         return {}
     return {"epoch": epoch, "top1": float(top1)}
 

@@ -173,7 +173,8 @@ def _one(work: Work[Any], task: Any, reports: Connection) -> bool:
         nonlocal last
         if time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
-            reports.send(("step", (step, total)))
+            with suppress(OSError):  # our parent is gone: this process ends, and the run is not at fault
+                reports.send(("step", (step, total)))
 
     try:
         value = work(task, on_step)
