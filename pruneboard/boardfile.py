@@ -87,9 +87,11 @@ class Tuning:
     source: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no number of trials."""
+        """Refuse what is no number of trials, and a source that would not fit a line of `sweep --plan-only`."""
         if self.trials < 0:
             raise UsageError(f"trials is a number of 0 or more; found {self.trials}")
+        if self.source is not None and not self.source.isprintable():
+            raise UsageError(f"source of a tuning is one line of text; found {self.source!r}")
 
 
 @dataclass(frozen=True)

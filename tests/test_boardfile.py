@@ -155,6 +155,7 @@ def test_a_missing_key_is_named(tmp_path, path):
         ("methods.0.tuning", 0),
         ("methods.0.tuning.trials", -1),
         ("methods.0.tuning.trials", 1.5),
+        ("methods.0.tuning.source", "two\nlines"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused(tmp_path, path, value):

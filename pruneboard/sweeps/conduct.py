@@ -100,8 +100,6 @@ def conduct(
     lost: dict[int, int] = {}
     try:
         while waiting or progress.running:
-            if fail_fast and progress.failed:
-                waiting.clear()
             while waiting and len(progress.running) < executor.slots:
                 key, cell = waiting.popleft()
                 progress.running[key] = (cell, None)
@@ -118,6 +116,8 @@ def conduct(
                     bury(cell.spec, outcome.message)
                 progress.ended[outcome.status] = progress.ended.get(outcome.status, 0) + 1
                 watcher.on_end(cell, outcome, progress)
+            if fail_fast and progress.failed:
+                waiting.clear()
             for key, (cell, _) in progress.running.items():
                 progress.running[key] = (cell, executor.steps.get(key))
             watcher.on_look(progress)
