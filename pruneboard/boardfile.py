@@ -29,6 +29,9 @@ from pruneboard.spec import (
 SCOPES = ("all",)
 """Which weights a board prunes: every convolution and linear weight, first and last included."""
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""A board's name is that of a folder and of a file."""
+
 _LISTED = {"models", "seeds", "data", "training", "tracks", "methods"}
 
 
@@ -185,7 +188,7 @@ def load_board(path: str | Path) -> BoardFile:
     path = Path(path)
     values = read_toml(path)
     name = path.stem
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+    if not re.fullmatch(NAME, name):
         raise UsageError(f"{path} names its board {name!r}: letters, digits, dots and dashes, a letter or digit first")
     allowed = {*_LISTED, *_Head.__dataclass_fields__}
     for key in values:

@@ -171,7 +171,7 @@ def test_a_watcher_knows_the_steps_of_what_runs():
             return [] if len(steps) < 1 else super().wait(seconds)
 
     steps: list = []
-    conduct(cells(3), Slow(_First(), dict.fromkeys(range(3), ["done"]), [3]), Looking(), bury=None)
+    conduct(cells(3), Slow(_First(), {key: ["done"] for key in range(3)}, [3]), Looking(), bury=None)
     assert steps[0] == {0: (0, 100), 1: None, 2: (2, 100)}
 
 

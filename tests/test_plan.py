@@ -200,7 +200,7 @@ def test_other_images_than_the_board_is_about_are_refused(what, said):
 def test_one_run_under_two_rows_is_refused():
     """An option left out and its default written down have one content hash, and one folder."""
     described = dataclasses.replace(ROWS, methods=(Entry("random"), Entry("random", {"allocation": "uniform"})))
-    with pytest.raises(UsageError, match=r"two rows of board small ask for the same run, 'random at 0\.5, .*allocation"):
+    with pytest.raises(UsageError, match=r"two rows of board small ask for the same run, 'random at 0\.5, .*uniform"):
         make_plan(described, Place(results="nowhere"), seeds=[2])
 
 

@@ -1,4 +1,4 @@
-"""`pruneboard sweep`: a board from its file to its leaderboard, stopped anywhere and gone on with, the same every time."""
+"""`pruneboard sweep`: a board from its file to its leaderboard; stopped anywhere and gone on with, it ends the same."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_missing_runs_are_lines_for_array_jobs(swept, capsys):
 
 
 def test_a_warm_process_changes_nothing(swept, tmp_path, capsys):
-    """The record of a run that came third in its process is that of a process of its own, peak memory and times apart."""
+    """The record of a run that came third in its process is that of a process of its own, peak memory apart."""
     board, results, _ = swept
     invoke(["sweep", str(board), "--results", str(tmp_path), "--device", "cpu", "--plan-only", "--seeds", "1"])
     line = next(line for line in capsys.readouterr().out.splitlines() if "magnitude" in line)
