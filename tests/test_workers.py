@@ -85,6 +85,14 @@ def test_stopping_lets_a_run_save(pool, tmp_path):
     assert not [child for child in multiprocessing.active_children() if child.is_alive()]
 
 
+def test_stopping_ends_a_process_whose_run_was_in_its_last_step(pool):
+    """A request that comes too late for the run is none to wait for another: the process ends by itself."""
+    under_way(pool, 6, do="end")
+    process = pool._workers[0].process
+    pool.stop()
+    assert process.exitcode == 0
+
+
 def test_processes_die_with_their_parent():
     """Kill -9 of it leaves none behind, not even one in the middle of a task that reports nothing."""
     code = """

@@ -13,7 +13,7 @@ from pruneboard import stopping
 
 
 def work(task: dict[str, Any], on_step: Callable[[int, int], None]) -> dict[str, Any]:
-    """Do what the task says: `raise` an error, `die`, `train` until a signal comes, `hang`, or say who it was."""
+    """Do what the task says: `raise`, `die`, `train` until a signal comes, `end` with it, `hang`, or say who it was."""
     do = task.get("do")
     if do == "raise":
         raise task["error"]("why")
@@ -21,6 +21,11 @@ def work(task: dict[str, Any], on_step: Callable[[int, int], None]) -> dict[str,
         os.kill(os.getpid(), signal.SIGKILL)
     if do == "train":
         _train(Path(task["saved"]), on_step)
+    if do == "end":
+        with stopping.requests() as request:
+            on_step(1, 1)
+            while not request.number:
+                time.sleep(0.05)
     if do == "hang":
         on_step(os.getpid(), 0)
         while True:

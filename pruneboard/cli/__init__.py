@@ -69,8 +69,8 @@ def invoke(arguments: list[str]) -> int:
         click.echo(f"error: {error}", err=True)
         _tell_others(arguments, error)
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt) as error:
-        click.echo(str(error) or "interrupted", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:  # click hides the interruption, and what it says, behind its own
+        click.echo(str(error.__cause__ or error) or "interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         sys.stdout = None

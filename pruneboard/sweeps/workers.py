@@ -96,6 +96,7 @@ class Workers(Generic[T]):
         """Let every worker save what it works on, and end."""
         for worker in self._workers:
             worker.process.terminate()
+            worker.tasks.close()  # a run that was in its last step is done, and there is no other
         deadline = time.monotonic() + SAVING_SECONDS
         for worker in self._workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
