@@ -29,6 +29,9 @@ from pruneboard.spec import (
 SCOPES = ("all",)
 """Which weights a board prunes: every convolution and linear weight, first and last included."""
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""A board's name is that of a folder and of a file."""
+
 _LISTED = {"models", "seeds", "data", "training", "tracks", "methods"}
 
 
@@ -87,9 +90,11 @@ class Tuning:
     source: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no number of trials."""
+        """Refuse what is no number of trials, and a source that would not fit a line of `sweep --plan-only`."""
         if self.trials < 0:
             raise UsageError(f"trials is a number of 0 or more; found {self.trials}")
+        if self.source is not None and not self.source.isprintable():
+            raise UsageError(f"source of a tuning is one line of text; found {self.source!r}")
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,7 @@ def load_board(path: str | Path) -> BoardFile:
     path = Path(path)
     values = read_toml(path)
     name = path.stem
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+    if not re.fullmatch(NAME, name):
         raise UsageError(f"{path} names its board {name!r}: letters, digits, dots and dashes, a letter or digit first")
     allowed = {*_LISTED, *_Head.__dataclass_fields__}
     for key in values:
@@ -237,14 +242,10 @@ def _check_training(board: BoardFile, path: Path) -> None:
     for key in board.training:
         if key not in RECIPE_FIELDS:
             raise UnknownNameError(f"key in [training] in {path}:", key, RECIPE_FIELDS)
-    load_recipe(board.recipe or _default_recipe(board, path), board.training)
-
-
-def _default_recipe(board: BoardFile, path: Path) -> str:
     known = {name for recipe in recipe_names() for name in load_recipe(recipe).default_for}
     if board.data.name not in known:
         raise UnknownNameError(f"data set in {path}:", board.data.name, known)
-    return default_recipe(board.data.name)
+    load_recipe(board.recipe or default_recipe(board.data.name), board.training)
 
 
 def _tracks(value: object, path: Path) -> dict[str, Points]:
@@ -261,7 +262,10 @@ def _tracks(value: object, path: Path) -> dict[str, Points]:
 
 
 def _sparsities(value: object, where: str) -> tuple[float, ...]:
-    found = [check_sparsity(item) for item in _list(value, f"sparsities in {where}")]
+    items = _list(value, f"sparsities in {where}")
+    if not all(type(item) in (int, float) and 0 <= item < 1 for item in items):
+        raise UsageError(f"sparsities in {where} are fractions of zeros, each in [0, 1); found {value!r}")
+    found = [check_sparsity(item) for item in items]
     _unique(found, f"sparsities in {where}")
     return tuple(sorted(found))
 
@@ -269,8 +273,15 @@ def _sparsities(value: object, where: str) -> tuple[float, ...]:
 def _methods(value: object, path: Path) -> tuple[Entry, ...]:
     tables = _list(value, f"[[methods]] in {path}")
     entries = tuple(_entry(table, f"[[methods]] number {index} in {path}") for index, table in enumerate(tables, 1))
-    _unique([repr((e.name, sorted(e.options.items()), e.tracks, e.ablation)) for e in entries], f"methods in {path}")
+    _unique([_said(entry) for entry in entries], f"[[methods]] in {path}")
     return entries
+
+
+def _said(entry: Entry) -> str:
+    """Return what tells one row from another, in words."""
+    options = "".join(f" {name}={value!r}" for name, value in sorted(entry.options.items()))
+    tracks = f" on {', '.join(entry.tracks)}" if entry.tracks else ""
+    return f"{entry.name}{options}{tracks}{f' {entry.ablation}' if entry.ablation else ''}"
 
 
 def _entry(value: object, where: str) -> Entry:
@@ -279,9 +290,9 @@ def _entry(value: object, where: str) -> Entry:
         raise UnknownNameError(f"ablation in {where}:", method.ablation, ABLATIONS)
     tracks = () if method.tracks is None else _texts(method.tracks, f"tracks in {where}")
     points = () if method.sparsities is None else _sparsities(method.sparsities, where)
-    options = _table(method.options or {}, f"options in {where}")
-    tuning = build(Tuning, _table(method.tuning or {}, f"tuning in {where}"), f"tuning in {where}")
-    return Entry(method.name, options, tracks, points, method.ablation, tuning)
+    options = {} if method.options is None else _table(method.options, f"options in {where}")
+    tuning = {} if method.tuning is None else _table(method.tuning, f"tuning in {where}")
+    return Entry(method.name, options, tracks, points, method.ablation, build(Tuning, tuning, f"tuning in {where}"))
 
 
 def _seeds(value: object, path: Path) -> tuple[int, ...]:

@@ -173,7 +173,7 @@ def die_with_parent(lifeline: Connection) -> None:
     try:
         lifeline.recv()
     except (EOFError, OSError):
-        leave(InterruptedRunError.exit_code)
+        os._exit(InterruptedRunError.exit_code)  # `sys.exit` would end this thread and let the run go on
 
 
 def free_port() -> int:

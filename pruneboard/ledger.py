@@ -7,6 +7,7 @@ so that a look needs no process to answer, works on another machine of a shared 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneboard import runfolder, store
+from pruneboard.boardfile import NAME as BOARD_NAME
 from pruneboard.errors import NotFoundError, StoreError, UsageError, why
 from pruneboard.record import look
 from pruneboard.spec import build
@@ -21,6 +23,7 @@ from pruneboard.spec import build
 FOLDER = "sweeps"
 SCHEMA = 1
 _LARGEST = 64 * 2**20
+_MOST_JOBS = 10**6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,12 @@ class Listed:
     sparsity: float | None
     seed: int
     hash: str
+
+    def __post_init__(self) -> None:
+        """Refuse null, which a list from elsewhere may have anywhere."""
+        for name, value in vars(self).items():
+            if value is None and name != "sparsity":
+                raise UsageError(f"{name} of a run is null")
 
 
 @dataclass(frozen=True)
@@ -80,22 +89,27 @@ def read(path: Path) -> tuple[str, int, list[Listed]]:
         StoreError: it is no list of runs.
     """
     try:
-        content = json.loads(store.read_bytes(path, _LARGEST).decode())
-        if content["schema"] != SCHEMA:
-            raise StoreError(f"{path} has schema {content['schema']!r}; this pruneboard reads {SCHEMA}")
-        runs = [build(Listed, run, str(path)) for run in content["runs"]]
-        return str(content["board"]), int(content["jobs"]), runs
+        return _parsed(json.loads(store.read_bytes(path, _LARGEST).decode()))
     except FileNotFoundError:
         raise NotFoundError(f"no sweep at {path}: start one with `pruneboard sweep BOARD`") from None
     except OSError as error:
         raise StoreError(f"cannot read {path}: {why(error)}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
-        raise StoreError(f"{path} is no list of runs: {error}") from None
+        raise StoreError(f"{path} is no list of runs: {str(error)[:300]}") from None
+
+
+def _parsed(content: Any) -> tuple[str, int, list[Listed]]:
+    schema, jobs = content["schema"], content["jobs"]
+    if schema != SCHEMA:
+        raise StoreError(f"its schema is {schema!r}, and this pruneboard reads {SCHEMA}")
+    if not (type(jobs) is int and 1 <= jobs <= _MOST_JOBS):
+        raise StoreError(f"jobs is a number of 1 or more; found {jobs!r:.50}")
+    return str(content["board"]), jobs, [build(Listed, run, "a run") for run in content["runs"]]
 
 
 def found_in(results: str | Path) -> list[Path]:
-    """Return the lists of runs in a results folder."""
-    return sorted((Path(results) / FOLDER).glob("*.json"))
+    """Return the lists of runs in a results folder: the files that have a board's name."""
+    return sorted(path for path in (Path(results) / FOLDER).glob("*.json") if re.fullmatch(BOARD_NAME, path.stem))
 
 
 def standing(results: str | Path, run: Listed) -> Standing:
@@ -149,9 +163,9 @@ def _last_epoch(folder: Path) -> dict[str, Any]:
         text = store.read_bytes(folder / runfolder.METRICS, _LARGEST).decode(errors="replace")
         row = json.loads(text.splitlines()[-1])
         epoch, top1 = row["epoch"], row["validation"]["top1"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
-    if not (type(epoch) is int and type(top1) in (int, float)):
+    if not (type(epoch) is int and type(top1) in (int, float) and 0 <= top1 <= 1):
         return {}
     return {"epoch": epoch, "top1": float(top1)}
 

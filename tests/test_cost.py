@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -15,6 +18,7 @@ from pruneboard import models  # noqa: F401 - registers the names
 from pruneboard.cost import (
     MACS_DEFINITION,
     LayerCost,
+    forget_peak_memory,
     peak_memory_bytes,
     positions,
     storage_bytes,
@@ -185,6 +189,28 @@ def test_peak_memory_is_in_bytes():
     """The process has used more memory than a tensor it just held, and less than a terabyte."""
     block = torch.ones(8 * 2**20)
     assert block.nbytes < peak_memory_bytes("cpu") < 2**40
+
+
+def test_a_peak_can_be_forgotten():
+    """What was used and given back before does not count: a process may carry out one run after another."""
+    torch.ones(128 * 2**20).sum()
+    before = peak_memory_bytes("cpu")
+    forget_peak_memory(torch.device("cpu"))
+    after = peak_memory_bytes("cpu")
+    assert after < before - 2**28
+    torch.ones(64 * 2**20).sum()
+    assert peak_memory_bytes("cpu") > after + 2**27
+
+
+@pytest.mark.slow
+def test_a_started_process_has_a_peak_of_its_own():
+    """Not that of the process that started it, which the system's `ru_maxrss` goes on from."""
+    block = torch.ones(128 * 2**20)
+    code = "from pruneboard.cost import peak_memory_bytes; import torch; block = torch.ones(2**20)"
+    code += "; print(peak_memory_bytes('cpu'), int(open('/proc/self/statm').read().split()[1]) * 4096)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    peak, resident = map(int, done.stdout.split())
+    assert peak < resident + block.nbytes / 2
 
 
 @pytest.mark.gpu

@@ -376,3 +376,65 @@ def test_one_image_per_class_leaves_nothing_to_validate(tmp_path):
     """The message says how to get a validation split."""
     root = write_tree(tmp_path, SMALL)
     assert "raise --limit-train, or add images" in message(lambda: open_dataset(root, limit_train=3))
+
+
+# Kept open
+
+
+def test_a_folder_that_is_kept_open_is_read_once(small):
+    """Later requests need its files no more, whatever they hold out; behind the block they do again."""
+    with data.kept_open():
+        first = open_dataset(small)
+        shutil.rmtree(small)
+        assert open_dataset(small) is first
+        other = open_dataset(small, split_seed=1)
+    assert (other.sha256, other.train.images) == (first.sha256, first.train.images)
+    assert other.split_sha256 != first.split_sha256
+    with pytest.raises(DataError):
+        open_dataset(small)
+
+
+def test_what_is_kept_open_is_what_would_be_read(small):
+    """The same hashes, labels and pixels."""
+    fresh = open_dataset(small, split_seed=1)
+    with data.kept_open():
+        open_dataset(small)
+        kept = open_dataset(small, split_seed=1)
+    assert (kept.sha256, kept.split_sha256, kept.mean, kept.std) == (
+        fresh.sha256,
+        fresh.split_sha256,
+        fresh.mean,
+        fresh.std,
+    )
+    assert kept.train.labels.tolist() == fresh.train.labels.tolist()
+    assert all(
+        torch.equal(one[0], two[0])
+        for one, two in zip(*(epoch(opened, plan(augment="none"))[0] for opened in (kept, fresh)), strict=True)
+    )
+
+
+def test_one_data_set_is_kept_open_at_a_time(small, tmp_path):
+    """Another one, or the same at another size, takes its place."""
+    with data.kept_open():
+        open_dataset(small)
+        open_dataset(write_tree(tmp_path / "other", SMALL))
+        shutil.rmtree(small)
+        with pytest.raises(DataError):
+            open_dataset(small)
+
+
+def test_a_stand_in_is_opened_until_its_block_ends(small, tmp_path):
+    """Whatever was asked for, also where there is nothing to open; an error ends it too, and it is never kept."""
+    noise = open_dataset(write_tree(tmp_path / "noise", SMALL))
+    before = open_dataset(small)
+    with data.kept_open():
+        with data.standing_in(noise):
+            assert open_dataset(small) is noise
+            assert open_dataset("nowhere", "cifar10") is noise
+            with data.standing_in(before):
+                assert open_dataset(small) is before
+            assert open_dataset(small) is noise
+        assert open_dataset(small).sha256 == before.sha256
+    with pytest.raises(ZeroDivisionError), data.standing_in(noise):
+        raise ZeroDivisionError
+    assert open_dataset(small).sha256 == before.sha256

@@ -128,6 +128,16 @@ def test_diverged_run_is_a_record_and_is_tried_anew(tmp_path):
     assert not (folder(tmp_path) / "model.safetensors").exists()
 
 
+def test_each_run_of_a_process_has_its_own_peak_memory(tmp_path):
+    """Neither what was used before it nor what an earlier run needed is in its record."""
+    block = torch.ones(128 * 2**20)
+    large = run(tmp_path, seed=0)["cost"]["peak_memory_bytes"]
+    size = block.nbytes
+    del block
+    small = run(tmp_path, seed=1)["cost"]["peak_memory_bytes"]
+    assert small < large - size / 2
+
+
 def test_training_changes_no_global_state(tmp_path):
     """A run leaves torch's random state and grad mode as it found them."""
     before = torch.get_rng_state()

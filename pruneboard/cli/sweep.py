@@ -79,7 +79,7 @@ def command(board: Path, *, results: str | None, dry_run: bool, plan_only: bool,
 
 
 def _check(given: dict[str, Any]) -> None:
-    if given["jobs"] != "auto" and not (given["jobs"].isdigit() and int(given["jobs"])):
+    if given["jobs"] != "auto" and not (given["jobs"].isdecimal() and int(given["jobs"])):
         raise UsageError(f"--jobs is a number of 1 or more, or auto; found {given['jobs']!r}")
     if given["procs"] < 1:
         raise UsageError(f"--procs is the number of processes per run, 1 or more; found {given['procs']}")
@@ -186,9 +186,11 @@ def _here(given: dict[str, Any]) -> tuple[Executor, int]:
 
 def _jobs(given: dict[str, Any]) -> tuple[int, int]:
     """Return runs at once and threads of each process."""
+    import torch
+
     cores = len(os.sched_getaffinity(0))
     jobs = max(1, cores // given["procs"]) if given["jobs"] == "auto" else int(given["jobs"])
-    return jobs, world.threads(jobs * given["procs"]) or int(os.environ["OMP_NUM_THREADS"])
+    return jobs, world.threads(jobs * given["procs"]) or torch.get_num_threads()  # what OMP_NUM_THREADS made of it
 
 
 def _publish(results: str, progress: Progress, *, as_json: bool) -> None:

@@ -116,8 +116,8 @@ def conduct(
                     bury(cell.spec, outcome.message)
                 progress.ended[outcome.status] = progress.ended.get(outcome.status, 0) + 1
                 watcher.on_end(cell, outcome, progress)
-                if fail_fast and progress.failed:
-                    waiting.clear()
+            if fail_fast and progress.failed:
+                waiting.clear()
             for key, (cell, _) in progress.running.items():
                 progress.running[key] = (cell, executor.steps.get(key))
             watcher.on_look(progress)

@@ -92,7 +92,21 @@ def make_plan(board: BoardFile, place: Place, *, only: Sequence[str] = (), seeds
         UsageError: anything that a single run would be refused for.
     """
     with kept_open():
-        return Plan(board, tuple(_cell(spec, board.data) for spec in specs(board, place, only=only, seeds=seeds)))
+        cells = tuple(_cell(spec, board.data) for spec in specs(board, place, only=only, seeds=seeds))
+    _check_distinct(board, cells)
+    return Plan(board, cells)
+
+
+def _check_distinct(board: BoardFile, cells: Iterable[Cell]) -> None:
+    """Refuse a run that two rows ask for, such as with an option left out and with its default written down."""
+    labels: dict[str, str] = {}
+    for cell in cells:
+        if cell.hash in labels:
+            raise UsageError(
+                f"two rows of board {board.name} ask for the same run, {labels[cell.hash]!r} and {cell.label!r}: "
+                "take one of them out"
+            )
+        labels[cell.hash] = cell.label
 
 
 def unknown_plan(
@@ -140,14 +154,16 @@ def _rows(board: BoardFile, entry: Entry) -> list[tuple[str, float | None]]:
     """Return track and operating point of every row of a method; a method that takes no sparsity has one."""
     info = registry.find(entry.name)
     cls = registry.load(info)
-    supported = [track for track in board.tracks if track in cls.tracks]
+    known = {"supermask"} if entry.ablation else cls.tracks  # an ablation needs weights that no mask was trained with
+    supported = [track for track in board.tracks if track in cls.tracks and track in known]
     tracks = entry.tracks or supported
     refused = [track for track in tracks if track not in supported]
     if refused or not tracks:
         names = ", ".join(refused or board.tracks)
+        ablation = f" with ablation {entry.ablation}" if entry.ablation else ""
         raise UsageError(
-            f"method {entry.name!r} does not run on track {names} of board {board.name}; "
-            f"it runs on {', '.join(sorted(cls.tracks))}"
+            f"method {entry.name!r}{ablation} does not run on track {names} of board {board.name}; "
+            f"it runs on {', '.join(sorted(known & cls.tracks)) or 'none'}"
         )
     if registry.takes_sparsity(cls):
         points = [(track, point) for track in tracks for point in board.tracks[track].sparsities]
@@ -174,7 +190,7 @@ def _spec(
         tuning_source=entry.tuning.source,
         limit_train=board.data.limit_train,
         init=board.tracks[track].init,
-        ablation=entry.ablation if track == "supermask" else None,
+        ablation=entry.ablation,
         stem=board.stem,
         precision=board.precision,
         procs=place.procs,

@@ -10,7 +10,7 @@ from pruneboard.spec import RunSpec
 from pruneboard.sweeps.workers import Outcome, Work, Workers
 
 WINDOW_SECONDS = 20.0
-"""How long each number of runs is measured, once all of them train."""
+"""How long each number of runs is measured, counting only the time in which all of them train."""
 
 WORTH = 1.1
 """A further run must raise the throughput by this factor, else it only makes the others wait."""
@@ -56,12 +56,16 @@ class Search:
             self.slots += 1
 
 
-def _room() -> bool:
-    """Return whether the GPU has room for one more run of the size of those that are on it."""
+MARGIN = 0.1
+"""Share of the device's memory that stays free: a run may need more later than now."""
+
+
+def _room(runs: int) -> bool:
+    """Return whether the GPU has room for one more run of the mean size of the `runs` that are on it."""
     import torch
 
     free, total = torch.cuda.mem_get_info()
-    return free > 0.25 * total
+    return free > (total - free) / runs + MARGIN * total
 
 
 class Sharing:
@@ -70,7 +74,7 @@ class Sharing:
     Args:
         work: as of `Workers`.
         threads: of each.
-        room: whether the device's memory has room for one more.
+        room: told how many runs there are, whether the device's memory has room for one more.
         clock: seconds.
     """
 
@@ -78,7 +82,7 @@ class Sharing:
         self,
         work: Work[RunSpec],
         threads: int,
-        room: Callable[[], bool] = _room,
+        room: Callable[[int], bool] = _room,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start with one run at a time."""
@@ -86,9 +90,10 @@ class Sharing:
         self._search = Search()
         self._room = room
         self._clock = clock
-        self._since: float | None = None
+        self._seen: float | None = None
         self._before: dict[int, int] = {}
         self._gained = 0
+        self._taken = 0.0
 
     @property
     def slots(self) -> int:
@@ -103,7 +108,7 @@ class Sharing:
     def submit(self, key: int, spec: RunSpec) -> None:
         """Start a run."""
         self._workers.submit(key, spec)
-        self._since = None  # it has to be seen training before anything is measured
+        self._seen = None  # it has to be seen training before the measurement goes on
 
     def wait(self, seconds: float) -> list[Outcome]:
         """Return the runs that ended, and measure meanwhile."""
@@ -117,17 +122,19 @@ class Sharing:
         self._workers.stop()
 
     def _measure(self) -> None:
-        """Count steps while all runs train; judge after a window of it."""
+        """Count steps and seconds while all runs train; judge once there is a window of it.
+
+        Runs may be shorter than a window: what is counted goes on with those that follow.
+        """
         steps = {key: done for key, (done, _) in self.steps.items()}
         if len(steps) < self.slots:
-            self._since = None
+            self._seen = None
             return
-        if self._since is None:
-            self._since, self._gained, self._before = self._clock(), 0, steps
-            return
-        self._gained += sum(max(0, done - self._before.get(key, done)) for key, done in steps.items())
-        self._before = steps
-        taken = self._clock() - self._since
-        if taken >= WINDOW_SECONDS:
-            self._search.measured(self._gained / taken, room=self._room())
-            self._since = None
+        now = self._clock()
+        if self._seen is not None:
+            self._taken += now - self._seen
+            self._gained += sum(max(0, done - self._before.get(key, done)) for key, done in steps.items())
+        self._seen, self._before = now, steps
+        if self._taken >= WINDOW_SECONDS:
+            self._search.measured(self._gained / self._taken, room=self._room(self.slots))
+            self._seen, self._gained, self._taken = None, 0, 0.0

@@ -96,6 +96,7 @@ class Workers(Generic[T]):
         """Let every worker save what it works on, and end."""
         for worker in self._workers:
             worker.process.terminate()
+            worker.tasks.close()  # a run that was in its last step is done, and there is no other
         deadline = time.monotonic() + SAVING_SECONDS
         for worker in self._workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -173,7 +174,8 @@ def _one(work: Work[Any], task: Any, reports: Connection) -> bool:
         nonlocal last
         if time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
-            reports.send(("step", (step, total)))
+            with suppress(OSError):  # our parent is gone: this process ends, and the run is not at fault
+                reports.send(("step", (step, total)))
 
     try:
         value = work(task, on_step)

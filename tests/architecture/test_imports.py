@@ -300,6 +300,10 @@ def test_the_paper_side_imports_no_torch():
         ["show", "no-such-folder"],
         ["verify", "--help"],
         ["verify", "no-such-folder"],
+        ["status", "--help"],
+        ["status", "no-such-folder"],
+        ["sweep", "--help"],
+        ["sweep", "no-such-file.toml"],
         ["merge", "--help"],
         ["merge", "no-such-folder", "--into", "nowhere"],
         ["new-plugin", "--help"],
@@ -328,6 +332,25 @@ for method in ("dense", "magnitude"):
         sparsity = None if method == "dense" else 0.9
         records.put(Path({str(tmp_path)!r}), records.record(method, sparsity, seed))
 assert invoke(["compare", {str(tmp_path)!r}]) == 0
+"""
+    assert loaded(code) == set()
+
+
+def test_the_standing_of_a_sweep_is_told_without_torch(tmp_path):
+    """The list of runs and their folders are files: a look costs next to nothing beside a sweep at work."""
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.append({str(ROOT / "tests")!r})
+import records
+from pruneboard import ledger
+from pruneboard.cli import invoke
+made = records.record("dense", None)
+records.put(Path({str(tmp_path)!r}), made)
+names = dict(dataset="digits", model=made["model"]["name"], track="prune", method="dense", sparsity=None, seed=0)
+runs = [ledger.Listed(**names, hash=made["hash"]), ledger.Listed(**names | dict(seed=1), hash="0" * 64)]
+ledger.write({str(tmp_path)!r}, "some", runs, 1)
+assert invoke(["status", {str(tmp_path)!r}]) == 0
 """
     assert loaded(code) == set()
 
