@@ -16,7 +16,7 @@ from typing import Any
 
 from pruneboard import runfolder, store
 from pruneboard.boardfile import NAME as BOARD_NAME
-from pruneboard.errors import NotFoundError, StoreError, UsageError, why
+from pruneboard.errors import NotFoundError, PruneboardError, StoreError, UsageError, why
 from pruneboard.record import look
 from pruneboard.spec import build
 
@@ -71,14 +71,30 @@ def path_of(results: str | Path, board: str) -> Path:
     return Path(results) / FOLDER / f"{board}.json"
 
 
-def write(results: str | Path, board: str, runs: Iterable[Listed], jobs: int) -> Path:
+def write(results: str | Path, board: str, runs: Iterable[Listed], jobs: int, *, part: bool = False) -> Path:
     """Write the list of a board's runs, and how many are carried out at once.
+
+    Args:
+        results: the results folder.
+        board: the board's name.
+        runs: those of the sweep.
+        jobs: how many at once.
+        part: they are some of the board's; those of a list that is there stay.
 
     Raises:
         StoreError: the folder cannot be written.
     """
+    if part:
+        runs = dict.fromkeys([*_known(path_of(results, board)), *runs])
     content = {"schema": SCHEMA, "board": board, "jobs": jobs, "runs": [asdict(run) for run in runs]}
     return store.write_atomic(path_of(results, board), (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _known(path: Path) -> list[Listed]:
+    try:
+        return read(path)[2]
+    except PruneboardError:
+        return []
 
 
 def read(path: Path) -> tuple[str, int, list[Listed]]:

@@ -84,6 +84,7 @@ def train_epochs(run: Training, request: stopping.Request) -> None:
             _stop_or_save(run, losses, request)
         _close_epoch(run, epoch, losses.close())
         save(run, losses)
+        _stop(run, run.engine.largest(request.number))  # asked for during the evaluation, which takes a while
 
 
 def _stop_or_save(run: Training, losses: Losses, request: stopping.Request) -> None:
@@ -94,8 +95,13 @@ def _stop_or_save(run: Training, losses: Losses, request: stopping.Request) -> N
     number = run.engine.largest(request.number) if asked else 0
     if number or (run.keeper.due(step) and step % run.budget.steps_per_epoch):  # an epoch's end is saved anyway
         save(run, losses)
+    _stop(run, number)
+
+
+def _stop(run: Training, number: int) -> None:
+    """End the run, which is saved, if a signal asked for it."""
     if number:
-        raise stopping.interruption(number, f", saved at step {step}")
+        raise stopping.interruption(number, f", saved at step {run.so_far.step}")
 
 
 def save(run: Training, losses: Losses) -> None:

@@ -357,3 +357,16 @@ def test_markup_is_printed_as_it_is(tmp_path, capsys):
 def test_the_list_is_where_the_command_looks(tmp_path):
     """Beside the runs, under the board's name; it is no record."""
     assert ledger.write(tmp_path, "some", [], 1) == Path(tmp_path, "sweeps", "some.json")
+
+
+def test_a_part_of_a_board_keeps_the_rest_in_the_list(tmp_path):
+    """A sweep of some methods adds its runs to the list; one of the whole board makes it anew."""
+    first, second = listed(record("gmp")), listed(record("str"))
+    ledger.write(tmp_path, "some", [first], 1)
+    ledger.write(tmp_path, "some", [second, first], 2, part=True)
+    assert ledger.read(ledger.path_of(tmp_path, "some"))[1:] == (2, [first, second])
+    ledger.write(tmp_path, "some", [second], 2)
+    assert ledger.read(ledger.path_of(tmp_path, "some"))[2] == [second]
+    ledger.path_of(tmp_path, "some").write_text("damaged")
+    ledger.write(tmp_path, "some", [first], 1, part=True)
+    assert ledger.read(ledger.path_of(tmp_path, "some"))[2] == [first]

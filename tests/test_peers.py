@@ -69,6 +69,7 @@ def told(stderr):
     return [line for line in stderr.splitlines() if line.startswith("error: ")]
 
 
+@pytest.mark.slow
 def test_first_process_decides_what_is_done(two, tmp_path):
     """Only the first sees the results: when they are there, all return them at once, and none trains for ever."""
     first = two("--method", "magnitude", "--json")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import safetensors.torch
@@ -16,7 +17,7 @@ import torch
 from killing import SPOTS, kill
 from runs import folder, run, tiny
 
-from pruneboard import assemble, checkpoint, experiment, record, runfolder, store, train
+from pruneboard import assemble, checkpoint, experiment, record, runfolder, stopping, store, train
 from pruneboard.errors import InterruptedRunError, RunError, UsageError
 
 RUNS = {
@@ -60,7 +61,7 @@ def stop(monkeypatch, step, number=signal.SIGTERM):
 
 
 KILLED = "test_killed_run_goes_on_as_if_nothing_had_happened"
-USUAL = ("probmask",)
+USUAL = ("supermask edge-popup",)
 """Those of RUNS that the default run kills; that every method resumes is a rule of the contract (tests/contract)."""
 
 
@@ -111,6 +112,31 @@ def test_a_stop_is_saved_at_its_step(tmp_path, monkeypatch, step):
     assert not (folder(tmp_path / "stopped") / "failures").exists()
 
 
+def test_a_stop_during_the_last_evaluation_is_heard(tmp_path, monkeypatch):
+    """It comes after the last step; the run is saved with all its steps, and only its end is left to do."""
+    run(tmp_path / "straight")
+    heard = []
+
+    @contextmanager
+    def requests(take=stopping.requests):
+        with take() as request:
+            heard.append(request)
+            yield request
+
+    def validate(training, look=train.validate):
+        heard[-1].number = signal.SIGTERM if training.so_far.step == 8 else 0
+        return look(training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "requests", requests)
+        patch.setattr(train, "validate", validate)
+        with pytest.raises(InterruptedRunError, match="saved at step 8"):
+            run(tmp_path / "stopped")
+    run(tmp_path / "stopped")
+    assert attempts(tmp_path / "stopped") == [0, 8]
+    check_equal(tmp_path / "straight", tmp_path / "stopped")
+
+
 @pytest.mark.parametrize(("first", "second", "name"), [(0, 1, "str"), (1, 2, "supermask edge-popup"), (2, 0, "str")])
 def test_another_zero_stage_goes_on(tmp_path, monkeypatch, first, second, name):
     """A run goes on at another ZeRO stage and ends where the straight one does, to rounding, with the exact count."""
@@ -139,6 +165,7 @@ def interrupted(arguments, number) -> int:
         return process.wait(60)
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_goes_on(tmp_path, monkeypatch):
     """From two processes to one and back to two, at three ZeRO stages, a run ends as a straight one does, to rounding.
 

@@ -17,6 +17,8 @@ import pytest
 from pruneboard import store
 from pruneboard.cli import invoke
 from pruneboard.record import canonical
+from pruneboard.sweeps import estimate
+from pruneboard.sweeps.workers import Outcome
 
 DATA = """
 name = "digits"
@@ -256,12 +258,25 @@ def test_a_dry_run_names_runs_and_time_and_writes_nothing(tmp_path, capsys):
     """From a few steps of each kind of run."""
     results = tmp_path / "results"
     assert invoke(["sweep", str(board_file(tmp_path)), "--results", str(results), "--only", "dense", "--dry-run"]) == 0
-    said = dict(line.strip().split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.strip())
+    out = capsys.readouterr().out
+    said = dict(line.strip().split(maxsplit=1) for line in out.splitlines() if line.strip())
     assert said["runs"] == said["missing"] == "2"
     assert said["to"] == f"run      2, into {results}"
+    assert " 2 x " in said["dense,"]
     assert said["time"].split()[1] in ("s", "min")
     assert said["disk"].endswith("MiB")
     assert not results.exists()
+
+
+def test_what_cannot_be_measured_is_named_and_hides_no_other(tmp_path, capsys, monkeypatch):
+    """The estimate goes on without it, and the exit code tells."""
+    outcomes = [Outcome(0, "done", {"seconds": 60.0, "disk_bytes": 2**20}), Outcome(1, "failed", message="no step")]
+    monkeypatch.setattr(estimate, "_measured", lambda tasks, jobs, threads: outcomes[: len(tasks)])
+    flags = ["--only", "dense", "--only", "magnitude", "--dry-run", "--jobs", "1"]
+    assert invoke(["sweep", str(board_file(tmp_path)), "--results", str(tmp_path / "results"), *flags]) == 1
+    out = capsys.readouterr().out
+    assert "cannot be measured: failed: no step" in out
+    assert "2 min with 1 at once" in out
 
 
 def test_a_board_can_be_listed_without_its_images(tmp_path, capsys):

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,16 @@ from pruneboard.cli import clusters
 from pruneboard.cli.run import seed_list
 from pruneboard.cli.sweeping import Shown
 from pruneboard.errors import InterruptedRunError, UsageError
+from pruneboard.record import STATUSES
 
 if TYPE_CHECKING:
     from pruneboard.sweeps.conduct import Executor, Progress
-    from pruneboard.sweeps.plan import Plan
+    from pruneboard.sweeps.plan import Cell, Plan
 
 FAILED = 1
+
+RUN_ERRORS = tuple(status for status in STATUSES if status not in ("done", "interrupted"))
+"""Statuses of runs that ended without a result and are not carried out again by themselves."""
 
 NEED_A_FOLDER = ("cifar10", "cifar100", "folder", "imagenet")
 """Data sets that do not come with pruneboard."""
@@ -46,6 +51,7 @@ NEED_A_FOLDER = ("cifar10", "cifar100", "folder", "imagenet")
 @click.option("--only", multiple=True, metavar="METHOD", help="Only the rows of this method; repeatable.")
 @click.option("--seeds", metavar="N|A,B,...", help="Only these seeds of the board: 2 means 0 and 1, 3,4 a list.")
 @click.option("--retry-failed", is_flag=True, help="Try failed runs again; the record of the failure is kept.")
+@click.option("--restart", is_flag=True, help="Start stopped runs from their first step, as after a change of code.")
 @click.option("--fail-fast", is_flag=True, help="Start nothing more after the first failure.")
 @click.option("--dry-run", is_flag=True, help="Print what there is to do and about what it takes, and stop.")
 @click.option("--plan-only", is_flag=True, help="Print one `pruneboard run` line per missing run, for array jobs.")
@@ -122,7 +128,7 @@ def _print_plan(plan: Plan, given: dict[str, Any], results: str, *, as_json: boo
         runs = [{"label": c.label, "hash": c.hash, "status": c.status} for c in plan.cells]
         values = {"board": plan.board.name, "results": results, "counts": counts, "to_run": len(missing)}
         click.echo(json.dumps({**values, "estimate": cost.as_dict(), "runs": runs}, indent=2, sort_keys=True))
-        return 0
+        return FAILED if any(row.problem for row in cost.rows) else 0
     click.echo(f"{plan.board.title}\n")
     click.echo(f"{'runs':12}{len(plan.cells)}")
     for status, count in counts.items():
@@ -131,17 +137,19 @@ def _print_plan(plan: Plan, given: dict[str, Any], results: str, *, as_json: boo
     click.echo(f"{'time':12}{_duration(cost.seconds)} with {jobs} at once, {threads} thread{'s' * (threads != 1)} each")
     click.echo(f"{'disk':12}{cost.disk_bytes / 2**20:,.0f} MiB")
     for row in cost.rows:
-        click.echo(f"  {row.label:44}{row.runs:5} x {row.seconds:8.1f} s")
-    return 0
+        each = f"x {row.seconds:8.1f} s" if not row.problem else f"cannot be measured: {report.plain(row.problem, 300)}"
+        click.echo(f"  {report.plain(row.label, 100):44}{row.runs:5} {each}")
+    return FAILED if any(row.problem for row in cost.rows) else 0
 
 
 def _sweep(plan: Plan, results: str, given: dict[str, Any], *, as_json: bool) -> int:
     from pruneboard import experiment
     from pruneboard.sweeps.conduct import conduct, interrupted
 
-    missing = plan.missing(retry_failed=given["retry_failed"])
+    missing = _missing(plan, given)
     executor, at_once = clusters.join(given) if clusters.wanted(given) else _here(given)
-    ledger.write(results, plan.board.name, _listed(plan), at_once)
+    part = bool(given["only"] or given["seeds"])
+    ledger.write(results, plan.board.name, _listed(plan), at_once, part=part)
     shown = Shown(quiet=given["quiet"], live=sys.stderr.isatty())
     shown.on_start(plan.board.title, plan.counts(), len(missing))
     try:
@@ -152,8 +160,14 @@ def _sweep(plan: Plan, results: str, given: dict[str, Any], *, as_json: bool) ->
     except InterruptedRunError as error:
         raise InterruptedRunError(interrupted(error, saved=not clusters.wanted(given))) from None
     _publish(results, progress, as_json=as_json)
-    before = [c for c in plan.cells if c.status not in ("done", "missing", "interrupted") and c not in missing]
+    before = [cell for cell in plan.cells if cell.status in RUN_ERRORS and not given["retry_failed"]]
     return FAILED if progress.failed or before else 0
+
+
+def _missing(plan: Plan, given: dict[str, Any]) -> list[Cell]:
+    """Return what to carry out: anew from the first step, if that was asked for."""
+    missing = plan.missing(retry_failed=given["retry_failed"])
+    return [replace(cell, spec=replace(cell.spec, force=True)) for cell in missing] if given["restart"] else missing
 
 
 def _listed(plan: Plan) -> list[ledger.Listed]:

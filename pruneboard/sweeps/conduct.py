@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,6 +14,9 @@ from pruneboard.sweeps.workers import Outcome
 
 ATTEMPTS = 2
 """How often a run is started whose process is lost; each goes on from the last checkpoint."""
+
+LOST = ("lost", "interrupted")
+"""How a run ends that is started again: a worker that somebody else told to stop saved its run."""
 
 LOOK_SECONDS = 0.5
 
@@ -95,40 +98,57 @@ def conduct(
         KeyboardInterrupt: Ctrl-C; all that was under way is saved.
         InterruptedRunError: SIGTERM, likewise.
     """
-    waiting = deque(enumerate(cells))
-    progress = Progress(len(waiting))
-    lost: dict[int, int] = {}
+    conducting = _Conducting(deque(enumerate(cells)), Progress(len(cells)), executor, bury)
+    progress = conducting.progress
     try:
-        while waiting or progress.running:
-            while waiting and len(progress.running) < executor.slots:
-                key, cell = waiting.popleft()
-                progress.running[key] = (cell, None)
-                executor.submit(key, cell.spec)
+        while conducting.waiting or progress.running:
+            conducting.start()
             for outcome in executor.wait(LOOK_SECONDS):
-                cell, _ = progress.running.pop(outcome.key)
-                again = _is_lost(outcome)
-                if again:
-                    lost[outcome.key] = lost.get(outcome.key, 0) + 1
-                if again and lost[outcome.key] < ATTEMPTS:
-                    waiting.appendleft((outcome.key, cell))
-                    continue
-                if again:
-                    bury(cell.spec, outcome.message)
-                progress.ended[outcome.status] = progress.ended.get(outcome.status, 0) + 1
-                watcher.on_end(cell, outcome, progress)
+                ended = conducting.end(outcome)
+                if ended is not None:
+                    watcher.on_end(ended, outcome, progress)
             if fail_fast and progress.failed:
-                waiting.clear()
-            for key, (cell, _) in progress.running.items():
-                progress.running[key] = (cell, executor.steps.get(key))
+                conducting.waiting.clear()
+            conducting.look()
             watcher.on_look(progress)
     finally:
         executor.stop()
     return progress
 
 
-def _is_lost(outcome: Outcome) -> bool:
-    # A worker that somebody else told to stop saved its run: it goes on like one that was lost.
-    return outcome.status in ("lost", "interrupted")
+@dataclass
+class _Conducting:
+    """What waits, what runs, and how often which run was lost."""
+
+    waiting: deque[tuple[int, Cell]]
+    progress: Progress
+    executor: Executor
+    bury: Callable[[RunSpec, str], Any]
+    lost: Counter[int] = field(default_factory=Counter)
+
+    def start(self) -> None:
+        """Fill the executor's slots."""
+        while self.waiting and len(self.progress.running) < self.executor.slots:
+            key, cell = self.waiting.popleft()
+            self.progress.running[key] = (cell, None)
+            self.executor.submit(key, cell.spec)
+
+    def end(self, outcome: Outcome) -> Cell | None:
+        """Count a run that ended and return it; one that was lost waits again, and is buried the last time."""
+        cell, _ = self.progress.running.pop(outcome.key)
+        if outcome.status in LOST:
+            self.lost[outcome.key] += 1
+            if self.lost[outcome.key] < ATTEMPTS:
+                self.waiting.appendleft((outcome.key, cell))
+                return None
+            self.bury(cell.spec, outcome.message)
+        self.progress.ended[outcome.status] = self.progress.ended.get(outcome.status, 0) + 1
+        return cell
+
+    def look(self) -> None:
+        """Note how far each run is."""
+        for key, (cell, _) in self.progress.running.items():
+            self.progress.running[key] = (cell, self.executor.steps.get(key))
 
 
 def interrupted(error: BaseException, *, saved: bool = True) -> str:

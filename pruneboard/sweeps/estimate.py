@@ -11,7 +11,8 @@ import dataclasses
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +24,12 @@ from pruneboard.boardfile import Images
 from pruneboard.data import Dataset, Split, calibration_batches, eval_batches, standing_in, train_batches
 from pruneboard.data.folder import SMALL_IMAGE as LARGEST_IN_MEMORY
 from pruneboard.data.splits import Pixels
-from pruneboard.errors import RunError
 from pruneboard.evaluate import evaluate, reestimate
 from pruneboard.experiment import Silent
 from pruneboard.prepare import pick_device, prepare, resolve_recipe
 from pruneboard.spec import RunSpec
 from pruneboard.sweeps.plan import Cell
-from pruneboard.sweeps.workers import Workers
+from pruneboard.sweeps.workers import Outcome, Workers
 from pruneboard.training import Training
 
 WARM_STEPS, STEPS = 2, 8
@@ -51,12 +51,14 @@ class Row:
         runs: how many of it are to run.
         seconds: of one of them.
         disk_bytes: what one of them leaves.
+        problem: why it could not be measured; empty where it was.
     """
 
     label: str
     runs: int
     seconds: float
     disk_bytes: int
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,6 @@ def of_cells(cells: Sequence[Cell], images: Images, *, jobs: int, threads: int) 
         images: on what; their files are not read, and what reading them from disk takes does not count.
         jobs: runs at once.
         threads: of each process.
-
-    Raises:
-        RunError: a method cannot take a step.
     """
     kinds: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -96,11 +95,16 @@ def of_cells(cells: Sequence[Cell], images: Images, *, jobs: int, threads: int) 
     tasks = [Task(members[len(members) // 2].spec, images) for members in kinds.values()]
     measured = _measured(tasks, jobs, threads)
     rows = tuple(
-        Row(label, len(members), found["seconds"], found["disk_bytes"])
-        for (label, members), found in zip(kinds.items(), measured, strict=True)
+        _row(label, len(members), outcome) for (label, members), outcome in zip(kinds.items(), measured, strict=True)
     )
     total = sum(row.runs * row.seconds for row in rows)
     return Estimate(rows, total / max(1, min(jobs, len(cells))), sum(row.runs * row.disk_bytes for row in rows))
+
+
+def _row(label: str, runs: int, outcome: Outcome) -> Row:
+    if outcome.status != "done":
+        return Row(label, runs, 0.0, 0, f"{outcome.status}: {outcome.message}")
+    return Row(label, runs, outcome.value["seconds"], outcome.value["disk_bytes"])
 
 
 def _kind(spec: RunSpec) -> str:
@@ -108,21 +112,20 @@ def _kind(spec: RunSpec) -> str:
     return f"{spec.method}{options}, {spec.model}, {spec.track}"
 
 
-def _measured(tasks: Sequence[Task], jobs: int, threads: int) -> list[Mapping[str, Any]]:
+def _measured(tasks: Sequence[Task], jobs: int, threads: int) -> list[Outcome]:
+    """Return what became of each task, in their order."""
     workers = Workers(measure, jobs, threads)
-    found: dict[int, Mapping[str, Any]] = {}
-    waiting = list(enumerate(tasks))
+    found: dict[int, Outcome] = {}
+    waiting = deque(enumerate(tasks))
+    running = 0
     try:
-        running = 0
         while waiting or running:
             while waiting and running < jobs:
-                workers.submit(*waiting.pop(0))
+                workers.submit(*waiting.popleft())
                 running += 1
             for outcome in workers.wait(1.0):
                 running -= 1
-                if outcome.status != "done":
-                    raise RunError(f"{_kind(tasks[outcome.key].spec)} cannot be measured: {outcome.message}")
-                found[outcome.key] = outcome.value
+                found[outcome.key] = outcome
     finally:
         workers.stop()
     return [found[key] for key in range(len(tasks))]
