@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from pruneboard import boards, literature, report, threshold
-from pruneboard.errors import UsageError
+from pruneboard import agreement, boards, literature, report, store, threshold
+from pruneboard.errors import ConformanceError, UsageError
 from pruneboard.leaderboard import Leaderboard, Published
 from pruneboard.record import format_sparsity
 
@@ -39,6 +39,11 @@ BREACHED = 1
     "May be given several times.",
 )
 @click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    help="A published results folder: end with exit code 3 unless its rows were measured again and agree.",
+)
+@click.option(
     "--published",
     "files",
     multiple=True,
@@ -53,6 +58,7 @@ def command(
     *,
     as_json: bool,
     conditions: tuple[str, ...],
+    against: Path | None,
     files: tuple[Path, ...],
     no_published: bool,
 ) -> int:
@@ -69,7 +75,36 @@ def command(
     for path, reason in whole.problems:
         click.echo(report.plain(f"skipped {path}: {reason}", 500), err=True)
     boards.write(whole, place, chosen)
-    return _judge(bounds, whole)
+    code = _judge(bounds, whole)
+    if against is not None:
+        _reproduced(against, folders)
+    return code
+
+
+def _reproduced(against: Path, folders: Sequence[Path]) -> None:
+    """Say, on standard error, how far a published board was reproduced.
+
+    Raises:
+        ConformanceError: it was not.
+    """
+    published, again = (store.scan(paths).records for paths in ([against], folders))
+    found = agreement.compare((record for _, record in published), (record for _, record in again))
+    for row in found.rows:
+        if row.missing:
+            click.echo(report.plain(f"not measured again: {row.label}: {row.missing} of {row.n} runs", 500), err=True)
+        elif row.outside and row.difference is not None:
+            off = f"{100 * row.difference:+.2f} points, {row.outside:.2f} widths outside of its interval"
+            click.echo(report.plain(f"differs: {row.label}: {off}", 500), err=True)
+    verdict = (
+        f"{found.identical} of {found.runs} published runs have the same weights; "
+        f"{found.inside:.0%} of {len(found.rows)} rows are within their published intervals"
+    )
+    if not found.holds:
+        raise ConformanceError(
+            f"not reproduced: {verdict}; asked are all runs, {agreement.INSIDE:.0%} of the rows within, "
+            f"and none more than {agreement.FURTHEST:g} widths outside"
+        )
+    click.echo(f"reproduced: {verdict}", err=True)
 
 
 def _formats(text: str) -> Sequence[str]:

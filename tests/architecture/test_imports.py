@@ -54,6 +54,7 @@ LAYERS: list[set[str]] = [
         "literature",
         "ledger",
         "threshold",
+        "agreement",
         "report",
         "verification",
         "boards",
