@@ -1,0 +1,50 @@
+"""The boards in `results/`: they stand on their records."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import pytest
+from prose import ROOT
+
+from pruneboard import boardfile, boards, literature, store
+
+BOARDS = sorted(path.parent.name for path in (ROOT / "results").glob("*/leaderboard"))
+"""Committed boards: those with a leaderboard beside their records."""
+
+DRAWN_BY = {"altair": "6.3.0", "vl-convert-python": "1.9.0.post1"}
+"""What drew the committed pages and figures."""
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_committed_board_is_rebuilt_byte_for_byte(name, tmp_path):
+    """Tables, page and figures are made of the records beside them and of nothing else.
+
+    Other versions of the packages that draw have other fonts and scripts: there, what is text is compared.
+    """
+    folder = ROOT / "results" / name
+    place = boards.place([folder])
+    whole = boards.load([folder], published=literature.shipped(), out=place)
+    made = {path.relative_to(tmp_path): path.read_bytes() for path in boards.write(whole, tmp_path)}
+    there = {
+        p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file() and p.name != "verified.json"
+    }
+    assert made.keys() == there.keys()
+    drawn_alike = all(metadata.version(package) == version for package, version in DRAWN_BY.items())
+    compared = [path for path in made if drawn_alike or path.suffix in (".md", ".csv", ".json", ".tex")]
+    assert len(compared) >= 4
+    assert [str(path) for path in compared if made[path] != there[path]] == []
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_committed_board_is_the_one_of_its_file(name):
+    """Every row of the board file is there with every seed, and nothing else is."""
+    described = boardfile.load_board(ROOT / "benchmarks" / "boards" / f"{name}.toml")
+    found = store.scan([ROOT / "results" / name])
+    assert not found.problems
+    assert {record["status"] for _, record in found.records} == {"done"}
+    assert {record["seed"] for _, record in found.records} == set(described.seeds)
+    assert {record["track"] for _, record in found.records} == set(described.tracks)
+    targets = {(record["track"], record["sparsity"]["target"]) for _, record in found.records} - {("prune", None)}
+    assert targets == {(track, point) for track, points in described.tracks.items() for point in points.sparsities}
+    assert {record["method"]["name"] for _, record in found.records} == {entry.name for entry in described.methods}
