@@ -7,7 +7,7 @@ from importlib import metadata
 import pytest
 from prose import ROOT
 
-from pruneboard import boardfile, boards, literature, store
+from pruneboard import boardfile, boards, literature, registry, store
 
 BOARDS = sorted(path.parent.name for path in (ROOT / "results").glob("*/leaderboard"))
 """Committed boards: those with a leaderboard beside their records."""
@@ -48,3 +48,23 @@ def test_a_committed_board_is_the_one_of_its_file(name):
     targets = {(record["track"], record["sparsity"]["target"]) for _, record in found.records} - {("prune", None)}
     assert targets == {(track, point) for track, points in described.tracks.items() for point in points.sparsities}
     assert {record["method"]["name"] for _, record in found.records} == {entry.name for entry in described.methods}
+
+
+def test_the_options_of_small_cifar_are_those_of_its_search():
+    """Of the three sets tried for a method on a track, the one with the highest validation top-1; test is not asked."""
+    chosen = boardfile.load_board(ROOT / "benchmarks" / "boards" / "cifar10-small.toml")
+    search = [record for _, record in store.scan([ROOT / "results" / "cifar10-small-search"]).records]
+    tried = {}
+    for record in search:
+        tried.setdefault((record["method"]["name"], record["track"]), []).append(record)
+    entries = [entry for entry in chosen.methods if entry.tuning.source]
+    for entry in entries:
+        info = registry.find(entry.name)
+        for track in entry.tracks or (track for track in chosen.tracks if (entry.name, track) in tried):
+            records = tried.pop((entry.name, track))
+            assert len(records) == entry.tuning.trials == 3
+            best = max(records, key=lambda record: record["metrics"]["validation"]["top1"])
+            pruner = registry.build(info, 0.9, entry.options)
+            assert best["method"]["options"] == {name: getattr(pruner, name) for name in best["method"]["options"]}
+    assert set(tried) == {("dense", "prune")}
+    assert {record["seed"] for record in search}.isdisjoint(chosen.seeds)
