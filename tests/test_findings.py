@@ -16,7 +16,7 @@ CLAIM = re.compile(
     rf"\*\*({SIGNED}) \[({SIGNED}), ({SIGNED})\]\*\* \((?P<what>[^()]+ minus [^()]+), (?P<track>prune|supermask) "
     r"at (?P<point>0\.\d+), n = (?P<n>\d+)\)"
 )
-"""`**+1.23 [+0.45, +2.01]** (BOARD: ROW minus ROW, TRACK at SPARSITY, n = SEEDS)`; another board before the second row."""
+"""`**+1.23 [+0.45, +2.01]** (BOARD: ROW minus ROW, TRACK at 0.9, n = SEEDS)`, or another board before the second."""
 
 FINDINGS = ROOT / "docs" / "findings.md"
 
