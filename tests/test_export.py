@@ -78,7 +78,7 @@ def one(made, tmp_path):
 
 def exported_run(name, results):
     """Train and export; lay raw test images and their labels, as numpy reads them, into the run's folder."""
-    run(results, "magnitude", 0.8, model=name, limit_train=500, overrides={"epochs": 4})
+    run(results, "magnitude", 0.8, model=name, limit_train=400, overrides={"epochs": 4})
     folder = run_folder(results)
     assert [form.name for form in making.export(folder) if form.path] == ["safetensors", "csr", "onnx"]
     record = record_of(folder)
