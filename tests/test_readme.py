@@ -80,7 +80,7 @@ def parsed(arguments):
 # Commands
 
 
-OTHER_PAGES = ("hosts", "submit", "boards", "clusters", "merge")
+OTHER_PAGES = ("hosts", "submit", "boards", "clusters", "merge", "export")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pruneboard.cli import (
     compare,
     completion,
     doctor,
+    export,
     listing,
     merge,
     new_plugin,
@@ -44,7 +45,21 @@ def cli() -> None:
     """
 
 
-for module in (run, sweep, status, merge, compare, show, verify, check, new_plugin, listing, doctor, completion):
+for module in (
+    run,
+    sweep,
+    status,
+    merge,
+    compare,
+    show,
+    verify,
+    export,
+    check,
+    new_plugin,
+    listing,
+    doctor,
+    completion,
+):
     cli.add_command(module.command)
 
 

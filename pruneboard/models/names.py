@@ -9,9 +9,7 @@ import timm
 from torch import nn
 
 from pruneboard.errors import UnknownNameError
-
-SMALL_STEM = "_small_stem"
-"""Ends the registered name of a network whose first layers were adapted (`pruneboard.models.stems`)."""
+from pruneboard.models.standalone import SMALL_STEM
 
 Entry = TypeVar("Entry", bound=Callable[..., nn.Module])
 

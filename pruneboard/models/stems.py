@@ -35,7 +35,8 @@ import timm
 from torch import nn
 
 from pruneboard.errors import UsageError
-from pruneboard.models.names import SMALL_STEM, register, split_name
+from pruneboard.models.names import register, split_name
+from pruneboard.models.standalone import SMALL_STEM, SURGERY
 
 LARGEST_SMALL = 64
 """Side in pixels up to which a real image counts as small."""
@@ -89,7 +90,7 @@ def _refuse_contradiction(name: str, asked: str | None) -> None:
 def _no_rule(arch: str) -> str:
     if arch.endswith("_cifar"):
         return f"the stem of {arch} is small already: leave out --stem small"
-    families = ", ".join([*_SURGERY, *_ARGUMENTS])
+    families = ", ".join([*SURGERY, *_ARGUMENTS])
     return f"no small stem is defined for {arch}, only for timm's families {families}: leave out --stem small"
 
 
@@ -120,34 +121,6 @@ def _arguments_for(arch: str) -> Callable[[int], dict[str, object]] | None:
     return next((rule for family, rule in _ARGUMENTS.items() if timm.models.is_model_in_modules(arch, [family])), None)
 
 
-def _shrink_resnet(model: Any) -> None:
-    if isinstance(model.conv1, nn.Conv2d):
-        model.conv1 = _three_by_three(model.conv1)
-    else:
-        model.conv1[0].stride = (1, 1)
-    model.maxpool = nn.Identity()
-
-
-def _three_by_three(old: nn.Conv2d) -> nn.Conv2d:
-    """Return a 3x3 convolution of the same channels, drawn the way timm draws a ResNet's."""
-    new = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=old.bias is not None)
-    new = new.to(old.weight.device, old.weight.dtype)
-    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-    return new
-
-
-def _shrink_mobile(model: Any) -> None:
-    model.conv_stem.stride = (1, 1)
-
-
-_SURGERY: dict[str, Callable[[Any], None]] = {
-    "resnet": _shrink_resnet,
-    "efficientnet": _shrink_mobile,
-    "mobilenetv3": _shrink_mobile,
-}
-"""Families whose first layers are changed after construction, under a name of their own."""
-
-
 def _entry(name: str, shrink: Callable[[Any], None]) -> Callable[..., nn.Module]:
     """Return the entry point of `name` with its first layers changed."""
     stock = timm.models.model_entrypoint(name)
@@ -166,7 +139,7 @@ def _entry(name: str, shrink: Callable[[Any], None]) -> Callable[..., nn.Module]
 
 def _register_all() -> None:
     """Register `<name>_small_stem` for every network of the families changed after construction."""
-    for family, shrink in _SURGERY.items():
+    for family, shrink in SURGERY.items():
         for name in timm.list_models(module=family):
             entry = register(_entry(name, shrink))
             globals()[entry.__name__] = entry  # timm lists it in this module's `__all__`
