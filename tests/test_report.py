@@ -21,6 +21,7 @@ from pruneboard import boards, leaderboard, report, store
 from pruneboard import record as records
 from pruneboard.cli import compare, show
 from pruneboard.errors import NotFoundError, PruneboardError, StoreError
+from pruneboard.report import tables
 from pruneboard.report.clean import csv_text, markdown_text, plain
 
 HOSTILE = "<script>alert(1)</script> | a\nb [bold red]x[/] \x1b[31m\u202e `c` =1+1 \ud800 *d* _e_ $f$"
@@ -244,8 +245,8 @@ def test_effective_sparsity_is_a_column_where_a_run_knows_it():
     """The board's table and its costs show it; a board of earlier records has no such column."""
     newer = [record("a", 0.9, seed, sparsity__effective=0.95) for seed in (0, 1)]
     (known,), (none,) = (leaderboard.build(runs) for runs in (newer, [record()]))
-    assert "effective" in report.page(known).detail.headers
-    assert "effective" not in report.page(none).detail.headers
+    assert "effective" in tables.page(known).detail.headers
+    assert "effective" not in tables.page(none).detail.headers
 
 
 def test_a_summary_of_a_failure_gives_its_reason():
