@@ -258,6 +258,7 @@ def in_place(x, _):
 
 
 ODD = {
+    "interpolates by bicubic": lambda x, _: functional.interpolate(x[None, None], (3, 3), mode="bicubic").flatten(1),
     "cumsum": lambda x, _: x.cumsum(1),
     "item": lambda x, _: x * x.sum().item(),
     "bool": lambda x, _: x if x.sum() > 0 else -x,
@@ -285,6 +286,14 @@ def test_what_is_not_known_is_said(what):
         on_paths(net, 1)
 
 
+def test_enlarged_maps_are_followed():
+    """Every pixel of an enlarged map that is alive comes from those that it lies between."""
+    net = Odd(lambda x, _: functional.interpolate(x[None], scale_factor=3, mode="linear")[..., :3])
+    assert effective(net, 1).alive == {"fc": 6}
+    net.how = lambda x, _: functional.interpolate(x[None], scale_factor=3)[..., :3]
+    assert effective(net, 1).alive == {"fc": 3}
+
+
 def test_following_changes_nothing():
     """Weights, modes, gradients and random states are the same behind as before, also where it is not decided."""
     for net, size in ((timm.create_model("test_resnet", drop_rate=0.5).train(), 64), (Odd(ODD["cumsum"]).train(), 1)):
@@ -295,6 +304,14 @@ def test_following_changes_nothing():
         assert all(type(p) is nn.Parameter and p.grad is None for p in net.parameters())
         assert all(module.training for module in net.modules())
         assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.gpu
+def test_paths_are_the_same_on_a_gpu():
+    """All numbers are whole and small, so where they are added makes no difference."""
+    for name in ("test_resnet", "test_vit"):
+        net, size = without_constants(name, 0.97), FAMILIES[name]
+        assert effective(net, size).alive == effective(net.cuda(), size).alive
 
 
 def test_depth_overflows_nothing():

@@ -134,6 +134,13 @@ def _adaptive_max_pool2d(_func: Any, x: Any, output_size: Any, **_: Any) -> Tens
     return step(functional.adaptive_avg_pool2d(_first(x), output_size))
 
 
+def _interpolate(func: Any, x: Any, *args: Any, **kwargs: Any) -> Tensor:
+    mode = kwargs.get("mode", args[2] if len(args) > 2 else "nearest")
+    if mode not in ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area"):
+        raise UndecidedError(f"it interpolates by {mode}, which subtracts")
+    return step(func(_first(x), *args, **kwargs))
+
+
 def _linear_map(func: Any, *args: Any, **kwargs: Any) -> Tensor:
     values = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
     x, weight = values.pop("input"), values.pop("weight")
@@ -189,7 +196,7 @@ ASKED = _names(
 )
 """What asks about a tensor and not for its values."""
 
-ELEMENTWISE = _names("add sub mul div truediv true_divide multiply divide maximum minimum where pow")
+ELEMENTWISE = _names("add sub mul div truediv true_divide multiply divide maximum minimum where pow addcmul addcdiv")
 """Of two operands or more; in place under the same name with a `_`."""
 
 LINEAR = _names("linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul")
@@ -226,6 +233,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "normalize": _normalize,
     "norm": _norm,
     "max_pool2d": _max_pool2d,
+    "interpolate": _interpolate,
     "adaptive_max_pool2d": _adaptive_max_pool2d,
     "scaled_dot_product_attention": _attention,
 }
