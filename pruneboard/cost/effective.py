@@ -24,8 +24,10 @@ What is a path:
   queries and keys is reached if either side is.
 * **Pooling** of any kind passes all elements of a window.
 
-So `cut off` is said of no weight whose removal would change an output other than by a constant, and of some layers
-`alive` is said too often (a gate that is 0 for every image). Where a network does what no rule here covers, the
+So what a weight that is cut off adds is a constant, which biases could hold as well, and of some weights `alive` is
+said too often (behind a gate that is 0 for every image). The one exception are values that position embeddings alone
+reach, with no layer normalization on the way: they differ from token to token, and what attention makes of them
+follows the image. Where a network does what no rule here covers, the
 answer is None, with the operation that was not known.
 """
 
