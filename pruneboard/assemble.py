@@ -19,6 +19,7 @@ from pruneboard.api import Pruner, Traits
 from pruneboard.audit import Count
 from pruneboard.checkpoint import Keeper
 from pruneboard.compiling import Compiled
+from pruneboard.cost import Effective, LayerCost, Usage
 from pruneboard.data import BatchPlan, Dataset, Split, eval_batches, order_sha256
 from pruneboard.engine import Engine
 from pruneboard.errors import AuditError, DivergedError
@@ -184,7 +185,9 @@ def record(job: Job, run: Training) -> dict[str, Any]:
     masks = [packed.pack(layer.name, layer.gate.kept(layer.dense.detach()).cpu().numpy()) for layer in run.layers]
     if run.engine.rank == 0:
         _save(job, state, masks)
-    positions = cost.positions(plain, run.dataset.image_size)
+    taken = _taken(run)  # before what follows, which is no part of the run
+    usage = cost.usage(plain, run.dataset.image_size)
+    layers = _layer_costs(counts, usage, plain)
     parameters = sum(p.numel() for p in plain.parameters())
     return {
         **job.known,
@@ -198,7 +201,8 @@ def record(job: Job, run: Training) -> dict[str, Any]:
         "hardware": provenance.hardware(run.engine.device, torch.get_num_threads()),
         "software": provenance.software(job.info.target),
         "sparsity": {
-            **audit.sparsity_block(counts, job.spec.sparsity, keep, positions, parameters),
+            **audit.sparsity_block(counts, job.spec.sparsity, keep, parameters),
+            **_per_layer(layers, cost.effective(plain, run.dataset.image_size)),
             "left_out": models.left_out(plain),
         },
         "metrics": {
@@ -206,7 +210,7 @@ def record(job: Job, run: Training) -> dict[str, Any]:
             "validation": validation.as_dict(),
             "best_validation": run.so_far.best_validation,
         },
-        "cost": _cost(run, counts, positions, plain),
+        "cost": {**_cost(run, layers, usage, plain), **taken},
         "weights_sha256": models.state_sha256(state),
         "mask_sha256": packed.sha256(masks),
         "lifecycle": {
@@ -300,12 +304,30 @@ def _engine(job: Job, run: Training) -> dict[str, Any]:
     }
 
 
-def _cost(run: Training, counts: Sequence[Count], positions: Mapping[str, int], plain: nn.Module) -> dict[str, Any]:
+def _layer_costs(counts: Sequence[Count], usage: Usage, plain: nn.Module) -> list[LayerCost]:
     rescaled = {name for name, layer in models.prunable_layers(plain) if models.standardized(layer)}
-    layers = [cost.LayerCost(c.name, c.n, c.kept, c.nonzero, positions[c.name], c.name in rescaled) for c in counts]
+    return [LayerCost(c.name, c.n, c.kept, c.nonzero, usage.positions[c.name], c.name in rescaled) for c in counts]
+
+
+def _per_layer(layers: Sequence[LayerCost], left: Effective) -> dict[str, Any]:
+    """Return what the record's `sparsity` says layer by layer, and of the weights that still have a part."""
+    alive = left.alive
+    total = None if alive is None else sum(alive.values())
+    n = sum(layer.n for layer in layers)
+    return {
+        "layers": [layer.as_dict() | ({} if alive is None else {"alive": alive[layer.name]}) for layer in layers],
+        "alive": total,
+        "effective": None if total is None else (n - total) / n,
+        "effective_unknown": left.why,
+    }
+
+
+def _cost(run: Training, layers: Sequence[LayerCost], usage: Usage, plain: nn.Module) -> dict[str, Any]:
     dense = sum(layer.macs_dense for layer in layers)
     trained = cost.train_macs(dense, run.images + run.so_far.scoring_passes)
     reference = cost.train_macs(dense, run.plan.batch_size * run.budget.total)
+    weights = [layer.get_parameter("weight") for _, layer in models.prunable_layers(plain)]
+    stored = cost.storage_bytes(layers, {layer.name: layer.dense.shape[0] for layer in run.layers})
     return {
         "forward_passes": run.forward_passes,
         "train_macs": trained,
@@ -313,10 +335,17 @@ def _cost(run: Training, counts: Sequence[Count], positions: Mapping[str, int], 
         "relative_train_macs": trained / reference,
         "macs_dense": dense,
         "macs_remaining": sum(layer.macs_remaining for layer in layers),
+        "macs_attention": usage.attention,
         "macs_definition": cost.MACS_DEFINITION,
         "parameters": sum(p.numel() for p in plain.parameters()),
-        "bytes": cost.storage_bytes(layers, {layer.name: layer.dense.shape[0] for layer in run.layers}),
+        "bytes": {**stored, "compressed": cost.compressed_bytes(weights)},
         "storage_bits": cost.supermask_bits(layers, plain) if run.start.frozen is not None else None,
+    }
+
+
+def _taken(run: Training) -> dict[str, Any]:
+    """Return what the run has taken until now."""
+    return {
         "wall_seconds": round(run.seconds, 3),
         "hook_seconds": round(run.so_far.hook_seconds, 3),
         "peak_memory_bytes": cost.peak_memory_bytes(run.engine.device),

@@ -79,9 +79,7 @@ def untouched(layers: Sequence[Layer[Any]], start: Mapping[str, Tensor], state: 
             )
 
 
-def sparsity_block(
-    counts: Sequence[Count], target: float | None, keep: int, positions: Mapping[str, int], parameters: int
-) -> dict[str, Any]:
+def sparsity_block(counts: Sequence[Count], target: float | None, keep: int, parameters: int) -> dict[str, Any]:
     """Return the record's `sparsity`: target and measured, over prunable weights and over the whole model."""
     n, kept, nonzero = (sum(getattr(c, field) for c in counts) for field in ("n", "kept", "nonzero"))
     return {
@@ -93,9 +91,5 @@ def sparsity_block(
         "nonzero": nonzero,
         "kept_zero": kept - nonzero,
         "whole_model": (n - nonzero) / parameters,
-        "layers": [
-            {"name": c.name, "n": c.n, "kept": c.kept, "nonzero": c.nonzero, "positions": positions[c.name]}
-            for c in counts
-        ],
         "collapsed": [c.name for c in counts if c.nonzero == 0],
     }

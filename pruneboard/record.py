@@ -150,6 +150,9 @@ KINDS: dict[str, Kind] = {
     "sparsity.nonzero": _COUNT,
     "sparsity.kept_zero": _COUNT,
     "sparsity.whole_model": _FRACTION,
+    "sparsity.alive": _COUNT,
+    "sparsity.effective": _FRACTION,
+    "sparsity.effective_unknown": _TEXT,
     "sparsity.layers": _LIST,
     "sparsity.left_out": _TABLE,
     "sparsity.collapsed": Kind("a list of names", lambda v: isinstance(v, list) and all(map(_TEXT.holds, v))),
@@ -165,9 +168,11 @@ KINDS: dict[str, Kind] = {
     "cost.relative_train_macs": _AMOUNT,
     "cost.macs_dense": _COUNT,
     "cost.macs_remaining": _COUNT,
+    "cost.macs_attention": _COUNT,
     "cost.macs_definition": _TEXT,
     "cost.parameters": _COUNT,
     "cost.bytes": _TABLE,
+    "cost.bytes.compressed": _COUNT,
     "cost.storage_bits": _TABLE,
     "cost.wall_seconds": _AMOUNT,
     "cost.hook_seconds": _AMOUNT,
@@ -319,6 +324,7 @@ def _check_sums(sparsity: Record) -> None:
 
 def _check_layer(layer: Any, path: str) -> None:
     if isinstance(layer, dict) and _is_sound(layer.get("name"), layer.get("n"), layer.get("nonzero")):
+        _check_counts(layer, path)
         return
     if not isinstance(layer, dict):
         raise RecordError(f"{path} is an object; found {_show(layer)}")
@@ -327,6 +333,11 @@ def _check_layer(layer: Any, path: str) -> None:
             raise RecordError(f"{path}.{key} is {kind.noun}; found {_show(layer.get(key))}")
     if layer["nonzero"] > layer["n"]:
         raise RecordError(f"{path}.nonzero is at most n, {layer['n']}; found {layer['nonzero']}")
+
+
+def _check_counts(layer: Record, path: str) -> None:
+    for key in ("alive", "macs_dense", "macs_remaining"):
+        _check(f"{path}.{key}", layer.get(key, _MISSING), _COUNT, required=False)
 
 
 def _is_sound(name: Any, n: Any, nonzero: Any) -> bool:

@@ -19,6 +19,8 @@ from pruneboard.verification import consistency, rules
 from pruneboard.verification.rules import RULES
 
 RESULTS = Path(__file__).parents[1] / "results"
+NEWER = ("sparsity.layers", "sparsity.alive", "sparsity.effective")
+PARTS = {"dense": "n", "remaining": "nonzero"}
 HOSTILE = (None, True, -1, 10**30, 1e300, "x" * 50, [[]], {"a": {}})
 
 
@@ -34,8 +36,15 @@ def problems(record):
 
 
 def one_with(path):
-    """A copy of a published record that has something at a path."""
-    return copy.deepcopy(next(record for _, record in published() if look(record, path) is not None))
+    """A copy of a published record that has something at a path, as a run of today would have written it."""
+    record = copy.deepcopy(next(record for _, record in published() if path in NEWER or look(record, path) is not None))
+    if path in NEWER:
+        sparsity = record["sparsity"]
+        for layer in sparsity["layers"]:
+            spent = {f"macs_{name}": layer[part] * layer["positions"] for name, part in PARTS.items()}
+            layer |= {"alive": layer["nonzero"], **spent}
+        sparsity |= {"alive": sparsity["nonzero"], "effective": sparsity["measured"]}
+    return record
 
 
 def test_every_published_record_agrees_with_itself():
@@ -58,6 +67,27 @@ def test_every_rule_can_fail(rule):
     change(record, rule.path, wrong)
     assert rule.path in (rule.problem(record) or "")
     assert rule.check in problems(record)
+
+
+@pytest.mark.parametrize("key", ["alive", "macs_dense", "macs_remaining"])
+def test_what_a_layer_says_follows_from_its_counts(key):
+    """No more weights are alive than left; multiply-adds are weights times positions, or all, of standardized ones."""
+    record = one_with("sparsity.alive")
+    assert "record.sparsity" not in problems(record)
+    record["sparsity"]["layers"][1][key] += 1
+    assert "record.sparsity" in problems(record)
+    record = one_with("sparsity.alive")
+    record["sparsity"]["layers"][1]["macs_remaining"] = record["sparsity"]["layers"][1]["macs_dense"]
+    assert "record.sparsity" not in problems(record)
+
+
+def test_an_effective_sparsity_that_is_not_known_is_no_fault():
+    """Where paths could not be followed the record says null, and no layer says anything."""
+    record = one_with("sparsity.alive")
+    record["sparsity"] |= {"alive": None, "effective": None}
+    for layer in record["sparsity"]["layers"]:
+        del layer["alive"]
+    assert "record.sparsity" not in problems(record)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zlib
 
+import networks  # noqa: F401 - registers the tiny ones
+import numpy as np
 import pytest
+import scipy.sparse
 import timm
 import torch
 from hypothesis import given, settings
@@ -18,11 +22,14 @@ from pruneboard import models  # noqa: F401 - registers the names
 from pruneboard.cost import (
     MACS_DEFINITION,
     LayerCost,
+    compressed_bytes,
     forget_peak_memory,
     peak_memory_bytes,
     positions,
+    storage,
     storage_bytes,
     train_macs,
+    usage,
 )
 from pruneboard.models import prunable_layers
 
@@ -65,35 +72,126 @@ def test_resnet20_by_hand():
     assert sum(total for _, _, total in found.values()) == RESNET20_TOTAL == 40_813_184
 
 
+def described(name, **arguments):
+    """Return a network without numbers: shapes are all that counting needs, and full-size networks cost nothing."""
+    with torch.device("meta"):
+        return timm.create_model(name, **arguments).eval()
+
+
+def test_resnet50_by_hand():
+    """ResNet-50 at 224 px has 4,089,184,256 multiply-adds."""
+    total = 64 * 3 * 49 * 112**2  # 7x7, stride 2: 112 x 112 pixels, of which the max-pool leaves 56 x 56
+    inputs = 64
+    for width, blocks, side in ((64, 3, 56), (128, 4, 28), (256, 6, 14), (512, 3, 7)):
+        for block in range(blocks):
+            before = side * (2 if block == 0 and width > 64 else 1)  # the 3x3 has the stride: the 1x1 sees all pixels
+            total += inputs * width * before**2
+            total += width * width * 9 * side**2 + width * 4 * width * side**2
+            total += inputs * 4 * width * side**2 if block == 0 else 0  # the shortcut that changes the channels
+            inputs = 4 * width
+    total += 2048 * 1000
+    assert macs(described("resnet50"), 224) == total == 4_089_184_256
+
+
+def test_resnet32_by_hand():
+    """ResNet-32 of widths 32, 64, 128 at 32 px has 275,612,928 multiply-adds."""
+    total = 32 * 3 * 9 * 32**2
+    inputs = 32
+    for width, side in ((32, 32), (64, 16), (128, 8)):
+        convolutions = [inputs * width * 9] + 9 * [width * width * 9]  # five blocks of two
+        shortcut = inputs * width if inputs != width else 0
+        total += (sum(convolutions) + shortcut) * side**2
+        inputs = width
+    total += 128 * 10
+    assert macs(described("resnet32_cifar"), 32) == total == 275_612_928
+
+
+def test_vgg19_by_hand():
+    """VGG-19 with one linear layer at 32 px has 398,136,320 multiply-adds."""
+    total, inputs = 0, 3
+    for width, convolutions, side in ((64, 2, 32), (128, 2, 16), (256, 4, 8), (512, 4, 4), (512, 4, 2)):
+        for _ in range(convolutions):
+            total += inputs * width * 9 * side**2
+            inputs = width
+    total += 512 * 10
+    assert macs(described("vgg19_cifar"), 32) == total == 398_136_320
+
+
+def test_vit_by_hand():
+    """DeiT-Ti at 224 px has 1,074,851,328 multiply-adds with weights, and 178,831,872 in attention's products."""
+    width, tokens, blocks = 192, 14 * 14 + 1, 12  # patches of 16 px, and the class token
+    patches = 3 * 16 * 16 * width * 14 * 14
+    block = (width * 3 * width + width * width + 2 * width * 4 * width) * tokens  # q, k, v; projection; two of the MLP
+    head = width * 1000  # of the class token alone
+    # Over all heads: every token's query by every key, and as many shares by values, each as wide as the network.
+    products = 2 * tokens * tokens * width
+    for name in ("deit_tiny_patch16_224", "vit_tiny_patch16_224"):
+        model = described(name)
+        assert macs(model, 224) == patches + blocks * block + head == 1_074_851_328
+        assert usage(model, 224).attention == blocks * products == 178_831_872
+
+
 @pytest.mark.parametrize(
     ("name", "size"),
     [
         ("resnet20_cifar", 32),
         ("vgg19_cifar", 32),
-        ("resnet18", 64),
         ("resnet18_small_stem", 32),
+        ("resnet50", 224),
+        ("resnext50_32x4d", 64),
         ("mobilenetv3_small_050", 64),
-        ("test_convnext", 64),
+        ("convnext_tiny", 64),
     ],
 )
 def test_totals_agree_with_pytorch(name, size):
-    """PyTorch's own counter finds twice as many operations as we find multiply-adds, also with depthwise layers."""
-    model = timm.create_model(name).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, size, size))
-    assert counter.get_total_flops() == 2 * macs(model, size)
+    """PyTorch's own counter finds twice as many operations as we find multiply-adds, also in groups and depthwise."""
+    model = described(name)
+    assert operations(model, size) == (2 * macs(model, size), 0)
+    assert usage(model, size).attention == 0
 
 
-def test_transformer_agrees_with_pytorch_without_attention_products():
-    """Of a vision transformer exactly the two products inside attention are left out."""
-    model = timm.create_model("test_vit").eval()
-    size = model.patch_embed.img_size[0]
+def operations(model, size):
+    """Return PyTorch's count of an image's floating-point operations: of layers, and of products of activations."""
+    image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, size, size))
+        model(image)
     by_operation = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
-    attention = sum(flops for op, flops in by_operation.items() if "attention" in op or "bmm" in op)
-    assert attention > 0
-    assert counter.get_total_flops() - attention == 2 * macs(model, size)
+    products = sum(flops for op, flops in by_operation.items() if "attention" in op or "bmm" in op)
+    return counter.get_total_flops() - products, products
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("test_vit", 160), ("tiny_swin", 32), ("tiny_swin_v2", 32), ("tiny_beit", 32), ("test_vit", 0)]
+)
+def test_attention_agrees_with_pytorch(name, size):
+    """Layers and products of activations are each as PyTorch counts them, fused or written out."""
+    model = timm.create_model(name).eval()
+    for module in model.modules():
+        module.fused_attn = bool(size)
+    found = usage(model, size or 160)
+    assert found.attention > 0
+    assert operations(model, size or 160) == (2 * macs(model, size or 160), 2 * found.attention)
+
+
+class Products(nn.Module):
+    """Multiplies activations in many ways, and by its weight once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(5, 5)
+        self.heads = nn.MultiheadAttention(4, 2)
+
+    def forward(self, x):
+        x = x[0]  # [3, 5, 5]
+        x = torch.bmm(x, x) + x @ x.mT + torch.baddbmm(x, x, batch2=x)
+        x = x + torch.einsum("...ij,...jk->...ik", x, x) + torch.einsum("bij,bjk", x, x)
+        tokens = x[:2, :, :4].reshape(10, 1, 4)
+        return self.fc(x) + x @ self.fc.weight.t() + self.heads(tokens, tokens, tokens)[0].sum()
+
+
+def test_products_of_activations_are_counted_however_they_are_written():
+    """Three by 5x5x5 each, in five spellings; attention of 10 tokens of width 4; a product by a weight is none."""
+    assert usage(Products(), 5).attention == 5 * 3 * 5**3 + 2 * 10 * 10 * 4
 
 
 def test_weights_used_without_calling_the_layer_are_counted():
@@ -167,22 +265,57 @@ def test_training_is_three_forward_passes():
     assert train_macs(40_813_184, images=2 * 45_000) == 3 * 40_813_184 * 90_000
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
 @settings(max_examples=25, deadline=None)
 @given(rows=st.integers(1, 9), columns=st.integers(1, 9), data=st.data())
 def test_bytes_are_those_of_real_arrays(rows, columns, data):
     """Dense, bitmask and CSR bytes equal the sizes of the arrays that hold such a layer."""
     keep = data.draw(st.lists(st.booleans(), min_size=rows * columns, max_size=rows * columns))
     weight = torch.tensor(keep, dtype=torch.float32).reshape(rows, columns)
-    csr = weight.to_sparse_csr()
-    arrays = (csr.values(), csr.col_indices().int(), csr.crow_indices().int())
     bits = sum(keep)
     layers = [LayerCost(name, weight.numel(), bits, bits, 1) for name in ("a", "b")]
     assert storage_bytes(layers, {"a": rows, "b": rows}) == {
         "dense": 2 * weight.nbytes,
         "bitmask": 2 * (len(bytes((rows * columns + 7) // 8)) + 4 * bits),
-        "csr": 2 * sum(array.nbytes for array in arrays),
+        "csr": 2 * bytes_of(scipy.sparse.csr_matrix(weight.numpy())),
     }
+
+
+def bytes_of(csr) -> int:
+    """Return the bytes of the three arrays of a matrix."""
+    return csr.data.nbytes + csr.indices.nbytes + csr.indptr.nbytes
+
+
+@pytest.mark.parametrize("columns", [2**31 - 1, 2**31])
+def test_indices_are_as_wide_as_scipy_makes_them(columns):
+    """From 2^31 columns on an index has eight bytes."""
+    matrix = scipy.sparse.coo_matrix(([1.0, 2.0], ([0, 1], [3, 5])), shape=(2, columns), dtype="float32").tocsr()
+    assert storage_bytes([LayerCost("a", 2 * columns, 2, 2, 1)], {"a": 2})["csr"] == bytes_of(matrix)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.one_of(st.just(0.0), st.floats(width=32, allow_nan=False)), min_size=1, max_size=40))
+def test_what_is_compressed_can_be_read_back(values):
+    """The stream is plain deflate: a bit per position, then the four byte planes of the values that are not 0."""
+    weight = torch.tensor(values).reshape(1, -1)
+    (stream,) = [storage._deflated(weight)]
+    assert compressed_bytes([weight, weight]) == 2 * len(stream)
+    found = zlib.decompress(stream, wbits=-15)
+    bits = -(-len(values) // 8)
+    kept = np.unpackbits(np.frombuffer(found[:bits], np.uint8), count=len(values)).astype(bool)
+    restored = np.zeros(len(values), "<f4")
+    restored[kept] = np.frombuffer(found[bits:], np.uint8).reshape(4, -1).T.copy().view("<f4").reshape(-1)
+    assert np.array_equal(restored, weight.numpy()[0])
+
+
+def test_compression_takes_what_there_is():
+    """Signed constants come to little more than a bit each, and normal weights to less than their bitmask format."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(100, 1000, generator=generator)
+    assert compressed_bytes([0.1 * drawn.sign()]) < 1.5 * drawn.numel() / 8 + 1000
+    drawn[drawn.abs() < 1.6] = 0
+    left = int((drawn != 0).sum())
+    bitmask = storage_bytes([LayerCost("a", drawn.numel(), left, left, 1)], {"a": 100})["bitmask"]
+    assert 0.7 * bitmask < compressed_bytes([drawn]) < 0.9 * bitmask
 
 
 def test_peak_memory_is_in_bytes():

@@ -57,6 +57,15 @@ def test_a_cost_that_one_run_lacks_is_not_averaged_over_the_others():
     assert row.macs_remaining is None
 
 
+def test_effective_sparsity_is_a_mean_over_runs_that_all_know_it():
+    """Of records that say it the row has the mean; with one that cannot, or is older, it has none."""
+    known = [record(seed=s, sparsity__effective=0.91 + s / 100) for s in (0, 1)]
+    assert row_of(only_board(*known), "probmask").effective == pytest.approx(0.915)
+    unknown = record(seed=2, sparsity__effective=None, sparsity__effective_unknown="it uses cumsum")
+    assert row_of(only_board(*known, unknown), "probmask").effective is None
+    assert row_of(only_board(*known, record(seed=3)), "probmask").effective is None
+
+
 def test_the_drop_is_paired_by_seed():
     """Dense has seeds 0 to 2, the row 1 to 3: only 1 and 2 count, with drops .05 and .03."""
     dense = [record("dense", None, seed=s, top1=t) for s, t in ((0, 0.99), (1, 0.95), (2, 0.97))]

@@ -117,8 +117,7 @@ def collapsed(allocation, sparsity):
     layers = hardened("magnitude", sparsity, net, allocation=allocation)
     counts = count(layers, fold(net, layers))
     assert sum(c.kept for c in counts) == budget(layers)
-    positions = dict.fromkeys((c.name for c in counts), 1)
-    return sparsity_block(counts, sparsity, budget(layers), positions, 1)["collapsed"]
+    return sparsity_block(counts, sparsity, budget(layers), 1)["collapsed"]
 
 
 def test_global_magnitude_at_initialization_collapses_layers_and_the_record_names_them():

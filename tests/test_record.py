@@ -82,12 +82,17 @@ def test_every_path_other_tools_rely_on_is_required_and_typed(path):
         ("sparsity.target", math.nan),
         ("sparsity.measured", 1.5),
         ("sparsity.layers.0", None),
+        ("sparsity.alive", 1.5),
+        ("sparsity.effective", 1.5),
+        ("sparsity.effective_unknown", 1),
         ("metrics", []),
         ("metrics.test.top1", -0.1),
         ("metrics.test.top1", math.inf),
         ("metrics.test.top1", None),
         ("metrics.test.loss", "0.1"),
         ("cost.train_macs", 10**400),
+        ("cost.macs_attention", -1),
+        ("cost.bytes.compressed", "7"),
         ("cost.wall_seconds", -1.0),
     ],
 )
@@ -124,6 +129,17 @@ def test_unknown_keys_and_nulls_in_optional_places_are_allowed():
     """A newer tool may add keys; an optional value that is not known is null."""
     made = record(extra={"deep": [1, 2]}, method__mood="fine", metrics__test__top5=None, cost__macs_dense=None)
     assert records.validate(made) is made
+
+
+@pytest.mark.parametrize("key", ["alive", "macs_dense", "macs_remaining"])
+def test_counts_of_a_layer_are_counts(key):
+    """What a layer may say besides its weights is a whole number too, or is not said."""
+    made = record()
+    made["sparsity"]["layers"][1][key] = 7
+    records.validate(made)
+    made["sparsity"]["layers"][1][key] = "7"
+    with pytest.raises(RecordError, match=rf"^sparsity\.layers\.1\.{key} is a whole number"):
+        records.validate(made)
 
 
 @pytest.mark.parametrize("data", [None, [], "run", 3, True])

@@ -21,6 +21,7 @@ from pruneboard import boards, leaderboard, report, store
 from pruneboard import record as records
 from pruneboard.cli import compare, show
 from pruneboard.errors import NotFoundError, PruneboardError, StoreError
+from pruneboard.report import tables
 from pruneboard.report.clean import csv_text, markdown_text, plain
 
 HOSTILE = "<script>alert(1)</script> | a\nb [bold red]x[/] \x1b[31m\u202e `c` =1+1 \ud800 *d* _e_ $f$"
@@ -221,6 +222,31 @@ def test_a_summary_says_what_was_asked_and_what_came_out():
     layer = next(line for line in text.splitlines() if line.startswith("layer1.0.conv1"))
     assert layer.split() == ["layer1.0.conv1", "8,000", "0", "1.0000"]
     assert "layer1.0.conv1" not in report.render(report.summary(made, layers=False), 120).split("Provenance")[1]
+
+
+def test_a_summary_says_what_weights_still_have_a_part():
+    """Effective sparsity, attention's products and costs by layer are shown where a record has them."""
+    layers = [layer | {"alive": 7, "macs_dense": 64 * layer["n"]} for layer in record()["sparsity"]["layers"]]
+    newer = {"sparsity__alive": 21, "sparsity__effective": 0.9979, "sparsity__layers": layers}
+    made = record(cost__macs_attention=1234, cost__bytes__compressed=77, **newer)
+    text = report.render(report.summary(made), 160, color=False)
+    for fact in ("0.9979: 21 weights on a path from input to output", "1,234 multiply-adds more", "compressed 77"):
+        assert fact in text
+    line = next(line for line in text.splitlines() if line.startswith("layer1.0.conv1"))
+    assert line.split() == ["layer1.0.conv1", "8,000", "0", "1.0000", "7", "512,000"]
+    older = report.render(report.summary(record()), 160, color=False)
+    assert "on a path" not in older
+    assert "attention" not in older
+    unknown = record(sparsity__effective=None, sparsity__effective_unknown="it uses cumsum")
+    assert "unknown: it uses cumsum" in report.render(report.summary(unknown), 160, color=False)
+
+
+def test_effective_sparsity_is_a_column_where_a_run_knows_it():
+    """The board's table and its costs show it; a board of earlier records has no such column."""
+    newer = [record("a", 0.9, seed, sparsity__effective=0.95) for seed in (0, 1)]
+    (known,), (none,) = (leaderboard.build(runs) for runs in (newer, [record()]))
+    assert "effective" in tables.page(known).detail.headers
+    assert "effective" not in tables.page(none).detail.headers
 
 
 def test_a_summary_of_a_failure_gives_its_reason():

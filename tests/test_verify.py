@@ -178,6 +178,33 @@ def test_an_edited_count_of_zeros_is_caught(one):
     assert failed(one) == {"record.sparsity"}
 
 
+def test_weights_said_to_have_a_part_are_followed_anew(one):
+    """Another number of weights on a path, consistent in every sum, is found by the network; as is a size."""
+    made = cases.record_of(one)
+    sparsity = made["sparsity"]
+    assert 0 < sparsity["alive"] < sparsity["nonzero"]
+    sparsity["layers"][5]["alive"] -= 1
+    alive = sparsity["alive"] - 1
+    edit(one, sparsity__layers=sparsity["layers"], sparsity__alive=alive)
+    edit(one, sparsity__effective=(sparsity["prunable"] - alive) / sparsity["prunable"])
+    assert failed(one) == {"weights.network"}
+    assert "sparsity.layers.5.alive is" in cases.note(found(one), "weights.network")
+
+
+@pytest.mark.parametrize("path", ["cost__bytes__compressed", "cost__macs_attention", "cost__bytes__csr"])
+def test_an_edited_cost_is_caught(one, path):
+    """Sizes and multiply-adds that the record alone does not decide are those of its network and its weights."""
+    edit(one, **{path: 1})
+    assert failed(one) == {"weights.network"}
+    assert path.replace("__", ".") in cases.note(found(one), "weights.network")
+
+
+def test_another_zlib_may_come_to_another_size(one):
+    """The compressed size may be a few percent off, as another build of zlib makes it."""
+    edit(one, cost__bytes__compressed=round(1.02 * cases.record_of(one)["cost"]["bytes"]["compressed"]))
+    assert failed(one) == set()
+
+
 def test_a_kept_count_that_misses_the_budget_is_caught(one):
     """Fewer positions than n - round(sparsity * n) contradict the target, which the hash covers."""
     cases.set_counts(one, {5: {"nonzero": -100, "kept": -100}})

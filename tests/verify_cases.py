@@ -59,6 +59,11 @@ def set_counts(folder: Path, counts: Mapping[int, Mapping[str, int]]) -> None:
         for what, number in changes.items():
             sparsity["layers"][index][what] += number
     layers = sparsity["layers"]
+    for layer in layers:
+        layer["macs_remaining"] = layer["nonzero"] * layer["positions"]
+        layer["alive"] = min(layer["alive"], layer["nonzero"])
+    sparsity["alive"] = sum(layer["alive"] for layer in layers)
+    sparsity["effective"] = (sparsity["prunable"] - sparsity["alive"]) / sparsity["prunable"]
     sparsity["kept"], left = (sum(layer[what] for layer in layers) for what in ("kept", "nonzero"))
     sparsity["nonzero"], sparsity["kept_zero"] = left, sparsity["kept"] - left
     sparsity["measured"] = 1 - left / sparsity["prunable"]

@@ -74,6 +74,7 @@ class Row:
         unpaired: seeds both have, but with other initial weights, another split or order: not in `drop`.
         measured: mean measured sparsity.
         off_target: the method does not promise the target, or a run missed the exact rounding of it.
+        effective: mean fraction of weights that are 0 or cut off from input or output; None where a run does not say.
         compression: 1 / (1 - measured).
         macs_remaining: multiply-adds of the pruned network as a fraction of the dense one's.
         relative_train_macs: training multiply-adds relative to the dense run's.
@@ -111,6 +112,7 @@ class Row:
     unpaired: tuple[int, ...]
     measured: float | None
     off_target: bool
+    effective: float | None
     compression: float | None
     macs_remaining: float | None
     relative_train_macs: float | None

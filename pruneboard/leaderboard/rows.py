@@ -75,6 +75,7 @@ def row(group: Group, reference: Mapping[int, Record]) -> Row:
         unpaired=tuple(sorted(set(shared) - set(paired))),
         measured=measured,
         off_target=any(_is_off_target(run) for run in done.values()),
+        effective=_mean(done, lambda run: look(run, "sparsity.effective")),
         compression=None if measured in (None, 1) else 1 / (1 - measured),
         macs_remaining=_mean(done, _macs_remaining),
         relative_train_macs=_mean(done, lambda run: look(run, "cost.relative_train_macs")),

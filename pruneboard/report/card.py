@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -87,11 +87,20 @@ def _result(record: Record) -> Facts:
     if None not in (nonzero := look(sparsity, "nonzero"), n := look(sparsity, "prunable")):
         zero = f", {sparsity['kept_zero']:,} kept at 0.0" if look(sparsity, "kept_zero") else ""
         yield "weights left", f"{nonzero:,} of {n:,} prunable{zero}"
+    yield "effective sparsity", _effective(sparsity)
     yield "collapsed layers", ", ".join(look(sparsity, "collapsed") or [])
     for split in ("test", "validation"):
         yield split, _measured(look(record, f"metrics.{split}") or {})
     if (best := look(record, "metrics.best_validation.top1")) is not None:
         yield "best validation", f"top-1 {percent(best)} % at epoch {look(record, 'metrics.best_validation.epoch')}"
+
+
+def _effective(sparsity: Mapping[str, Any]) -> str:
+    effective, alive = look(sparsity, "effective"), look(sparsity, "alive")
+    if effective is None or alive is None:
+        why = look(sparsity, "effective_unknown")
+        return f"unknown: {why}" if why else ""
+    return f"{effective:.6g}: {alive:,} weights on a path from input to output"
 
 
 def _measured(metrics: Mapping[str, Any]) -> str:
@@ -110,6 +119,8 @@ def _cost(record: Record) -> Facts:
     dense, left = look(record, "cost.macs_dense"), look(record, "cost.macs_remaining")
     if dense and left is not None:
         yield "multiply-adds left", f"{left:,} of {dense:,} ({percent(left / dense)} %)"
+    if attention := look(record, "cost.macs_attention"):
+        yield "attention products", f"{attention:,} multiply-adds more, which no pruning of weights removes"
     yield "counted as", look(record, "cost.macs_definition") or ""
     yield "bytes", _pairs(look(record, "cost.bytes"))
     yield "storage bits", _pairs(look(record, "cost.storage_bits"))
@@ -131,17 +142,22 @@ def _provenance(record: Record) -> Facts:
         yield block, _pairs(look(record, block))
 
 
+_LAYER_COLUMNS: dict[str, Callable[[Record], str]] = {
+    "layer": lambda layer: plain(layer["name"], 60),
+    "weights": lambda layer: f"{layer['n']:,}",
+    "left": lambda layer: f"{layer['nonzero']:,}",
+    "sparsity": lambda layer: f"{1 - layer['nonzero'] / layer['n']:.4f}",
+    "on a path": lambda layer: _count(layer, "alive", "{:,}"),
+    "multiply-adds": lambda layer: _count(layer, "macs_dense", "{:,}"),
+    "of them left": lambda layer: _count(layer, "macs_remaining", "{:,}"),
+}
+
+
 def _layers(layers: list[dict[str, Any]]) -> Table:
-    rows = tuple(
-        (
-            plain(layer["name"], 60),
-            f"{layer['n']:,}",
-            f"{layer['nonzero']:,}",
-            f"{1 - layer['nonzero'] / layer['n']:.4f}",
-        )
-        for layer in layers
-    )
-    return Table(("layer", "weights", "left", "sparsity"), rows)
+    """Return a line per layer, without the columns of which no layer knows anything."""
+    columns = {name: [text(layer) for layer in layers] for name, text in _LAYER_COLUMNS.items()}
+    known = {name: cells for name, cells in columns.items() if any(cells)}
+    return Table(tuple(known), tuple(zip(*known.values(), strict=True)))
 
 
 def _pairs(block: object) -> str:

@@ -47,12 +47,20 @@ class Cost:
     cells: tuple[tuple[str, float], ...]
 
 
+def _cut_off(row: Row) -> float | None:
+    """Return how many of the weights that are left lie on no path from input to output, in percent."""
+    if row.effective is None or row.measured is None:
+        return None
+    return 100 * (row.effective - row.measured) / (1 - row.measured) if row.measured < 1 else 0.0
+
+
 COSTS: dict[str, Callable[[Row], float | None]] = {
     "Training, dense = 1": lambda row: row.relative_train_macs,
     "Passes a step": lambda row: row.forward_passes,
     "Seconds": lambda row: row.wall_seconds,
     "in its hooks": lambda row: row.hook_seconds,
     "Peak memory, MiB": lambda row: None if row.peak_memory_bytes is None else row.peak_memory_bytes / 2**20,
+    "Cut off, % of what is left": _cut_off,
     "Storage, kbit": lambda row: None if row.storage_bits is None else row.storage_bits / 1000,
 }
 

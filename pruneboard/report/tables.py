@@ -23,6 +23,7 @@ LEGEND = (
     "area: mean drop over log2 of the compression [seed bootstrap], and the share of operating points that is covered",
     "bootstrap intervals are named 95 % and hold the truth less often: about 75, 84 and 90 % at 3, 5 and 10 seeds",
     "sparsity: fraction of zeros over the prunable weights; compression: 1 / (1 - measured)",
+    "effective: sparsity when weights that are cut off from the input or the output do not count as left either",
     "MACs: multiply-adds (FLOPs are twice that); training: multiply-adds of the whole training, dense = 1",
 )
 _SHOWN_FIELDS = ("steps", "global_batch", "norm_batch", "precision", "init", "stem", "rules", "torch")
@@ -182,6 +183,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "failed": lambda row: str(len(row.failures) or "-"),
     "95 % interval": lambda row: interval_text(row.top1),
     "compression": lambda row: number(row.compression),
+    "effective": lambda row: "-" if row.effective is None else f"{row.effective:.6g}",
     "MACs left %": lambda row: number(None if row.macs_remaining is None else 100 * row.macs_remaining),
     "passes a step": lambda row: "-" if row.forward_passes is None else f"{row.forward_passes:g}",
     "seconds": lambda row: number(row.wall_seconds, 1),
@@ -189,8 +191,10 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def _detail(board: Board, names: dict[Identity, str]) -> Table:
-    rows = tuple((names[row.identity], *(text(row) for text in _COLUMNS.values())) for row in board.rows)
-    return Table(("method", *_COLUMNS), rows, keys=2)
+    known = any(row.effective is not None for row in board.rows)
+    columns = {name: text for name, text in _COLUMNS.items() if name != "effective" or known}
+    rows = tuple((names[row.identity], *(text(row) for text in columns.values())) for row in board.rows)
+    return Table(("method", *columns), rows, keys=2)
 
 
 def tuning_text(tuning: Tuning) -> str:

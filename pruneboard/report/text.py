@@ -79,8 +79,8 @@ _CSV_COLUMNS = (
     *("top1_mean", "top1_sd", "top1_low", "top1_high"),
     *("drop_n", "drop_mean", "drop_sd", "drop_low", "drop_high", "unpaired"),
     *("above_baseline_value", "above_baseline_low", "above_baseline_high"),
-    *("compression", "macs_remaining", "relative_train_macs", "forward_passes", "wall_seconds", "hook_seconds"),
-    *("peak_memory_bytes", "storage_bits"),
+    *("effective", "compression", "macs_remaining", "relative_train_macs", "forward_passes"),
+    *("wall_seconds", "hook_seconds", "peak_memory_bytes", "storage_bits"),
     *("tuning_trials", "failed", "failures", "repeats", "superseded"),
 )
 

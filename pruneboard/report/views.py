@@ -184,10 +184,7 @@ def _facts(row: Row) -> Iterable[tuple[str, str]]:
         yield "ablation", plain(row.ablation)
     for tuning in row.tunings:
         yield "tuning", tuning_text(tuning)
-    if row.measured is not None:
-        yield "sparsity measured", f"{row.measured:.6g}"
-    if row.forward_passes is not None:
-        yield "forward passes a step", f"{row.forward_passes:g}"
+    yield from _numbers(row)
     if row.unpaired:
         seeds = ", ".join(map(str, row.unpaired[:50]))
         yield "not paired", f"seed {seeds}: other initial weights, split or order than the dense run"
@@ -197,6 +194,15 @@ def _facts(row: Row) -> Iterable[tuple[str, str]]:
         yield "superseded", f"{row.superseded} finished records were replaced with --force"
     if row.repeats:
         yield "copies", f"{row.repeats} further copies of the same runs were not counted"
+
+
+def _numbers(row: Row) -> Iterable[tuple[str, str]]:
+    if row.measured is not None:
+        yield "sparsity measured", f"{row.measured:.6g}"
+    if row.effective is not None:
+        yield "effective sparsity", f"{row.effective:.6g}: what is cut off from input or output does not count as left"
+    if row.forward_passes is not None:
+        yield "forward passes a step", f"{row.forward_passes:g}"
 
 
 def _runs(row: Row, shown: Collection[str]) -> Iterable[tuple[str, str]]:

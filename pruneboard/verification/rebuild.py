@@ -28,6 +28,9 @@ LARGEST_SIDE = 640
 
 LARGEST_CLASSES = 100_000
 
+ZLIB_TOLERANCE = 0.05
+"""Share by which another build of zlib may come to another number of bytes."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -96,10 +99,10 @@ def _network_problems(record: Record, plan: ModelPlan, plain: nn.Module) -> Iter
     for name, found in made.items():
         if record["model"].get(name) != found:
             yield _differs(f"model.{name}", record["model"].get(name), found)
-    places = cost.positions(plain, record["data"]["image_size"])
+    usage = cost.usage(plain, record["data"]["image_size"])
     said = [(layer["name"], layer["n"], layer.get("positions")) for layer in record["sparsity"]["layers"]]
     found_layers = models.prunable_layers(plain)
-    found = [(name, module.get_parameter("weight").numel(), places[name]) for name, module in found_layers]
+    found = [(name, module.get_parameter("weight").numel(), usage.positions[name]) for name, module in found_layers]
     if said != found:
         yield from (
             _differs("sparsity.layers", one, other) for one, other in zip(said, found, strict=False) if one != other
@@ -107,13 +110,31 @@ def _network_problems(record: Record, plan: ModelPlan, plain: nn.Module) -> Iter
         if len(said) != len(found):
             yield f"the record has {len(said)} layers, the network {len(found)}"
         return
-    for path, expected in _costs(record, plain).items():
+    for path, expected in _costs(record, plain, usage.attention).items():
         value = look(record, path)
         if value is not None and value != expected:
             yield _differs(path, value, expected)
+    yield from _weight_problems(record, plain)
 
 
-def _costs(record: Record, plain: nn.Module) -> dict[str, object]:
+def _weight_problems(record: Record, plain: nn.Module) -> Iterator[str]:
+    """Hold to the weights themselves what a run reads off them; records of earlier versions say nothing of it."""
+    said = look(record, "cost.bytes.compressed")
+    weights = [module.get_parameter("weight") for _, module in models.prunable_layers(plain)]
+    if said is not None and abs(said - (found := cost.compressed_bytes(weights))) > ZLIB_TOLERANCE * found:
+        yield _differs("cost.bytes.compressed", said, found)
+    if look(record, "sparsity.alive") is None:
+        return
+    left = cost.effective(plain, record["data"]["image_size"])
+    if left.alive is not None:  # another timm may do what is not known
+        yield from (
+            _differs(f"sparsity.layers.{index}.alive", layer.get("alive"), left.alive[layer["name"]])
+            for index, layer in enumerate(record["sparsity"]["layers"])
+            if layer.get("alive") != left.alive[layer["name"]]
+        )
+
+
+def _costs(record: Record, plain: nn.Module, attention: int) -> dict[str, object]:
     """Return what the network and the record's counts make the costs: path -> value."""
     named = dict(models.prunable_layers(plain))
     layers = [
@@ -131,7 +152,8 @@ def _costs(record: Record, plain: nn.Module) -> dict[str, object]:
     costs: dict[str, object] = {
         "model.parameters": sum(p.numel() for p in plain.parameters()),
         "cost.macs_remaining": sum(layer.macs_remaining for layer in layers),
-        "cost.bytes": cost.storage_bytes(layers, rows),
+        "cost.macs_attention": attention,
+        **{f"cost.bytes.{form}": size for form, size in cost.storage_bytes(layers, rows).items()},
         "sparsity.left_out": models.left_out(plain),
     }
     return costs | ({"cost.storage_bits": cost.supermask_bits(layers, plain)} if record["track"] == "supermask" else {})

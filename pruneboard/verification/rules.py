@@ -137,6 +137,24 @@ def _copies(check: str, **sources: str) -> list[Rule]:
     ]
 
 
+def _layer(layer: Record) -> Record:
+    """Return what a layer's own counts make of what else is said of it; layers of earlier records say less."""
+    fixed = dict(layer)
+    if "alive" in layer:
+        fixed["alive"] = min(max(layer["alive"], 0), layer["nonzero"])
+    if "macs_dense" in layer:
+        fixed["macs_dense"] = _product(layer["n"], layer["positions"])
+    if "macs_remaining" in layer:
+        spent = _product(layer["nonzero"], layer["positions"])
+        whole = layer["macs_remaining"] == fixed["macs_dense"]  # where it standardizes its weight
+        fixed["macs_remaining"] = fixed["macs_dense"] if whole else spent
+    return fixed
+
+
+def _alive(layers: list[Record]) -> int | None:
+    return sum(layer["alive"] for layer in layers) if any("alive" in layer for layer in layers) else None
+
+
 _LAYERS = ("sparsity.layers",)
 
 RULES: tuple[Rule, ...] = (
@@ -218,6 +236,14 @@ RULES: tuple[Rule, ...] = (
         "sparsity.whole_model",
         ("sparsity.prunable", "sparsity.nonzero", "model.parameters"),
         lambda n, left, parameters: (n - left) / parameters,
+    ),
+    Rule("record.sparsity", "sparsity.layers", _LAYERS, lambda layers: [_layer(layer) for layer in layers]),
+    Rule("record.sparsity", "sparsity.alive", _LAYERS, _alive),
+    Rule(
+        "record.sparsity",
+        "sparsity.effective",
+        ("sparsity.prunable", "sparsity.alive"),
+        lambda n, alive: None if alive is None else (n - alive) / n,
     ),
     *(
         rule
