@@ -109,7 +109,8 @@ def test_different_runs_are_refused(two):
     assert all("process 1 would do another run than process 0" in err for _, _, err in found)
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.multihost), 1])
+@pytest.mark.multihost
+@pytest.mark.parametrize("rank", [0, 1])
 def test_failure_of_one_is_told_by_both(two, rank):
     """A failure of one process is the run's: the record has its reason, and both end with exit code 1."""
     two.site.add("alone", ALONE)

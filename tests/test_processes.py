@@ -24,7 +24,8 @@ def weights(results):
     return safetensors.torch.load_file(folder(results) / "model.safetensors")
 
 
-@pytest.mark.parametrize("method", ["magnitude", pytest.param("probmask", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["magnitude", "probmask"])
 def test_two_processes_train_the_same_network(tmp_path, method):
     """Without batch statistics, 20 steps on two processes end within 1e-5 of one process, relative to each tensor."""
     options = {"model": "test_vit", "limit_train": 142, "overrides": {"epochs": 5, "lr": 0.01}}

@@ -84,6 +84,7 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(killed, tmp_path, name):
     assert not (folder(tmp_path) / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_wherever_the_kill_falls(tmp_path):
     """Killed before, within and around the writing of a checkpoint, a run goes on from it or from the one before.
 

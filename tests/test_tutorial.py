@@ -48,6 +48,7 @@ def assert_a_row(printed, folder):
     assert "pruneboard_mine 0.1.0" in (folder / "results/leaderboard/leaderboard.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_tutorial_ends_with_a_row(tmp_path):
     """Its commands, from an empty folder and without a network, end with the new method in the table of `compare`.
 
@@ -108,6 +109,7 @@ def test_the_readme_of_a_package_holds():
         cli.commands[name].make_context(name, arguments)
 
 
+@pytest.mark.slow
 def test_the_contract_test_is_typed(tmp_path):
     """The generated test passes mypy as strictly as pruneboard does."""
     folder = scaffold.create("mine", tmp_path)
