@@ -122,8 +122,8 @@ def at(target: str) -> PrunerInfo:
     if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
         raise UsageError(f"a class is named as MODULE:CLASS, such as my_pruner:Mine; found {target!r}")
     here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    if here not in sys.path:  # behind what is installed, which a folder of the same name must not replace
+        sys.path.append(here)
     return PrunerInfo(name, module, NOT_INSTALLED, target)
 
 

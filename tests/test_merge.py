@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from prose import ROOT
 from records import LAYERS, put, record
 
 from pruneboard import merging, packed, runfolder, store
@@ -21,7 +22,6 @@ from pruneboard.cli import invoke
 from pruneboard.errors import StoreError
 from pruneboard.record import canonical, dumps
 
-ROOT = Path(store.__file__).parents[1]
 LEFT_OUT = ("checkpoints/step-000000001.safetensors", ".lock", "events.out.tfevents.1", "log.rank1.txt", "notes.md")
 
 
