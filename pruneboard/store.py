@@ -83,6 +83,20 @@ def run_folder(
     return Path(results, *(_component(name) for name in (dataset, model, track, leaf)))
 
 
+def home(results: str | Path, record: Record) -> Path:
+    """Return the folder below `results` that a record belongs to, by its own fields and never by where it was found."""
+    return run_folder(
+        results,
+        dataset=record["data"]["name"],
+        model=record["model"]["name"],
+        track=record["track"],
+        method=record["method"]["name"],
+        sparsity=record["sparsity"]["target"],
+        seed=record["seed"],
+        hash=record["hash"],
+    )
+
+
 def check_writable(results: str | Path) -> None:
     """Try to write where `results` is or would be made, and leave nothing behind.
 

@@ -77,16 +77,7 @@ def change(made: Record, path: str, value: Any) -> Record:
 
 def put(results: Path, made: Record, *, force: bool = False) -> Path:
     """Write a record where `pruneboard run` would, and return its folder."""
-    folder = store.run_folder(
-        results,
-        dataset=made["data"]["name"],
-        model=made["model"]["name"],
-        track=made["track"],
-        method=made["method"]["name"],
-        sparsity=made["sparsity"]["target"],
-        seed=made["seed"],
-        hash=made["hash"],
-    )
+    folder = store.home(results, made)
     runfolder.begin(folder, force=force)
     store.put(folder, made)
     return folder

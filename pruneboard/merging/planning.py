@@ -14,7 +14,6 @@ from pruneboard.merging import conflicts
 from pruneboard.merging.conflicts import Conflict
 from pruneboard.merging.found import at, collect, finished_below
 from pruneboard.merging.steps import Step, step_of
-from pruneboard.record import Record
 
 
 @dataclass
@@ -75,7 +74,7 @@ def plan(sources: Sequence[str | Path], into: str | Path, *, weights: bool = Tru
     finished = finished_below(made.into)
     owners: dict[Path, str] = {}
     for content, run in sorted(runs.items()):
-        home = _home(made.into, run.best.record)
+        home = store.home(made.into, run.best.record)
         try:
             _own(owners, home, content)
             here = at(home)
@@ -101,19 +100,6 @@ def _refuse_overlap(sources: Sequence[Path], into: Path) -> None:
         if real in target.parents or target in real.parents:
             inner, outer = (source, into) if target in real.parents else (into, source)
             raise UsageError(f"{inner} lies in {outer}: name a source and a destination beside each other")
-
-
-def _home(into: Path, record: Record) -> Path:
-    return store.run_folder(
-        into,
-        dataset=record["data"]["name"],
-        model=record["model"]["name"],
-        track=record["track"],
-        method=record["method"]["name"],
-        sparsity=record["sparsity"]["target"],
-        seed=record["seed"],
-        hash=record["hash"],
-    )
 
 
 def _own(owners: dict[Path, str], home: Path, content: str) -> None:
