@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, final
 
 import numpy as np
@@ -19,6 +20,9 @@ SMALLEST_DRAW = 2.0**-25
 
 NOTHING = 1e-26
 """A relaxed mask at or below this is 0: it changes no sum, and products with it would be subnormal and slow."""
+
+BLOCK = 1 << 17
+"""Entries per thread that a CPU takes through all operations at a time: in its cache they take less time."""
 
 FEW = 0.25
 """Below this share of undecided probabilities, gathering them costs a CPU less than drawing for all."""
@@ -93,23 +97,36 @@ def relaxed(
     return _Relaxed.apply(weight, probability, inverse_temperature, generator, undecided)  # type: ignore[no-any-return]
 
 
-def sample_mask(probability: Tensor, inverse_temperature: float, draw: Tensor) -> Tensor:
+def sample_mask(probability: Tensor, inverse_temperature: float, draw: Tensor, out: Tensor | None = None) -> Tensor:
     """Return sigmoid(T log(s u / ((1 - s)(1 - u)))), exactly s where s is 0 or 1, in one logarithm.
 
-    `draw`, u in [0, 1) of the shape of `probability`, is overwritten.
+    Args:
+        probability: s.
+        inverse_temperature: T.
+        draw: u in [0, 1), of the shape of `probability`; overwritten.
+        out: takes the result, if given.
     """
     draw.clamp_min_(SMALLEST_DRAW)
-    odds = torch.mul(draw, probability).clamp_min_(NEVER)
+    odds = torch.mul(draw, probability, out=out).clamp_min_(NEVER)
     against = draw.neg_().add_(1).mul_(1 - probability).clamp_min_(NEVER)
     mask = odds.div_(against).log_().mul_(inverse_temperature).sigmoid_()
     return functional.threshold(mask, NOTHING, 0.0, inplace=True)
 
 
-def _slope(probability: Tensor, mask: Tensor, inverse_temperature: float) -> Tensor:
+def _slope(probability: Tensor, mask: Tensor, inverse_temperature: float, out: Tensor | None = None) -> Tensor:
     """Return dm/ds = T m (1 - m) / (s (1 - s)); where s is 0 or 1 so is m, and any divisor will do but 0."""
     variance = torch.addcmul(probability, probability, probability, value=-1)
-    slope = torch.addcmul(mask, mask, mask, value=-1).mul_(inverse_temperature)
+    slope = torch.addcmul(mask, mask, mask, value=-1, out=out).mul_(inverse_temperature)
     return slope.div_(variance.clamp_min_(torch.finfo(variance.dtype).tiny))
+
+
+def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield matching parts of tensors of one shape, vectors that stay in a CPU's cache; elsewhere, all at once."""
+    if tensors[0].device.type != "cpu" or not all(tensor.is_contiguous() for tensor in tensors):
+        yield tensors
+        return
+    size = BLOCK * torch.get_num_threads()
+    yield from zip(*(torch.split(tensor.view(-1), size) for tensor in tensors), strict=True)
 
 
 class _Relaxed(torch.autograd.Function):
@@ -125,12 +142,13 @@ class _Relaxed(torch.autograd.Function):
         undecided: Tensor | None,
     ) -> Tensor:
         ctx.inverse_temperature = inverse_temperature
+        mask = probability
         if undecided is None:
-            draw = torch.empty_like(probability).uniform_(generator=generator)
-            mask = sample_mask(probability, inverse_temperature, draw)
-        else:
-            mask = probability.clone()
-            few = probability.view(-1)[undecided]
+            mask = torch.empty_like(probability)
+            for s, m in _blocks(probability, mask):
+                sample_mask(s, inverse_temperature, torch.empty_like(s).uniform_(generator=generator), out=m)
+        elif undecided.numel():
+            few, mask = probability.view(-1)[undecided], probability.clone()
             mask.view(-1)[undecided] = sample_mask(few, inverse_temperature, torch.rand(few.shape, generator=generator))
         ctx.save_for_backward(weight, probability, mask, undecided)
         return weight * mask
@@ -140,7 +158,9 @@ class _Relaxed(torch.autograd.Function):
         (gradient,) = gradients
         weight, probability, mask, undecided = ctx.saved_tensors
         if undecided is None:
-            slope = _slope(probability, mask, ctx.inverse_temperature).mul_(weight).mul_(gradient)
+            slope = torch.empty_like(probability)
+            for s, m, w, g, out in _blocks(probability, mask, weight, gradient, slope):
+                _slope(s, m, ctx.inverse_temperature, out=out).mul_(w).mul_(g)
         else:
             slope = torch.zeros_like(probability)
             s, m, w, g = (t.reshape(-1)[undecided] for t in (probability, mask, weight, gradient))

@@ -10,7 +10,9 @@ import scipy.optimize
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from pruneboard_probmask import projection
 from pruneboard_probmask.projection import clipped, project, shift
 
 FEW = settings(max_examples=50, deadline=None)
@@ -56,7 +58,7 @@ def by_sorting(x, k):
 @FEW
 @given(SCORES, BUDGETS)
 def test_projection_equals_the_sorting_solution(x, k):
-    """Newton with a bracket gives the exact breakpoint solution, in float64."""
+    """The search ends at the exact breakpoint solution, in float64."""
     (found,) = project([double(x)], k)
     np.testing.assert_allclose(found.numpy(), by_sorting(x, k), atol=1e-9)
 
@@ -211,7 +213,7 @@ def test_projection_sees_through_shapes_and_strides():
 @FEW
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), BUDGETS)
 def test_projection_is_feasible_however_far_the_scores(x, k):
-    """Scores no search produces still end in the feasible set, and bisection ends."""
+    """Scores no search produces still end in the feasible set, and the search ends."""
     (found,) = project([double(x)], k)
     assert 0 <= float(found.min()) <= float(found.max()) <= 1
     assert float(found.sum()) <= k
@@ -280,6 +282,53 @@ def test_projection_in_float32_hits_the_budget_step_after_step(seed, share):
         (scores,) = project([scores], k)
         total = float(scores.sum(dtype=torch.float64))
         assert min(k, possible) * (1 - 1e-5) <= total <= k
+
+
+# --- what it costs ------------------------------------------------------------------------------------
+
+PASSES = {
+    "uniform": lambda n, random: torch.rand(n, generator=random),
+    "one step after all were 1": lambda n, random: 1 + 6e-3 * torch.randn(n, generator=random).sign(),
+    "decided but for noise": lambda n, random: (torch.rand(n, generator=random) < 0.1).float() + 2e-3 * torch.randn(n),
+    "few near 1": lambda n, random: torch.rand(n, generator=random).pow(9) + 6e-3 * torch.randn(n, generator=random),
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
+def test_a_projection_takes_a_third_of_the_passes_of_a_bisection(monkeypatch, name, share):
+    """Two million scores are summed at most 7 times, where the official loop sums them 21 times."""
+    scores = list(PASSES[name](2_000_000, generator(3)).split(300_000))
+    passes, summed = 0, projection._sum
+
+    def counted(pieces, v, *, exact):
+        nonlocal passes
+        passes += sum(piece.numel() for piece in pieces) == 2_000_000
+        return summed(pieces, v, exact=exact)
+
+    monkeypatch.setattr(projection, "_sum", counted)
+    shift(scores, 2_000_000 * share)
+    assert 1 <= passes <= 7
+
+
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("share", [0.999, 0.5, 0.1, 0.01])
+def test_what_an_accelerator_does_ends_at_the_same_point(name, share):
+    """Its fixed number of steps, without a look at any number, finds the shift to 1e-6 and does not exceed K."""
+    scores, k = [PASSES[name](100_000, generator(5))], 100_000 * share
+    blind = projection._root(projection._pieces(scores), k, waits=False)
+    assert abs(float(blind - shift(scores, k))) <= 1e-6
+    assert total_of([clipped(scores[0], blind)]) <= k
+
+
+def test_an_accelerator_is_never_waited_for():
+    """Its path runs on tensors without values: nothing on it depends on what a number is."""
+    with FakeTensorMode():
+        scores = [torch.empty(300, 300), torch.empty(1000)]
+        v = projection._root(projection._pieces(scores), 4000.0, waits=False)
+        assert clipped(scores[0], v).shape == (300, 300)
+        with pytest.raises(DataDependentOutputException):
+            projection._root(projection._pieces(scores), 4000.0, waits=True)
 
 
 # --- edges ------------------------------------------------------------------------------------------
