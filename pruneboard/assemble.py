@@ -138,6 +138,7 @@ def put_together(
         budget=budget,
         clock=clock,
         forward_passes=traits.forward_passes,
+        split_batch=traits.split_batch,
         method=setting.method,
         listener=listener,
         start=start,

@@ -72,6 +72,7 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     plan = plan_network(spec, dataset)
     check_world(spec, recipe, plan)
     traits = honoured_traits(pruner, track, info)
+    check_split(spec, traits, micro_batch(recipe, plan, max(spec.procs, World.current().size)))
     known = Known(spec, track, recipe, info, pruner, traits, init, seeds, dataset, plan).blocks()
     folder = store.run_folder(
         spec.results,
@@ -153,6 +154,15 @@ def honoured_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo) 
             "fine-tuned: it is 1 there, or 0 for a mask that is drawn and never learned"
         )
     return traits if info.distribution == "pruneboard" else dataclasses.replace(traits, control=None)
+
+
+def check_split(spec: RunSpec, traits: Traits, images: int) -> None:
+    """Refuse passes that would take unequal shares of the `images` of a forward pass."""
+    if traits.split_batch and images % traits.forward_passes:
+        raise UsageError(
+            f"method {spec.method!r} shares the {images} images that are normalized together among "
+            f"{traits.forward_passes} passes: choose --norm-batch and --batch-size as multiples of that"
+        )
 
 
 def check_world(spec: RunSpec, recipe: Recipe, plan: ModelPlan) -> None:

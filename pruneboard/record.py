@@ -117,6 +117,7 @@ KINDS: dict[str, Kind] = {
     "method.traits": _TABLE,
     "method.traits.hits_target": _FLAG,
     "method.traits.forward_passes": _POSITIVE,
+    "method.traits.split_batch": _FLAG,
     "method.traits.harden_at": _FRACTION,
     "method.traits.control": _one_of(*CONTROLS, nullable=True),
     "model": _TABLE,

@@ -153,7 +153,9 @@ def _forward_backward(run: Training, batches: Sequence[Batch], passes: int) -> T
         # Dropout and the like draw from the global state: keyed, so that nothing needs to be carried along.
         chunk = run.engine.rank * len(batches) + micro  # its place in the global batch, on any number of processes
         torch.manual_seed(key(run.clock.seed, "model", run.clock.step, forward_pass, chunk))
-        images, labels = batches[micro]
+        # Every n-th image, and not a half: the same ones however the batch is cut for processes.
+        seen = slice(forward_pass, None, passes) if run.split_batch else slice(None)
+        images, labels = (part[seen] for part in batches[micro])
         with frozen_statistics(modules if forward_pass else ()):
             logits = run.engine.forward(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=run.recipe.label_smoothing) / share

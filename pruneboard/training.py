@@ -100,6 +100,7 @@ class Training:
     budget: Budget
     clock: DrawClock
     forward_passes: int
+    split_batch: bool
     method: str
     listener: Listener
     start: Start
@@ -130,7 +131,8 @@ class Training:
         if not self.epochs:
             return 0
         searching, total = self.budget.harden_step, self.budget.total
-        return self.plan.batch_size * (searching * self.forward_passes + total - searching)
+        seen = 1 if self.split_batch else self.forward_passes
+        return self.plan.batch_size * (searching * seen + total - searching)
 
     def progress(self, step: int) -> Progress:
         """Return what hooks are told at `step`."""

@@ -71,6 +71,8 @@ class ProbMask(Pruner[ProbabilityGate]):
         end: fraction of the search at which it reaches the target.
         final_temperature: 1/T at the end of the search; it is 1 at the start.
         passes: relaxed samples per step.
+        split_batch: not the published method: each sample sees its share of the batch, so that a step costs what
+            one pass does. Gradients are noisier, and batch statistics are those of the share.
         samples: masks drawn at hardening.
         harden_at: fraction of the step budget spent on the search.
     """
@@ -83,6 +85,7 @@ class ProbMask(Pruner[ProbabilityGate]):
     end: float = 0.6
     final_temperature: float = 0.03
     passes: int = 2
+    split_batch: bool = False
     samples: int = 10
     harden_at: float = 0.9375
 
@@ -97,6 +100,8 @@ class ProbMask(Pruner[ProbabilityGate]):
             raise ValueError(f"final_temperature is in (0, 1]; found {self.final_temperature}")
         if self.passes < 1 or self.samples < 1:
             raise ValueError(f"passes and samples are 1 or more; found {self.passes}, {self.samples}")
+        if self.split_batch and self.passes == 1:
+            raise ValueError("split_batch shares a batch among two passes or more; found passes=1")
         if not 0 < self.harden_at <= 1:
             raise ValueError(f"harden_at is a fraction of the step budget, in (0, 1]; found {self.harden_at}")
         if self.lr <= 0 or self.travel < 0:
@@ -105,7 +110,8 @@ class ProbMask(Pruner[ProbabilityGate]):
     def traits(self, track: Track) -> Traits:
         """Declare the passes per step and the hardening; at sparsity 0 there is nothing to search."""
         harden_at = 1.0 if track == "supermask" else self.harden_at
-        return Traits(forward_passes=self.passes if self.sparsity else 1, harden_at=harden_at)
+        passes = self.passes if self.sparsity else 1
+        return Traits(forward_passes=passes, split_batch=self.split_batch and passes > 1, harden_at=harden_at)
 
     def gate(self, weight: Tensor) -> ProbabilityGate:
         """Return a gate with every probability at 1."""

@@ -22,12 +22,15 @@ class Traits:
     Attributes:
         hits_target: the folded model keeps exactly the budget. False: sparsity emerges and is measured.
         forward_passes: forward and backward passes per optimizer step before hardening.
+        split_batch: each of them takes its share of the images of a step, so that all of them cost as much as one;
+            else each takes all.
         harden_at: fraction of the step budget after which masks are fixed.
         control: `dense`, `floor` or `baseline`; honoured only for pruneboard's own distribution.
     """
 
     hits_target: bool = True
     forward_passes: int = 1
+    split_batch: bool = False
     harden_at: float = 1.0
     control: Literal["dense", "floor", "baseline"] | None = None
 

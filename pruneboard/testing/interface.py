@@ -66,7 +66,8 @@ def _reads(text: str, kind: Any) -> bool:
 def traits_are_constant(subject: Subject) -> None:
     """Tracks and traits say the same whenever they are asked, within their ranges.
 
-    harden_at is in [0, 1], on the supermask track 0 or 1, and there is one forward pass or more.
+    harden_at is in [0, 1], on the supermask track 0 or 1, and there is one forward pass or more,
+    two or more where they share the batch.
     """
     pruner = subject.pruner
     known = bool(pruner.tracks) and pruner.tracks <= {"prune", "supermask"}
@@ -77,6 +78,7 @@ def traits_are_constant(subject: Subject) -> None:
         require(found == pruner.traits(track), "traits() says something else when it is asked again")
         passes, share = found.forward_passes, found.harden_at
         require(type(passes) is int and passes >= 1, f"forward_passes is 1 or more; found {passes!r}")
+        require(not found.split_batch or passes > 1, "split_batch shares a batch among two passes or more")
         require(0 <= share <= 1, f"harden_at is a fraction of the budget, in [0, 1]; found {share!r}")
         fine = track == "prune" or share in (0, 1)
         require(fine, f"nothing is fine-tuned on the supermask track: harden_at is 0 or 1; found {share}")

@@ -116,7 +116,8 @@ def _kept(hits_target: bool, keep: int, prunable: int) -> tuple[int, int]:  # no
 def _train_macs(track: str, dense: int, traits: Record, budget: Record) -> tuple[int, None]:
     # Passes for scores before the first step come on top, and are nowhere else in the record.
     searching, total = budget["harden_step"], budget["steps"]
-    passes = _product(searching, traits["forward_passes"]) + total - searching
+    a_step = 1 if traits.get("split_batch") is True else traits["forward_passes"]
+    passes = _product(searching, a_step) + total - searching
     return (0 if track == "supermask" and not searching else _product(3, dense, budget["global_batch"], passes)), None
 
 

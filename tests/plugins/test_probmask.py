@@ -9,10 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import folder as run_folder
+from runs import run
 from torch import nn
+from verify_cases import found
 from writer import Writer
 
 from pruneboard.api import Layer, Progress
+from pruneboard.errors import UsageError
 from pruneboard_probmask import ProbMask, sample
 
 FEW = settings(max_examples=50, deadline=None)
@@ -175,6 +179,7 @@ def test_zero_sparsity_learns_nothing():
     pruner = ProbMask(sparsity=0.0)
     (layer,) = layers_of(pruner, (10, 10))
     assert pruner.traits("prune").forward_passes == 1
+    assert not ProbMask(sparsity=0.0, split_batch=True).traits("prune").split_batch
     assert not layer.gate.probability.requires_grad
     assert torch.equal(layer.gate(layer.dense), layer.dense)
 
@@ -186,6 +191,7 @@ def test_zero_sparsity_learns_nothing():
         {"end": 1.1},
         {"final_temperature": 0.0},
         {"passes": 0},
+        {"passes": 1, "split_batch": True},
         {"samples": 0},
         {"harden_at": 0},
         {"lr": 0},
@@ -195,3 +201,17 @@ def test_impossible_options_are_refused(options):
     """Options that no search could mean raise ValueError naming what is allowed."""
     with pytest.raises(ValueError, match="found"):
         ProbMask(sparsity=0.9, **options)
+
+
+def test_a_shared_batch_costs_one_pass_and_is_verified(tmp_path):
+    """With `split_batch` the record says two passes, and multiply-adds of training as a dense one has; both hold."""
+    record = run(tmp_path, "probmask", options={"split_batch": True})
+    assert (record["cost"]["forward_passes"], record["cost"]["relative_train_macs"]) == (2, 1.0)
+    assert record["method"]["traits"]["split_batch"] is True
+    assert found(run_folder(tmp_path)).verdict == "certified"
+
+
+def test_an_uneven_share_is_refused(tmp_path):
+    """Three passes cannot share 32 images: the message names both numbers and the options that choose the second."""
+    with pytest.raises(UsageError, match=r"32 images .* among 3 passes: choose --norm-batch"):
+        run(tmp_path, "probmask", options={"split_batch": True, "passes": 3})

@@ -281,6 +281,7 @@ def ours():
         budget=budget,
         clock=clock,
         forward_passes=2,
+        split_batch=False,
         method="probmask",
         listener=Silent(),
         start=start,
@@ -302,13 +303,15 @@ class Official:
         self.sgd = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
         self.clock = clock
 
-    def step(self, epoch, images, labels):
+    def step(self, epoch, images, labels, *, split_batch=False):
         """Take one step; return the gradient norm before clipping."""
         for optimizer, peak in ((self.adam, 6e-3), (self.sgd, 0.1)):
             optimizer.zero_grad()
             optimizer.param_groups[0]["lr"] = 0.5 * (1 + math.cos(math.pi * epoch / EPOCHS)) * peak
         for forward_pass in range(2):
-            (functional.cross_entropy(self.forward(epoch, forward_pass, images), labels) / 2).backward()
+            seen = slice(forward_pass, None, 2) if split_batch else slice(None)
+            logits = self.forward(epoch, forward_pass, images[seen])
+            (functional.cross_entropy(logits, labels[seen]) / 2).backward()
         norm = nn.utils.clip_grad_norm_([*self.scores, *self.model.parameters()], RECIPE.clip)
         self.adam.step()
         self.sgd.step()
@@ -330,14 +333,17 @@ class Official:
         return torch.func.functional_call(self.model, effective, (images,))
 
 
-def test_steps_equal_the_official_ones(ours):
+@pytest.mark.parametrize("split_batch", [False, True])
+def test_steps_equal_the_official_ones(ours, split_batch):
     """From epoch 100 on, three steps of the real loop end in the official weights and probabilities.
 
-    The joint clip is active, momentum and Adam's moments carry over, and budget and temperature move.
+    The joint clip is active, momentum and Adam's moments carry over, and budget and temperature move. With
+    `split_batch` each of the two samples sees every second image, and nothing else is different.
     """
+    ours.split_batch = split_batch
     theirs = Official(DrawClock(7))
     for epoch in (100, 101, 102):
-        assert theirs.step(epoch, *batch(epoch)) > 2 * RECIPE.clip
+        assert theirs.step(epoch, *batch(epoch), split_batch=split_batch) > 2 * RECIPE.clip
         train_step(ours, epoch, [batch(epoch)])
         for layer, weight, score in zip(ours.layers, theirs.weights, theirs.scores, strict=True):
             torch.testing.assert_close(layer.dense, weight, rtol=1e-4, atol=1e-6)
