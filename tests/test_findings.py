@@ -66,3 +66,12 @@ def test_every_number_of_the_findings_is_that_of_the_records():
         FINDINGS.write_text(new, encoding="utf-8")
     assert len(CLAIM.findall(text)) > 10
     assert new == text
+
+
+def test_small_cifar_tells_methods_apart():
+    """At .98 at least half of the pairs of methods have a paired interval that excludes 0."""
+    rows = [one for one in board("cifar10-small", "prune").rows if one.target == 0.98]
+    pairs = [(a, b) for index, a in enumerate(rows) for b in rows[:index]]
+    apart = [found for a, b in pairs if (found := stats.paired(*a.pairs(b))).low > 0 or found.high < 0]
+    assert len(pairs) == 28
+    assert 2 * len(apart) >= len(pairs)
