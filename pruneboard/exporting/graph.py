@@ -82,6 +82,24 @@ def _traced(subject: Subject) -> Any:
     return program.model_proto
 
 
+def refilled(path: Path, subject: Subject, to: Path) -> None:
+    """Write a graph again with the prunable weights of another subject of the same network, which need no new trace.
+
+    Args:
+        path: a file that `write` made.
+        subject: whose weights it is to hold.
+        to: the new file.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    proto = onnx.load(path)
+    for tensor in proto.graph.initializer:
+        if tensor.name in subject.weights:
+            tensor.CopyFrom(numpy_helper.from_array(subject.state[tensor.name].numpy(), tensor.name))
+    to.write_bytes(proto.SerializeToString(deterministic=True))
+
+
 def _strip(proto: Any) -> None:
     """Remove notes on where in torch's sources a node came from: they differ between installations."""
     graph = proto.graph

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,18 +103,11 @@ def _scipy_csr(bench: Bench) -> Engine:
 
 def _onnxruntime(bench: Bench) -> Engine:
     _refuse_cuda(bench, "onnxruntime")
-    call, control = (_session(subject, bench.folder / name) for subject, name in _files(bench))
-    return Engine("onnxruntime", call, "the exported graph, every zero computed with", control=control)
-
-
-def _files(bench: Bench) -> Iterable[tuple[Subject, str]]:
-    return (bench.subject, "pruned"), (bench.control, "control")
-
-
-def _session(subject: Subject, folder: Path) -> Forward:
-    folder.mkdir()
-    graph.write(subject, folder)
-    return graph.runner(folder / graph.FILE)
+    graph.write(bench.subject, bench.folder)
+    path, other = bench.folder / graph.FILE, bench.folder / "control.onnx"
+    graph.refilled(path, bench.control, other)
+    about = "the exported graph, every zero computed with"
+    return Engine("onnxruntime", graph.runner(path), about, control=graph.runner(other))
 
 
 def _two_of_four(bench: Bench) -> Engine:

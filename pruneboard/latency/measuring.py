@@ -49,7 +49,7 @@ def measure(run: Path, asked: Asked, clock: Callable[[], float] = time.perf_coun
             found = [clocked for batch in asked.batches for clocked in _clocked(bench, engines, batch, asked, clock)]
         had = {name: Available(engine.about, engine.sparse()) for name, engine in engines.items()}
     hardware = provenance.hardware(device, asked.threads) | {"load": round(load, 2)}
-    return document.made(subject, asked, hardware, had | lacking, found)
+    return document.made(subject, asked, hardware, {**had, **lacking}, found)
 
 
 def _device(name: str) -> torch.device:

@@ -88,7 +88,7 @@ def sentence(verdict: Mapping[str, Any]) -> str:
         return f"batch {batch}: no engine here leaves most zeros out"
     if verdict["zeros"] == "open":
         return (
-            f"batch {batch}: open: {sparse}, which leaves zeros out, and {dense}, which does not, take about the same"
+            f"batch {batch}: open: the times of {sparse}, which leaves zeros out, and {dense}, which does not, overlap"
         )
     does = "zeros pay" if verdict["zeros"] == "pay" else "zeros do not pay"
     return (
