@@ -13,6 +13,7 @@ import argparse
 import math
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -121,6 +122,7 @@ def layer_section(given: argparse.Namespace) -> str:
     points: dict[tuple[str, int], list[float | None]] = {}
     for name, (make, shape) in LAYERS.items():
         for batch in BATCHES:
+            print(f"{name}, batch {batch}", file=sys.stderr, flush=True)
             times = layer_times(make, shape, batch, given)
             dense = times["torch", 0.0]
             for engine in sorted({engine for engine, _ in times} - {"torch"}, reverse=True):
@@ -137,7 +139,7 @@ def layer_section(given: argparse.Namespace) -> str:
 def between(found: list[float | None]) -> str:
     """Return between which sparsities layers of one kind break even."""
     low, high = (at(pick(found, key=lambda point: 1.0 if point is None else point)) for pick in (min, max))
-    return f"at a sparsity of {low}" if low == high else f"between sparsities of {low} and {high}"
+    return f"at a sparsity of {low}" if low == high else f"at sparsities from {low} to {high}"
 
 
 def network_run(folder: Path, model: str, size: int, sparsity: float) -> Path:
@@ -163,6 +165,7 @@ def network_section(given: argparse.Namespace) -> str:
     said = []
     for model, size in NETWORKS.items():
         for sparsity in NETWORK_SPARSITIES:
+            print(f"{model} at {sparsity:g}", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory() as name:
                 run = network_run(Path(name), model, size, sparsity)
                 asked = Asked(batches=(1,), seconds=given.seconds, rounds=given.rounds)
