@@ -174,13 +174,20 @@ def test_the_control_has_no_zero_and_the_same_weights_elsewhere(made):
 # Rounds
 
 
-def test_functions_take_turns_and_every_second_call_is_timed():
-    """Each round calls each twice, the next begins with another, and a time is what the clock says of one call."""
+def test_functions_take_turns_and_the_last_call_of_a_turn_is_timed():
+    """The next round begins with another function, and a time is what the clock says of one call after untimed ones."""
     calls, now = [], itertools.count()
     functions = {name: functools.partial(calls.append, name) for name in "abc"}
     times = timing.interleaved(functions, seconds=0, rounds=4, warmup=1, clock=lambda: float(next(now)))
     assert "".join(calls) == "abc" + "aabbcc" + "bbccaa" + "ccaabb" + "aabbcc"
     assert times == dict.fromkeys("abc", timing.Times(4, 1.0, 1.0, 1.0))
+
+
+def test_short_calls_settle_longer():
+    """A function that takes no time to speak of is called untimed as often as caches need."""
+    calls = []
+    timing.interleaved({"a": lambda: calls.append(1)}, seconds=0, rounds=2, warmup=0, clock=lambda: 0.0)
+    assert len(calls) == 2 * (timing.SETTLING + 1)
 
 
 def test_a_spent_budget_still_has_the_fewest_rounds():

@@ -10,7 +10,7 @@ from pruneboard.report.tables import Table
 from pruneboard.report.terminal import render, rich_table
 
 LEGEND = (
-    "ms: median of the rounds, in which the engines take turns, each after an untimed call",
+    "ms: median of the rounds, in which the engines take turns, each settling by untimed calls first",
     "x torch: times as fast as the dense network in torch",
     "x zeros: times as fast as the same engine is with small numbers in the place of zeros; 1 gains nothing from them",
 )

@@ -88,7 +88,7 @@ DOORS = {
     "deepspeed": ("engine",),
     "entrypoints": ("registry",),
     "click": ("cli",),
-    "rich": ("report", "latency", "cli"),
+    "rich": ("report", "cli"),
     "scipy": ("stats", "exporting", "latency"),
     "onnx": ("exporting",),
     "onnxruntime": ("exporting",),
