@@ -80,7 +80,7 @@ def parsed(arguments):
 # Commands
 
 
-OTHER_PAGES = ("hosts", "submit", "boards", "clusters", "merge", "export")
+OTHER_PAGES = ("hosts", "submit", "boards", "clusters", "merge", "export", "latency")
 
 
 @pytest.mark.parametrize(

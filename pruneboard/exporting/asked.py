@@ -42,11 +42,12 @@ def check_packages(form: str) -> None:
         )
 
 
-def finished(run: Path) -> tuple[Path, Record]:
+def finished(run: Path, done: str = "exported") -> tuple[Path, Record]:
     """Return the folder of a finished run that has its weights, and its record.
 
     Args:
         run: the run's folder, or its `run.json`.
+        done: what is to be done to it, as messages say it.
 
     Raises:
         NotFoundError: there is no record.
@@ -59,10 +60,10 @@ def finished(run: Path) -> tuple[Path, Record]:
     except StoreError as error:
         raise StoreError(report.plain(f"{path}: {error}", 500)) from None
     if record["status"] != "done":
-        raise UsageError(f"{path} has status {record['status']}: only a finished run is exported")
+        raise UsageError(f"{path} has status {record['status']}: only a finished run is {done}")
     if not os.path.lexists(path.parent / store.WEIGHTS):
         raise StoreError(
-            f"there is no {store.WEIGHTS} beside {path}: a record alone cannot be exported; "
+            f"there is no {store.WEIGHTS} beside {path}: a record alone cannot be {done}; "
             "copy the weights from where the run was made, or run it again with --force"
         )
     return path.parent, record

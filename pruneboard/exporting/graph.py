@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,24 @@ def _traced(subject: Subject) -> Any:
     return program.model_proto
 
 
+def refilled(path: Path, subject: Subject, to: Path) -> None:
+    """Write a graph again with the prunable weights of another subject of the same network, which need no new trace.
+
+    Args:
+        path: a file that `write` made.
+        subject: whose weights it is to hold.
+        to: the new file.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    proto = onnx.load(path)
+    for tensor in proto.graph.initializer:
+        if tensor.name in subject.weights:
+            tensor.CopyFrom(numpy_helper.from_array(subject.state[tensor.name].numpy(), tensor.name))
+    to.write_bytes(proto.SerializeToString(deterministic=True))
+
+
 def _strip(proto: Any) -> None:
     """Remove notes on where in torch's sources a node came from: they differ between installations."""
     graph = proto.graph
@@ -107,22 +126,32 @@ def _compared(path: Path, subject: Subject) -> str:
     images = torch.randn(_TRIED, 3, size, size, generator=torch.Generator().manual_seed(draws.key(0, "export")))
     with torch.no_grad():
         expected = subject.network(images)
-    apart = float((_run(path, images) - expected).abs().max())
+    apart = float((runner(path)(images) - expected).abs().max())
     scale = max(1.0, float(expected.abs().max()))
     if not apart <= TOLERANCE * scale:
         raise ConformanceError(f"{FILE} gives logits {apart:.3g} from torch's, where {TOLERANCE * scale:.3g} may be")
     return f"logits of ONNX Runtime within {TOLERANCE:g} of torch's"
 
 
-def _run(path: Path, images: Tensor) -> Tensor:
+def runner(path: Path) -> Callable[[Tensor], Tensor]:
+    """Return what ONNX Runtime makes of the file: images [batch, 3, size, size] on the CPU to logits.
+
+    It works on the CPU with as many threads as torch has now, which rest between calls.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
+    # Idle threads would go on spinning and take the processor from whatever runs beside or next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    (logits,) = session.run([OUTPUT], {INPUT: images.numpy()})
-    return torch.from_numpy(logits)
+
+    def run(images: Tensor) -> Tensor:
+        (logits,) = session.run([OUTPUT], {INPUT: images.numpy()})
+        return torch.from_numpy(logits)
+
+    return run
 
 
 def _first_line(error: Exception) -> str:

@@ -20,7 +20,7 @@ from pruneboard.verification.verdicts import Check
 
 @dataclass(frozen=True)
 class Subject:
-    """What is exported.
+    """What is exported or measured.
 
     Attributes:
         record: of the finished run.
@@ -40,19 +40,20 @@ class Subject:
         return [f"{layer['name']}.weight" for layer in self.record["sparsity"]["layers"]]
 
 
-def checked(folder: Path, record: Record) -> Subject:
+def checked(folder: Path, record: Record, done: str = "exported") -> Subject:
     """Rebuild the network and hold record, masks and weights to each other, as `pruneboard verify --no-data` does.
 
     Args:
         folder: of the run.
         record: its record, with status `done`.
+        done: what is to be done to it, as messages say it.
 
     Raises:
         ConformanceError: something does not hold; the message names it.
         UsageError: the network cannot be built here, or the weights cannot be read.
     """
     try:
-        return _checked(folder, record)
+        return _checked(folder, record, done)
     except PruneboardError:
         raise
     except (*UNUSABLE, RuntimeError, MemoryError) as error:
@@ -61,29 +62,31 @@ def checked(folder: Path, record: Record) -> Subject:
         ) from None
 
 
-def _checked(folder: Path, record: Record) -> Subject:
+def _checked(folder: Path, record: Record, done: str) -> Subject:
     path = folder / store.WEIGHTS
     checks, masks = walk.check_masks(record, folder / store.MASK)
-    _refuse(folder, [*consistency.check(record), *consistency.check_log(record, folder / consistency.LOG), *checks])
+    _refuse(
+        folder, done, [*consistency.check(record), *consistency.check_log(record, folder / consistency.LOG), *checks]
+    )
     _check_normalization(folder, record)
     try:
         state = recount.read(path)
     except StoreError as error:
         raise StoreError(f"{path} {error}") from None
-    _refuse(folder, recount.check(record, state, masks))  # before a network is built that a stranger names
+    _refuse(folder, done, recount.check(record, state, masks))  # before a network is built that a stranger names
     built = rebuild.network(record)
     if isinstance(built, Check):
-        raise UsageError(report.plain(f"{folder} cannot be exported: {built.note}", 500))
-    _refuse(folder, rebuild.check(record, built, state, masks))
+        raise UsageError(report.plain(f"{folder} cannot be {done}: {built.note}", 500))
+    _refuse(folder, done, rebuild.check(record, built, state, masks))
     return Subject(record, built.plan, built.plain, state)
 
 
-def _refuse(folder: Path, checks: Iterable[Check]) -> None:
+def _refuse(folder: Path, done: str, checks: Iterable[Check]) -> None:
     failed = [check for check in checks if check.status == "failed"]
     if failed:
         found = f"{failed[0].name}: {failed[0].note}"
         raise ConformanceError(
-            report.plain(f"{folder} is disputed and is not exported ({found}); see `pruneboard verify`", 700)
+            report.plain(f"{folder} is disputed and is not {done} ({found}); see `pruneboard verify`", 700)
         )
 
 

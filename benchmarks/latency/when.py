@@ -1,0 +1,229 @@
+"""When unstructured sparsity pays: single layers and whole networks, dense and sparse, as the table of docs/latency.md.
+
+    python benchmarks/latency/when.py            # ten minutes
+    python benchmarks/latency/when.py --write
+
+One thread. Of a layer, all sparsities and engines are timed in the same rounds, against the dense layer in torch. The
+whole networks are runs with a random mask, made here, and measured as `pruneboard latency` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruneboard import RunSpec, draws, experiment, provenance
+from pruneboard.latency import measuring, showing, sparse, timing
+from pruneboard.latency.asked import Asked
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "latency.md"
+START, END = "<!-- when:start -->\n", "<!-- when:end -->\n"
+
+SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+BATCHES = (1, 64)
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear, 768 to 3072": (lambda: nn.Linear(768, 3072), (768,)),
+    "linear, 4096 to 4096": (lambda: nn.Linear(4096, 4096), (4096,)),
+    "3x3 convolution, 256 to 256, at 14x14": (lambda: nn.Conv2d(256, 256, 3, padding=1), (256, 14, 14)),
+}
+"""What makes a layer, and the shape of one input."""
+
+NETWORKS = {"resnet32_cifar": 32, "deit_tiny_patch16_224": 224}
+"""Network -> side of its images."""
+
+NETWORK_SPARSITIES = (0.9, 0.98)
+PACKAGES = ("torch", "scipy", "onnxruntime")
+
+
+def pruned(make: Callable[[], nn.Module], sparsity: float) -> nn.Module:
+    """Return a layer with this share of zeros, drawn."""
+    generator = torch.Generator().manual_seed(draws.key(0, "when"))
+    layer = make()
+    weight = layer.get_parameter("weight").detach()
+    weight.copy_(torch.randn(weight.shape, generator=generator))
+    zeros = torch.rand(weight.numel(), generator=generator).argsort()[: round(sparsity * weight.numel())]
+    weight.view(-1)[zeros] = 0
+    return layer
+
+
+def forms(layer: nn.Module) -> Iterator[tuple[str, sparse.Forward]]:
+    """Yield the sparse engines that have such a layer."""
+    for name, form in (("torch CSR", sparse.torch_csr), ("scipy CSR", sparse.scipy_csr)):
+        apply = form(layer)
+        if apply is not None:
+            yield name, apply
+
+
+def layer_times(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], batch: int, given: argparse.Namespace
+) -> dict[tuple[str, float], timing.Times]:
+    """Return (engine, sparsity) -> times of one layer; ("torch", 0) is dense torch."""
+    x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(draws.key(0, "when", batch)))
+    dense = pruned(make, 0.0)
+    calls: dict[tuple[str, float], Callable[[], object]] = {("torch", 0.0): lambda: dense(x)}
+    for sparsity in SPARSITIES:
+        layer = pruned(make, sparsity)
+        for engine, form in forms(layer):
+            torch.testing.assert_close(form(x), layer(x), rtol=1e-4, atol=1e-3)
+            calls[engine, sparsity] = bound(form, x)
+    return timing.interleaved(calls, seconds=given.seconds, rounds=given.rounds, clock=time.process_time)
+
+
+def bound(form: sparse.Forward, x: Tensor) -> Callable[[], object]:
+    """Return a call without arguments."""
+    return lambda: form(x)
+
+
+def speedups(times: dict[tuple[str, float], timing.Times], engine: str) -> list[float]:
+    """Return how many times as fast as dense torch an engine is, by sparsity."""
+    return [times["torch", 0.0].median / times[engine, sparsity].median for sparsity in SPARSITIES]
+
+
+def breaks_even(found: list[float]) -> float | None:
+    """Return the sparsity from which on an engine is faster than dense torch.
+
+    Between two measured ones by a power law in the share of weights that are left. None where it is slower at the
+    last; the first sparsity where it is faster at all.
+    """
+    slower = [index for index, speedup in enumerate(found) if speedup < 1]
+    if not slower:
+        return SPARSITIES[0]
+    low = slower[-1]
+    if low + 1 == len(found):
+        return None
+    below, above = math.log(found[low]), math.log(found[low + 1])
+    left, right = (math.log(1 - SPARSITIES[index]) for index in (low, low + 1))
+    return 1 - math.exp(left + (right - left) * below / (below - above))
+
+
+def at(sparsity: float | None) -> str:
+    """Return a break-even sparsity as the table has it."""
+    if sparsity is None:
+        return f"above {SPARSITIES[-1]:g}"
+    return f"below {sparsity:g}" if sparsity == SPARSITIES[0] else f"{sparsity:.2f}"
+
+
+def layer_section(given: argparse.Namespace) -> str:
+    """Return the table of layers, and what it says in two sentences."""
+    head = ["layer", "batch", "engine", *(f"{s:g}" for s in SPARSITIES), "breaks even at", "dense, ms", "rounds"]
+    lines = [f"| {' | '.join(head)} |", "|---|---:|---|" + "---:|" * (len(head) - 3)]
+    points: dict[tuple[str, int], list[float | None]] = {}
+    for name, (make, shape) in LAYERS.items():
+        for batch in BATCHES:
+            print(f"{name}, batch {batch}", file=sys.stderr, flush=True)
+            times = layer_times(make, shape, batch, given)
+            dense = times["torch", 0.0]
+            for engine in sorted({engine for engine, _ in times} - {"torch"}, reverse=True):
+                found = speedups(times, engine)
+                point = breaks_even(found)
+                points.setdefault((name.partition(",")[0], batch), []).append(point)
+                cells = [name, str(batch), engine, *(f"{value:.2f}" for value in found), at(point)]
+                cells += [showing.milliseconds(dense.median), str(dense.rounds)]
+                lines.append(f"| {' | '.join(cells)} |")
+    said = [f"* {kind}, batch {batch}: CSR breaks even {between(found)}." for (kind, batch), found in points.items()]
+    return "\n".join([*lines, "", *said, ""])
+
+
+def between(found: list[float | None]) -> str:
+    """Return between which sparsities layers of one kind break even."""
+    low, high = (at(pick(found, key=lambda point: 1.0 if point is None else point)) for pick in (min, max))
+    return f"at a sparsity of {low}" if low == high else f"at sparsities from {low} to {high}"
+
+
+def network_run(folder: Path, model: str, size: int, sparsity: float) -> Path:
+    """Make a run with a random mask over frozen weights, which takes no training, and return its folder."""
+    spec = RunSpec(
+        method="random",
+        track="supermask",
+        model=model,
+        sparsity=sparsity,
+        overrides={"image_size": size},
+        device="cpu",
+        results=str(folder),
+    )
+    experiment.run(spec)
+    (record,) = folder.rglob("run.json")
+    return record.parent
+
+
+def network_section(given: argparse.Namespace) -> str:
+    """Return the table of whole networks, a sentence on speed for each, and one on storage."""
+    lines = ["| network | sparsity | multiply-adds left | engine | ms | x torch | x zeros | rounds |"]
+    lines += ["|---|---:|---:|---|---:|---:|---:|---:|"]
+    said = []
+    for model, size in NETWORKS.items():
+        for sparsity in NETWORK_SPARSITIES:
+            print(f"{model} at {sparsity:g}", file=sys.stderr, flush=True)
+            with tempfile.TemporaryDirectory() as name:
+                run = network_run(Path(name), model, size, sparsity)
+                asked = Asked(batches=(1,), seconds=given.seconds, rounds=given.rounds)
+                found = measuring.measure(run, asked, clock=time.process_time)
+                stored = measuring.finished(run)[1]["cost"]["bytes"]
+            lines += network_rows(found, model, sparsity)
+            (verdict,) = found["verdicts"]
+            said += [f"* `{model}` at {sparsity:g}: {showing.sentence(verdict).partition(': ')[2]}. {storage(stored)}"]
+    return "\n".join([*lines, "", *said, ""])
+
+
+def network_rows(found: dict[str, Any], model: str, sparsity: float) -> Iterator[str]:
+    """Yield the lines of one network."""
+    left = 100 * found["run"]["macs_remaining"] / found["run"]["macs_dense"]
+    for row in found["timings"]:
+        gain = "-" if row["gain_from_zeros"] is None else f"{row['gain_from_zeros']:.2f}"
+        cells = [f"`{model}`", f"{sparsity:g}", f"{left:.1f} %", row["engine"]]
+        cells += [showing.milliseconds(row["median_seconds"]), f"{row['speedup']:.2f}", gain, str(row["rounds"])]
+        yield f"| {' | '.join(cells)} |"
+
+
+def storage(found: dict[str, int]) -> str:
+    """Return what the prunable weights take."""
+    dense, csr, mask = (found[name] / 2**20 for name in ("dense", "csr", "bitmask"))
+    return (
+        f"Its prunable weights take {dense:.2f} MiB dense, {csr:.2f} as CSR ({dense / csr:.1f} times less) and "
+        f"{mask:.2f} as a bitmask and values ({dense / mask:.1f} times less)."
+    )
+
+
+def machine() -> str:
+    """Return on what and with which versions it was measured."""
+    versions = ", ".join(f"{name} {provenance.version_of(name)}" for name in PACKAGES)
+    return (
+        f"{provenance.processor()} with {os.cpu_count()} cores, one thread, float32; Python "
+        f"{platform.python_version()}, {versions}. Medians of the rounds that the tables state, in seconds of the "
+        f"processor's work; the load of the machine was {os.getloadavg()[0]:.1f} before.\n"
+    )
+
+
+def main() -> None:
+    """Print the section, or put it into the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=20.0, help="for the rounds of each layer or network")
+    parser.add_argument("--rounds", type=int, help="exactly so many instead")
+    parser.add_argument("--write", action="store_true", help="replace the section in docs/latency.md")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    parts = [machine()]
+    with torch.inference_mode():
+        parts.append(layer_section(given))
+    parts.append(network_section(given))
+    section = "\n".join(parts)
+    print(section)
+    if given.write:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
+        PAGE.write_text(before + START + section + END + rest.partition(END)[2], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
