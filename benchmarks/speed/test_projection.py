@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from cases import training
+from cases import plan
 from official import project_
 from rows import Row
+from torch import nn
+
+from pruneboard import models, registry
+from pruneboard.api import Layer, Progress
+from pruneboard.gates import DrawClock
+from pruneboard.scores import kept_of, uniform
 
 NETWORKS = {"resnet32_cifar": ("2 M", 1.0), "resnet50": ("25 M", 3.0)}
 """Network whose layers the weights come in -> in words; how often as fast as the bisection it has to be."""
-
-FRACTION = 0.5
-"""Of the search: K is on its way to a tenth."""
 
 
 def sorted_project_(layers, k):
@@ -31,37 +36,60 @@ def sorted_project_(layers, k):
         layer.sub_(v).clamp_(0, 1)
 
 
-class Case:
-    """A search at the moment of its projection: one Adam step away from the last budget."""
+class InPlace:
+    """What the engine lends to hooks where there is no master copy."""
 
-    def __init__(self, network: str) -> None:
-        """Take the layers of `network`."""
-        self.run = training("probmask", network, batch=1, stem="stock" if network == "resnet50" else None)
-        self.step = round(FRACTION * self.run.budget.harden_step)
-        self.layers = self.run.layers
-        n, kept = sum(layer.dense.numel() for layer in self.layers), sum(layer.keep for layer in self.layers)
-        self.k = kept + (n - kept) * self.run.pruner.kept_share(self.run.progress(self.step).fraction)
+    def assign(self, parameter, new) -> None:
+        """Write."""
+        with torch.no_grad():
+            parameter.copy_(new)
+
+    def reset_optimizer_state(self, parameter, mask) -> None:
+        """Do nothing: there is no optimizer."""
+
+
+class Case:
+    """A search to .9 at the moment of its projection: one Adam step after the last one."""
+
+    def __init__(self, shapes) -> None:
+        """Make layers of these shapes."""
+        self.pruner = registry.build(registry.find("probmask"), 0.9, {})
+        sizes = [math.prod(shape) for shape in shapes]
+        n, kept = sum(sizes), kept_of(sum(sizes), 0.9)
+        weights = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+        self.layers = [
+            Layer(index, str(index), weight, self.pruner.gate(weight.detach()), keep)
+            for index, (weight, keep) in enumerate(zip(weights, uniform(sizes, kept), strict=True))
+        ]
+        clock = DrawClock(0)
+        self.at = Progress(50, 107, 100, "search", clock.for_hook, InPlace())
+        self.k = kept + (n - kept) * self.pruner.kept_share(self.at.fraction)
         generator = torch.Generator().manual_seed(0)
-        shapes = [layer.dense.shape for layer in self.layers]
-        last = [torch.rand(shape, generator=generator).pow_(n / self.k - 1) for shape in shapes]
+        self.settled = [torch.rand(shape, generator=generator).pow_(n / self.k - 1) for shape in shapes]
         moves = [6e-3 * torch.randn(shape, generator=generator).sign_() for shape in shapes]
-        self.settled = last
-        self.moved = [score + move for score, move in zip(last, moves, strict=True)]
+        self.moved = [score + move for score, move in zip(self.settled, moves, strict=True)]
         self.scores = [torch.empty(shape) for shape in shapes]
 
+    @torch.no_grad()
     def before(self) -> None:
-        """Let the gates see the last budget's projection, then take Adam's step, on both sides."""
-        with torch.no_grad():
-            for layer, settled in zip(self.layers, self.settled, strict=True):
-                layer.gate.probability.copy_(settled)
-            self.run.pruner.before_step(self.layers, self.run.progress(self.step))
-            for layer, score, moved in zip(self.layers, self.scores, self.moved, strict=True):
-                layer.gate.probability.copy_(moved)
-                score.copy_(moved)
+        """Let the gates see the last projection, then take Adam's step, on both sides."""
+        for layer, settled in zip(self.layers, self.settled, strict=True):
+            layer.gate.probability.copy_(settled)
+        self.pruner.before_step(self.layers, self.at)
+        for layer, score, moved in zip(self.layers, self.scores, self.moved, strict=True):
+            layer.gate.probability.copy_(moved)
+            score.copy_(moved)
 
     def ours(self) -> None:
         """Project: the one public way in."""
-        self.run.pruner.after_step(self.layers, self.run.progress(self.step))
+        self.pruner.after_step(self.layers, self.at)
+
+
+def shapes_of(network):
+    """Return the shapes of a network's prunable weights."""
+    with torch.device("meta"):
+        built = models.build_model(plan(network, "stock" if network == "resnet50" else None), seed=0)
+    return [tuple(module.weight.shape) for _, module in models.prunable_layers(built)]
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -69,7 +97,7 @@ class Case:
 def test_projection(versus, rounds, network, name, reference):
     """(c) Shift and clipped result together; both sides find the same to float32's rounding of a sum."""
     words, bound = NETWORKS[network]
-    case = Case(network)
+    case = Case(shapes_of(network))
     case.before()
     case.ours()
     reference(case.scores, case.k)
@@ -91,4 +119,3 @@ def test_projection(versus, rounds, network, name, reference):
         rounds=rounds(15 if name == "bisection" else 3),
         before=case.before,
     )
-    case.run.engine.close()
