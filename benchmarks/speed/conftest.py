@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import resource
 import statistics
-import time
 from collections.abc import Callable
 
 import pytest
@@ -17,8 +17,23 @@ THREADS = 1
 
 
 def pytest_addoption(parser):
-    """Add `--quick`."""
+    """Add `--quick` and `--processor-time`."""
     parser.addoption("--quick", action="store_true", help="few rounds: that everything works, and first ratios")
+    parser.addoption("--processor-time", action="store_true", help="for a machine that others use: not wall time")
+
+
+def processor_time() -> float:
+    """Return the seconds that processors have spent on this process and on those that it waited for."""
+    uses = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(use.ru_utime + use.ru_stime for use in uses)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Let every test that does not say how it is timed be timed as the command line says."""
+    if config.getoption("--processor-time"):
+        for item in items:
+            if item.get_closest_marker("benchmark") is None:
+                item.add_marker(pytest.mark.benchmark(timer=processor_time))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,7 +56,7 @@ def rounds(request):
 def versus(benchmark):
     """Time `ours` by pytest-benchmark, and before each of its rounds the reference; leave a row for the page.
 
-    Both by the clock of `--benchmark-timer`: wall time, or processor time where the machine is busy.
+    Both in wall time, or in processor time where `--processor-time` asks for it.
     """
     clock = benchmark._timer
 
@@ -73,7 +88,8 @@ def versus(benchmark):
             "low": low,
             "high": high,
             "rounds": rounds,
-            "clock": "processor" if clock is time.process_time else "wall",
+            "threads": THREADS,
+            "clock": "processor" if clock is processor_time else "wall",
         }
 
     return run

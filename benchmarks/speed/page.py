@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md from what was measured.
+"""The tables and the curves of docs/speed.md from what was measured.
 
     python benchmarks/speed/page.py [pytest-benchmark.json ...]
 
@@ -18,6 +18,7 @@ from typing import Any
 MEASURED = Path(__file__).with_name("measured.json")
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 PACKAGES = ("torch", "torchvision", "timm", "deepspeed", "numpy", "scipy", "click")
+CURVES = PAGE.with_name("speed-doubling.svg")
 _PART = re.compile(r"<!-- measured: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 Measured = Mapping[str, Any]
@@ -163,6 +164,30 @@ def _doubling(measured: Measured) -> str:
     return _table(("work", "size", "time", "of half the size", "within 10 % of 2"), rows)
 
 
+def curves(measured: Measured) -> str:
+    """Return an SVG: each work's time over that of its smallest size, beside the line of proportion."""
+    import altair as alt
+    import vl_convert
+
+    points = [
+        {"work": row["what"].replace("`", ""), "size": size / row["sizes"][0], "time": taken / row["seconds"][0]}
+        for row in measured["rows"]
+        if row["section"] == "doubling"
+        for size, taken in zip(row["sizes"], row["seconds"], strict=True)
+    ]
+    axes = {
+        "x": alt.X("size:Q", title="size, of the smallest").scale(type="log", base=2),
+        "y": alt.Y("time:Q", title="time, of the smallest").scale(type="log", base=2),
+    }
+    measured_lines = alt.Chart(alt.Data(values=points)).mark_line(point=True)
+    proportion = alt.Chart(alt.Data(values=[{"size": end, "time": end} for end in (1, 8)]))
+    chart = alt.layer(
+        proportion.mark_line(strokeDash=[4, 4], color="gray").encode(**axes),
+        measured_lines.encode(**axes, color=alt.Color("work:N", title=None).legend(labelLimit=400)),
+    )
+    return str(vl_convert.vegalite_to_svg(chart.properties(width=360, height=240).to_dict()))
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [tuple(head), *rows]
     cut = [lines[0], tuple("---" for _ in lines[0]), *lines[1:]]
@@ -180,11 +205,12 @@ _PARTS: dict[str, Callable[[Measured], str]] = {
 
 
 def main() -> None:
-    """Write the page; with an argument, what was measured first."""
+    """Write the page and its picture; with arguments, what was measured first."""
     if len(sys.argv) > 1:
         found = trimmed([json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:]])
         MEASURED.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+    CURVES.write_text(curves(measured), encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), measured), encoding="utf-8")
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import pytest
 import torch
 from cases import images, plan
 from rows import Row
@@ -17,8 +16,6 @@ import pruneboard
 from pruneboard import models
 from pruneboard.experiment import Silent
 from pruneboard.testing.bench import Bench, KeepsAll
-
-pytestmark = pytest.mark.benchmark(timer=time.perf_counter)  # of other processes too
 
 
 def started(code: str) -> None:

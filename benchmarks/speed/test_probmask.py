@@ -61,7 +61,7 @@ def test_step_beside_two_dense_passes(versus, rounds, name):
         row,
         lambda: train.train_step(run, step, batches),
         lambda: train.train_step(dense, step, batches),
-        rounds=rounds(5),
+        rounds=rounds(5, 1),
         before=lambda: restore(run, probabilities),
     )
     run.engine.close()
@@ -113,7 +113,7 @@ def test_undecided_step_beside_the_official_formula(versus, rounds, model, stem,
         row,
         lambda: train.train_step(run, step, batches),
         lambda: search.step(images, labels, k),
-        rounds=rounds(count),
+        rounds=rounds(count, 1),
         before=before,
     )
     run.engine.close()

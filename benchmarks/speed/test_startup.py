@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,8 @@ from rows import Row
 
 from pruneboard import record as records
 
-pytestmark = pytest.mark.benchmark(timer=time.perf_counter)  # of another process
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
-from scale import made  # noqa: E402
+from scale import made
 
 COMMANDS = {
     "--help": (["--help"], 0.3),

@@ -45,7 +45,9 @@ def test_dense_step_beside_a_bare_loop(versus, rounds, model, batch, bound, coun
         bound=bound,
         note="same weights, batches on the device, fused SGD, schedule, clip and loss",
     )
-    versus(row, lambda: train.train_step(run, 1, batches), lambda: bare.step(1, images, labels), rounds=rounds(count))
+    versus(
+        row, lambda: train.train_step(run, 1, batches), lambda: bare.step(1, images, labels), rounds=rounds(count, 1)
+    )
     run.engine.close()
 
 
@@ -72,7 +74,7 @@ def test_step_of_a_method(versus, rounds, method):
         row,
         lambda: train.train_step(run, step, batches),
         lambda: train.train_step(dense, step, batches),
-        rounds=rounds(5),
+        rounds=rounds(5, 1),
     )
     assert [mask._version for mask in masks] == before
     run.engine.close()
