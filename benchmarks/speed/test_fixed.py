@@ -92,7 +92,7 @@ def test_run_of_two_steps(versus, rounds, benchmark, tmp_path):
     def bare():
         network = models.build_model(plan("test_resnet", "stock"), init="random", seed=0)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-        pixels = data.train.images.stored.float().div(255)
+        pixels = data.train.images.stored.float().div(255)  # channels last, as they are stored
         for part in range(2):
             chunk = slice(32 * part, 32 * part + 32)
             optimizer.zero_grad()
