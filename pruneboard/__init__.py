@@ -9,7 +9,6 @@ Importing this package imports no torch: `run` loads it when it is called.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from pruneboard.spec import Recipe, RunSpec
@@ -19,12 +18,21 @@ if TYPE_CHECKING:
 
     from pruneboard.leaderboard import Board
 
+    __version__: str
+
 __all__ = ["Recipe", "RunSpec", "__version__", "compare", "run"]
 
-try:
-    __version__ = version("pruneboard")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+
+def __getattr__(name: str) -> str:
+    """Look `__version__` up when it is asked for: what reads it off the installation is slow to import."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("pruneboard")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0+unknown"
 
 
 def run(spec: RunSpec) -> dict[str, Any]:

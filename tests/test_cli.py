@@ -7,13 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 from runs import folder
 
-from pruneboard.cli import invoke
+from pruneboard import cli as cli_package
+from pruneboard.cli import COMMANDS, invoke, load_command
 
 SMALL = ["--model", "test_resnet", "--epochs", "1", "--batch-size", "32", "--limit-train", "71", "--warmup-epochs", "0"]
 RUN = ["run", "--method", "magnitude", *SMALL, "--sparsity", "0.9", "--quiet"]
@@ -292,3 +295,28 @@ def test_signals_leave_an_interrupted_record(tmp_path, number, code):
         assert process.wait(60) == code
     assert json.loads((folder(tmp_path) / "run.json").read_text())["status"] == "interrupted"
     assert invoke([*swap(RUN, "--epochs", "1"), "--results", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_each_says_of_itself(name):
+    """`--help`, which imports no command, shows the sentence that the command's own help begins with."""
+    command = load_command(name)
+    assert command.name == name
+    listed = click.Command(name, help=COMMANDS[name][1])
+    assert [listed.get_short_help_str(limit) for limit in (30, 60, 500)] == [
+        command.get_short_help_str(limit) for limit in (30, 60, 500)
+    ]
+
+
+def test_every_module_with_a_command_is_listed():
+    """No command is forgotten in the table that help is made of."""
+    folder = Path(cli_package.__file__).parent
+    found = {path.stem for path in folder.glob("*.py") if "@click.command(" in path.read_text(encoding="utf-8")}
+    assert found == {module for module, _ in COMMANDS.values()}
+
+
+def test_help_imports_no_command():
+    """`pruneboard --help` loads neither rich nor a module of a command."""
+    code = "import sys; from pruneboard.cli import invoke; invoke(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"rich", "numpy", "pruneboard.cli.run", "pruneboard.report"} & set(done.stderr.split())

@@ -306,3 +306,36 @@ def test_a_plan_cannot_be_changed():
     """Plans are frozen: what was recorded is what is used."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan().batch_size = 32
+
+
+def delivered_by_formula(dataset, cut, epoch, step):
+    """Return a batch as padding, indexing every crop and normalizing channel by channel give it: on a GPU they do."""
+    order = torch.randperm(
+        len(dataset.train), generator=torch.Generator().manual_seed(draws.key(cut.order_seed, "train", epoch))
+    )
+    images = dataset.train.images.stored[order[step * cut.batch_size :][: cut.batch_size]]
+    key = draws.key(cut.augment_seed, "train", epoch, step)
+    drawn = augment.draw(cut.augment, cut.batch_size, dataset.image_size, key)
+    if drawn is not None:
+        padded = torch.nn.functional.pad(images, (drawn.pad,) * 4)
+        windows = padded.unfold(2, dataset.image_size, 1).unfold(3, dataset.image_size, 1)
+        crops = windows[torch.arange(len(images)), :, drawn.top, drawn.left]
+        images = torch.where(drawn.flip[:, None, None, None], crops.flip(3), crops)
+    mean, std = (torch.tensor(constants).view(3, 1, 1) for constants in (dataset.mean, dataset.std))
+    return images.float().div_(255).sub_(mean).div_(std)
+
+
+@FEW
+@given(
+    mode=st.sampled_from(["none", "crop", "crop-flip"]),
+    size=st.sampled_from([1, 7, 8, 24, 33]),
+    batch=st.integers(1, 20),
+    epoch=st.integers(0, 3),
+)
+def test_fast_batches_hold_the_same_bits(mode, size, batch, epoch):
+    """What a CPU copies row by row and normalizes row by row is, bit for bit, what the plain formula gives."""
+    dataset = make_dataset(count=2 * batch, size=size)
+    cut = plan(augment=mode, batch_size=batch, micro_batch=batch)
+    for step, [(images, _)] in enumerate(data.train_batches(dataset, cut, epoch=epoch)):
+        assert torch.equal(images.view(torch.int32), delivered_by_formula(dataset, cut, epoch, step).view(torch.int32))
+        assert images.permute(0, 2, 3, 1).is_contiguous()

@@ -16,7 +16,7 @@ from runs import run
 import pruneboard
 from pruneboard import boards, registry, report
 from pruneboard.api import Traits
-from pruneboard.cli import INTERRUPTED, cli
+from pruneboard.cli import COMMANDS, INTERRUPTED, load_command
 from pruneboard.cli.run import build_spec, seed_list
 from pruneboard.errors import PruneboardError
 
@@ -73,7 +73,7 @@ def commands(page="README.md"):
 
 def parsed(arguments):
     """What click makes of a command line; it refuses what the command does not take."""
-    command = cli.commands[arguments[0]]
+    command = load_command(arguments[0])
     return command.make_context(arguments[0], arguments[1:]).params
 
 
@@ -113,7 +113,7 @@ def test_a_wrong_flag_would_be_seen():
         parsed(["run", "--metod", "probmask"])
 
 
-def test_ci_runs_the_command_of_the_readme():
+def test_ci_runs_the_load_command_the_readme():
     """The README's test command stands in `.ci/run` word for word, and in a block of its own."""
     (command,) = [block for block in blocks("sh") if "tox" in block]
     assert command.startswith("python3 -m venv .venv && ")
@@ -123,7 +123,9 @@ def test_ci_runs_the_command_of_the_readme():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_flags_in_prose_exist(page):
     """Every `--flag` that a page names is a flag of some command."""
-    known = {flag for command in cli.commands.values() for p in command.params for flag in (*p.opts, *p.secondary_opts)}
+    known = {
+        flag for command in map(load_command, COMMANDS) for p in command.params for flag in (*p.opts, *p.secondary_opts)
+    }
     spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text(encoding="utf-8"))
     named = {flag for span in spans for flag in re.findall(r"(?<![\w-])--[a-z][a-z_-]*", span)}
     assert named - known - OTHERS_FLAGS == set()

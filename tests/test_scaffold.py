@@ -23,7 +23,7 @@ from torch import nn
 
 from pruneboard import gates, registry, scaffold
 from pruneboard.api import Progress
-from pruneboard.cli import cli, invoke
+from pruneboard.cli import invoke, load_command
 from pruneboard.errors import UsageError
 from pruneboard.scores import still_kept
 
@@ -241,7 +241,7 @@ def test_the_command_says_what_to_do_next(capfd, tmp_path, monkeypatch):
     assert install == ["pip", "install", "-e", "my work/pruneboard-mine[test]"]
     assert check[:3] == ["pruneboard", "check", "mine"]
     assert check[3:] == ["&&", "python", "-m", "pytest", "my work/pruneboard-mine"]
-    assert cli.commands["run"].make_context("run", train[2:]).params["method"] == "mine"
+    assert load_command("run").make_context("run", train[2:]).params["method"] == "mine"
 
 
 def test_the_generated_method_runs(mine, tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruneboard import stats
+from pruneboard.stats import means
 
 FRACTIONS = st.floats(0, 1)
 
@@ -32,6 +33,13 @@ def test_the_interval_is_that_of_scipy_stats(values):
     assert found.mean == pytest.approx(np.mean(values))
     assert found.sd == pytest.approx(np.std(values, ddof=1), abs=1e-12)
     assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half), abs=1e-9)
+
+
+def test_the_quantiles_at_hand_are_scipys():
+    """The table that spares a small board the import of scipy holds what scipy gives, to all digits that are right."""
+    expected = [scipy.stats.t.ppf(0.975, degrees) for degrees in means.QUANTILES]
+    assert list(means.QUANTILES) == list(range(1, 31))
+    assert list(means.QUANTILES.values()) == pytest.approx(expected, rel=1e-9)
 
 
 def test_one_value_has_no_spread():

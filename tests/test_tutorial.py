@@ -16,7 +16,7 @@ from environments import fresh, layered
 from prose import ROOT, blocks, text
 
 from pruneboard import scaffold
-from pruneboard.cli import cli
+from pruneboard.cli import load_command
 from pruneboard.testing import SUITE, check_pruner
 
 PAGE = "docs/plugins.md"
@@ -106,7 +106,7 @@ def test_the_readme_of_a_package_holds():
     calls = [shlex.split(line)[1:] for line in shown if line.startswith("pruneboard ")]
     assert {call[0] for call in calls} == {"list", "check", "run", "compare", "verify"}
     for name, *arguments in calls:
-        cli.commands[name].make_context(name, arguments)
+        load_command(name).make_context(name, arguments)
 
 
 @pytest.mark.slow

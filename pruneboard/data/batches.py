@@ -199,8 +199,9 @@ def _pixels(
 
 
 def _gather(stored: Tensor, rows: Tensor, spans: Iterable[range]) -> Iterator[Tensor]:
+    images = stored.permute(0, 2, 3, 1)  # as they lie in memory, where each is one piece
     for span in spans:
-        yield stored.index_select(0, rows[span.start : span.stop])
+        yield images.index_select(0, rows[span.start : span.stop]).permute(0, 3, 1, 2)
 
 
 def _moved(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:

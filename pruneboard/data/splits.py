@@ -18,11 +18,15 @@ class Pixels:
     """Images that are in memory.
 
     Attributes:
-        stored: uint8 [N, 3, S, S] on the CPU.
+        stored: uint8 [N, 3, S, S] on the CPU, channels last in memory: a row of pixels is then one piece to copy.
     """
 
     stored: Tensor
     _copies: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Lay the images out."""
+        object.__setattr__(self, "stored", self.stored.contiguous(memory_format=torch.channels_last))
 
     def __len__(self) -> int:
         return len(self.stored)

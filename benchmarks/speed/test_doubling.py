@@ -1,0 +1,125 @@
+"""Twice the work takes twice the time: of steps, of weights, of records."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from cases import batch_of, training
+from test_projection import Case
+
+from pruneboard import train
+from pruneboard_probmask.gate import relaxed
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
+from scale import write
+
+
+@pytest.fixture
+def doubling(benchmark):
+    """Do the work of every size in turn, as often as there are rounds, and leave a curve for the page.
+
+    Work returns the seconds it took by `doubling.clock`.
+    """
+    clock = benchmark._timer
+
+    def run(what, unit, work, sizes, *, rounds, note=""):
+        seconds = {size: [] for size in sizes}
+        work(sizes[0])
+
+        def all_sizes():
+            for size in sizes:
+                seconds[size].append(work(size))
+
+        benchmark.pedantic(all_sizes, rounds=rounds, iterations=1)
+        benchmark.extra_info |= {
+            "section": "doubling",
+            "what": what,
+            "unit": unit,
+            "sizes": sizes,
+            "seconds": [statistics.median(seconds[size]) for size in sizes],
+            "doublings": [
+                statistics.median(b / a for a, b in zip(seconds[low], seconds[high], strict=True))
+                for low, high in itertools.pairwise(sizes)
+            ],
+            "note": note,
+            "clock": "wall" if clock is time.perf_counter else "processor",
+        }
+
+    run.clock = clock
+    return run
+
+
+def timed(clock, work):
+    """Return the seconds that `work` takes."""
+    start = clock()
+    work()
+    return clock() - start
+
+
+def test_steps(doubling, rounds):
+    """Training steps of the smallest network."""
+    run = training("magnitude", "resnet8_cifar", batch=16)
+    batches = batch_of(run)
+
+    def steps(count):
+        return timed(doubling.clock, lambda: [train.train_step(run, 1, batches) for _ in range(count)])
+
+    doubling("training steps, resnet8_cifar, batch 16", "steps", steps, [10, 20, 40, 80], rounds=rounds(7))
+    run.engine.close()
+
+
+def test_weights_of_a_projection(doubling, rounds):
+    """ProbMask's projection over layers of a million weights, one Adam step after the last projection."""
+    cases = {count * 2**20: Case([(1024, 1024)] * count) for count in (4, 8, 16, 32)}
+
+    def project(n):
+        cases[n].before()
+        start = clock()
+        cases[n].ours()
+        return clock() - start
+
+    clock = doubling.clock
+    doubling("projection, layers of 1,048,576 weights", "weights", project, list(cases), rounds=rounds(9))
+
+
+def test_weights_of_a_mask(doubling, rounds):
+    """ProbMask's relaxed mask, forward and backward."""
+    generator = torch.Generator().manual_seed(0)
+    cases = {
+        n: tuple(t.requires_grad_() for t in (torch.randn(n), torch.rand(n).clamp(0.01, 0.99)))
+        for n in (2**20, 2**21, 2**22, 2**23)
+    }
+
+    def mask(n):
+        weight, s = cases[n]
+        return timed(doubling.clock, lambda: torch.autograd.grad(relaxed(weight, s, 1.5, generator).sum(), (weight, s)))
+
+    doubling("one relaxed mask, forward and backward", "weights", mask, list(cases), rounds=rounds(9))
+
+
+def test_records(doubling, rounds, tmp_path):
+    """`pruneboard compare`, less what it takes on one record: what grows is what is asked."""
+    sizes = [1000, 2000, 4000]
+    for size in [1, *sizes]:
+        write(tmp_path / str(size), size)
+
+    def compare(size):
+        command = [sys.executable, "-m", "pruneboard", "compare", str(tmp_path / str(size)), "--format", "csv,json"]
+        return timed(doubling.clock, lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+
+    fixed = statistics.median(compare(1) for _ in range(3))
+    doubling(
+        "`pruneboard compare --format csv,json`",
+        "records",
+        lambda size: compare(size) - fixed,
+        sizes,
+        rounds=rounds(3, 1),
+        note=f"less the {fixed:.2f} s that one record takes",
+    )

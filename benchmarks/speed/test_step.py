@@ -1,0 +1,81 @@
+"""The training step: ours beside a bare PyTorch loop, and each method's beside the dense one.
+
+Both sides get the same augmented batches, already on the device: the pipeline has a table of its own.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import Bare, batch_of, bring, training
+from rows import Row
+
+from pruneboard import train
+from pruneboard.api import Mask
+
+MODEL, BATCH = "resnet32_cifar", 128
+
+METHODS = {
+    "magnitude": (0.9, {}, 1.05),
+    "gmp": (0.42, {}, 1.05),
+    "random": (0.5, {}, 1.05),
+    "snip": (0.5, {}, 1.05),
+    "synflow": (0.5, {"rounds": 2}, 1.05),
+    "rigl": (0.41, {}, 1.05),
+    "str": (0.5, {}, 1.10),
+    "edge-popup": (0.5, {}, 1.25),
+}
+"""Method -> fraction of the budget, between two updates of its masks; options; bound."""
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "bound", "count"), [(MODEL, BATCH, 1.05, 7), ("resnet8_cifar", 16, None, 200)]
+)
+def test_dense_step_beside_a_bare_loop(versus, rounds, model, batch, bound, count):
+    """(a) What hooks, gates that change nothing and DeepSpeed add to a step."""
+    run, bare = training("dense", model, batch=batch), Bare(model, batch)
+    batches = batch_of(run)
+    [(images, labels)] = batches
+    first = [train.train_step(run, 0, batches), bare.step(0, images, labels)]
+    torch.testing.assert_close(*first)  # the same work
+    row = Row(
+        section="a",
+        what=f"step, {model}, batch {batch}",
+        against="a bare PyTorch loop",
+        bound=bound,
+        note="same weights, batches on the device, fused SGD, schedule, clip and loss",
+    )
+    versus(
+        row, lambda: train.train_step(run, 1, batches), lambda: bare.step(1, images, labels), rounds=rounds(count, 1)
+    )
+    run.engine.close()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_step_of_a_method(versus, rounds, method):
+    """(b) What a method adds to a dense step outside of its mask updates."""
+    fraction, options, bound = METHODS[method]
+    track = "supermask" if method == "edge-popup" else "prune"
+    dense = training("dense", MODEL, batch=BATCH)
+    run = training(method, MODEL, batch=BATCH, track=track, **options)
+    batches = batch_of(run)
+    step = round(fraction * run.budget.total)
+    bring(run, step)
+    masks = [layer.gate.keep for layer in run.layers if isinstance(layer.gate, Mask)]
+    before = [mask._version for mask in masks]
+    row = Row(
+        section="b",
+        what=f"{method}, {MODEL}, batch {BATCH}",
+        against="a dense step",
+        bound=bound,
+        note=f"sparsity .9, {track} track, at {fraction:.0%} of the budget, no mask update",
+    )
+    versus(
+        row,
+        lambda: train.train_step(run, step, batches),
+        lambda: train.train_step(dense, step, batches),
+        rounds=rounds(5, 1),
+    )
+    assert [mask._version for mask in masks] == before
+    run.engine.close()
+    dense.engine.close()
