@@ -36,7 +36,7 @@ def budget(layers: Sequence[Layer[G]]) -> int:
     return sum(layer.keep or 0 for layer in layers)
 
 
-def top_k(scores: Sequence[Tensor], k: int) -> list[Tensor]:
+def top_k(scores: Sequence[Tensor], k: int, *, checked: bool = True) -> list[Tensor]:
     """Return bool masks that keep exactly the `k` highest of all `scores` together.
 
     Ties break by (layer, flat index in row-major order), so that a smaller k keeps a subset.
@@ -44,17 +44,18 @@ def top_k(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     Args:
         scores: tensors of any shapes and strides, one floating dtype, one device.
         k: 0 to the number of all entries.
+        checked: refuse scores that are not finite, which waits for an accelerator; nothing else here does.
 
     Raises:
-        ValueError: k is out of range, or a score is NaN or infinite.
+        ValueError: k is out of range, or, where that is checked, a score is NaN or infinite.
     """
     flat = torch.cat([score.detach().reshape(-1) for score in scores])
     if not 0 <= k <= flat.numel():
         raise ValueError(f"cannot keep {k} of {flat.numel()} positions")
     # Extremes carry NaN and infinity along, in a twentieth of the time of a look at every number.
-    if flat.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(flat))).all()):
+    if checked and flat.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(flat))).all()):
         raise ValueError("scores must be finite numbers; found NaN or infinity")
-    kept = _top_k_flat(flat, k)
+    kept = _by_partition(flat, k) if flat.device.type == "cpu" else _by_sorting(flat, k)
     parts = torch.split(kept, [score.numel() for score in scores])
     return [part.reshape(score.shape) for part, score in zip(parts, scores, strict=True)]
 
@@ -64,22 +65,26 @@ def top_k_per_layer(scores: Sequence[Tensor], keep: Sequence[int]) -> list[Tenso
     return [top_k([score], k)[0] for score, k in zip(scores, keep, strict=True)]
 
 
-def _top_k_flat(flat: Tensor, k: int) -> Tensor:
+def _by_sorting(flat: Tensor, k: int) -> Tensor:
+    """Select without a look at any number, for which an accelerator would have to be waited for."""
+    order = flat.sort(stable=True, descending=True).indices
+    return torch.zeros_like(flat, dtype=torch.bool).index_fill_(0, order[:k], value=True)
+
+
+def _by_partition(flat: Tensor, k: int) -> Tensor:
+    """Select without sorting, which takes a CPU many times as long."""
     if k == 0:
         return torch.zeros_like(flat, dtype=torch.bool)
-    threshold = _ascending(flat, flat.numel() - k)
+    place = flat.numel() - k
+    if flat.dtype in (torch.float32, torch.float64):
+        # Half the time and a third of the memory of torch's, which moves positions along.
+        threshold = torch.from_numpy(np.partition(flat.numpy(), place))[place]
+    else:
+        threshold = flat.kthvalue(place + 1).values
     kept = flat > threshold
     ties = torch.nonzero(flat == threshold).squeeze(1)
     kept[ties[: k - int(torch.count_nonzero(kept))]] = True
     return kept
-
-
-def _ascending(flat: Tensor, place: int) -> Tensor:
-    """Return the number that stands at `place` when all are sorted, without sorting them."""
-    if flat.device.type == "cpu" and flat.dtype in (torch.float32, torch.float64):
-        # Half the time and a third of the memory of torch's, which moves positions along.
-        return torch.from_numpy(np.partition(flat.numpy(), place))[place]
-    return flat.kthvalue(place + 1).values
 
 
 def added(parts: Iterable[Sequence[Tensor]]) -> list[Tensor]:

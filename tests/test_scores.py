@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from score_cases import FEW, random_tensors
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from pruneboard import scores
 from pruneboard.api import Layer, Mask
@@ -93,6 +94,23 @@ def test_top_k_is_the_plain_ranking_for_every_k(values):
         masks = top_k(tensors, k)
         kept = {(i, j) for i, mask in enumerate(masks) for j in mask.nonzero().flatten().tolist()}
         assert kept == set(order[:k])
+
+
+@given(TIED)
+@FEW
+def test_what_an_accelerator_selects_is_what_a_cpu_selects(values):
+    """Sorting, which needs no look at a number, keeps the same positions as the partition, with many ties."""
+    flat = torch.tensor([value for row in values for value in row], dtype=torch.float32)
+    for k in range(len(flat) + 1):
+        assert torch.equal(scores._by_sorting(flat, k), scores._by_partition(flat, k))
+
+
+def test_an_accelerator_is_not_waited_for_where_scores_are_not_checked():
+    """The selection runs on tensors without values: nothing depends on what a number is."""
+    with FakeTensorMode():
+        assert scores._by_sorting(torch.empty(100), 7).shape == (100,)
+        with pytest.raises(DataDependentOutputException):
+            top_k([torch.empty(100)], 7)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.5, 3e38])
