@@ -4,7 +4,7 @@
     python benchmarks/boards/costs.py digits-smoke cifar10-small --write
 
 The estimate is that of `pruneboard sweep --dry-run`. What a board took is the sum of its records' seconds over the runs
-that were carried out at once.
+that were carried out at once, each row's seconds those of its median seed: other work on the machine slows some.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 from pruneboard import boardfile, store
@@ -40,7 +42,11 @@ def took(name: str, jobs: int) -> float | None:
     folder = ROOT / "results" / name
     if not folder.is_dir():
         return None
-    return sum(record["cost"]["wall_seconds"] for _, record in store.scan([folder]).records) / jobs
+    rows: dict[str, list[float]] = defaultdict(list)
+    for _, record in store.scan([folder]).records:
+        row = (record["track"], record["method"]["name"], record["method"]["ablation"], record["sparsity"]["target"])
+        rows[repr(row)].append(record["cost"]["wall_seconds"])
+    return sum(len(seconds) * statistics.median(seconds) for seconds in rows.values()) / jobs
 
 
 def duration(seconds: float | None) -> str:

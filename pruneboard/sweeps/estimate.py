@@ -22,6 +22,7 @@ from pruneboard import assemble, train
 from pruneboard.api import Batch
 from pruneboard.boardfile import Images
 from pruneboard.data import Dataset, Split, calibration_batches, eval_batches, standing_in, train_batches
+from pruneboard.data.batches import CALIBRATION
 from pruneboard.data.folder import SMALL_IMAGE as LARGEST_IN_MEMORY
 from pruneboard.data.splits import Pixels
 from pruneboard.evaluate import evaluate, reestimate
@@ -38,6 +39,9 @@ MOST_SECONDS = 4.0
 
 NOISE_BATCHES, NOISE_BYTES = 16, 2**28
 EVALUATED_BATCHES = 8
+CALIBRATED = 4
+"""Of the batches that statistics are re-estimated on; large networks take minutes for all."""
+
 RECORD_BYTES = 64 * 1024
 """Record, metrics and log of a run, about."""
 
@@ -232,10 +236,11 @@ def _image_seconds(run: Training) -> float:
 
 
 def _calibration_seconds(run: Training) -> float:
+    """Return the seconds of one re-estimation."""
     began = time.perf_counter()
-    reestimate(run.engine, calibration_batches(run.dataset, run.plan))
+    reestimate(run.engine, calibration_batches(run.dataset, run.plan, CALIBRATED))
     _wait_for(run)
-    return time.perf_counter() - began
+    return (time.perf_counter() - began) * CALIBRATION / CALIBRATED
 
 
 def _wait_for(run: Training) -> None:
