@@ -2,6 +2,7 @@
 
     python benchmarks/latency/when.py            # ten minutes
     python benchmarks/latency/when.py --write
+    python benchmarks/latency/when.py --part layers --write
 
 One thread. Of a layer, all sparsities and engines are timed in the same rounds, against the dense layer in torch. The
 whole networks are runs with a random mask, made here, and measured as `pruneboard latency` does.
@@ -29,7 +30,6 @@ from pruneboard.latency.asked import Asked
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "latency.md"
-START, END = "<!-- when:start -->\n", "<!-- when:end -->\n"
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 BATCHES = (1, 64)
@@ -123,7 +123,8 @@ def layer_section(given: argparse.Namespace) -> str:
     for name, (make, shape) in LAYERS.items():
         for batch in BATCHES:
             print(f"{name}, batch {batch}", file=sys.stderr, flush=True)
-            times = layer_times(make, shape, batch, given)
+            with torch.inference_mode():
+                times = layer_times(make, shape, batch, given)
             dense = times["torch", 0.0]
             for engine in sorted({engine for engine, _ in times} - {"torch"}, reverse=True):
                 found = speedups(times, engine)
@@ -133,7 +134,7 @@ def layer_section(given: argparse.Namespace) -> str:
                 cells += [showing.milliseconds(dense.median), str(dense.rounds)]
                 lines.append(f"| {' | '.join(cells)} |")
     said = [f"* {kind}, batch {batch}: CSR breaks even {between(found)}." for (kind, batch), found in points.items()]
-    return "\n".join([*lines, "", *said, ""])
+    return "\n".join([*lines, "", *said])
 
 
 def between(found: list[float | None]) -> str:
@@ -174,7 +175,7 @@ def network_section(given: argparse.Namespace) -> str:
             lines += network_rows(found, model, sparsity)
             (verdict,) = found["verdicts"]
             said += [f"* `{model}` at {sparsity:g}: {showing.sentence(verdict).partition(': ')[2]}. {storage(stored)}"]
-    return "\n".join([*lines, "", *said, ""])
+    return "\n".join([*lines, "", *said])
 
 
 def network_rows(found: dict[str, Any], model: str, sparsity: float) -> Iterator[str]:
@@ -206,23 +207,30 @@ def machine() -> str:
     )
 
 
+PARTS = {"layers": layer_section, "networks": network_section}
+
+
+def put(part: str, section: str) -> None:
+    """Put a part into the page, between its marks."""
+    start, end = f"<!-- {part}:start -->\n", f"<!-- {part}:end -->\n"
+    before, mark, rest = PAGE.read_text(encoding="utf-8").partition(start)
+    PAGE.write_text(before + mark + section + end + rest.partition(end)[2], encoding="utf-8")
+
+
 def main() -> None:
-    """Print the section, or put it into the page."""
+    """Print the parts, or put each into the page as soon as it is made."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this one; repeatable")
     parser.add_argument("--seconds", type=float, default=20.0, help="for the rounds of each layer or network")
     parser.add_argument("--rounds", type=int, help="exactly so many instead")
-    parser.add_argument("--write", action="store_true", help="replace the section in docs/latency.md")
+    parser.add_argument("--write", action="store_true", help="replace the parts in docs/latency.md")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    parts = [machine()]
-    with torch.inference_mode():
-        parts.append(layer_section(given))
-    parts.append(network_section(given))
-    section = "\n".join(parts)
-    print(section)
-    if given.write:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-        PAGE.write_text(before + START + section + END + rest.partition(END)[2], encoding="utf-8")
+    for part in given.part or PARTS:
+        section = f"{machine()}\n{PARTS[part](given)}\n"
+        print(section, flush=True)
+        if given.write:
+            put(part, section)
 
 
 if __name__ == "__main__":
