@@ -27,8 +27,8 @@ PAGES = [
     ),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-OTHERS_FLAGS = {"--nproc-per-node", "--no_local_rank", "--ntasks-per-node", "--distribution", "--sizes"}
-"""Flags of other tools that the pages show."""
+OTHERS_FLAGS = {"--help", "--nproc-per-node", "--no_local_rank", "--ntasks-per-node", "--distribution", "--sizes"}
+"""Flags of other tools that the pages show, and the one that click adds to every command."""
 
 CALLERS = {"-m", "--module", "srun"}
 """What may stand before a call of pruneboard."""
