@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,13 +19,9 @@ FOLDER = "leaderboard"
 SHOWN_RUNS = 500
 """Runs whose whole record is on the page."""
 
-_TEXTS: dict[str, Callable[[Leaderboard], str]] = {
-    "html": report.html,
-    "md": report.markdown,
-    "tex": report.latex,
-    "csv": report.csv,
-    "json": report.json,
-}
+_TEXTS = {"html": "html", "md": "markdown", "tex": "latex", "csv": "csv", "json": "json"}
+"""Format -> the function of `report` that makes it: named, because to look it up is to import it."""
+
 _PICTURES = ("svg", "png")
 _FIGURE = re.compile(r".+-[0-9a-f]{12}(-\d+)?\.(svg|png)|left-out\.txt")
 FORMATS = (*_TEXTS, *_PICTURES)
@@ -99,7 +95,7 @@ def write(board: Leaderboard, folder: Path, formats: Sequence[str] = FORMATS) ->
     Raises:
         StoreError: the folder cannot be written.
     """
-    files = {f"leaderboard.{name}": make(board) for name, make in _TEXTS.items() if name in formats}
+    files = {f"leaderboard.{name}": getattr(report, maker)(board) for name, maker in _TEXTS.items() if name in formats}
     written = [store.write_atomic(folder / name, text.encode("utf-8", "replace")) for name, text in files.items()]
     if set(formats) & set(_PICTURES):
         written += _write_figures(report.figures(board), folder / "figures", formats)
