@@ -61,7 +61,7 @@ def test_step_beside_two_dense_passes(versus, rounds, name):
         row,
         lambda: train.train_step(run, step, batches),
         lambda: train.train_step(dense, step, batches),
-        rounds=rounds(5, 1),
+        rounds=rounds(4, 1),
         before=lambda: restore(run, probabilities),
     )
     run.engine.close()
@@ -119,7 +119,7 @@ def test_undecided_step_beside_the_official_formula(versus, rounds, model, stem,
     run.engine.close()
 
 
-@pytest.mark.parametrize(("model", "repeats"), [("resnet18", 3), ("resnet50", 2)])
+@pytest.mark.parametrize(("model", "repeats"), [("resnet18", 2), ("resnet50", 1)])
 def test_run_to_90_percent_beside_the_official_formula(versus, rounds, model, repeats):
     """The average over a real search of 94 steps: both sides are timed at eight of its states, evenly spaced."""
     run = training("probmask", model, batch=8, stem="stock")

@@ -116,6 +116,6 @@ def test_projection(versus, rounds, network, name, reference):
         row,
         case.ours,
         lambda: reference(case.scores, case.k),
-        rounds=rounds(15 if name == "bisection" else 3),
+        rounds=rounds(15 if name == "bisection" else 2),
         before=case.before,
     )
