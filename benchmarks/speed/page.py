@@ -54,7 +54,9 @@ def _machine(measured: Measured) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in measured["packages"].items())
     threads = sorted({row["threads"] for row in rows if "threads" in row})
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
-    return f"{where}; {packages}; {', '.join(map(str, threads))} thread; {measured['date']}."
+    rounds = [row["rounds"] for row in rows if "rounds" in row]
+    how = f"{', '.join(map(str, threads))} thread, {min(rounds)} to {max(rounds)} rounds"
+    return f"{where}; {packages}; {how}; {measured['date']}."
 
 
 def _summary(measured: Measured) -> str:
