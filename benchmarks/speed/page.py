@@ -192,6 +192,8 @@ def curves(measured: Measured) -> str:
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [tuple(head), *rows]
+    if len(lines) == 1:
+        return "No part of this measurement."
     cut = [lines[0], tuple("---" for _ in lines[0]), *lines[1:]]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in cut)
 
