@@ -145,7 +145,7 @@ class ProbMask(Pruner[ProbabilityGate]):
         scores = [layer.gate.probability.detach() for layer in layers]
         v = shift(scores, k + (n - k) * share)
         for layer, score in zip(layers, scores, strict=True):
-            at.assign(layer.gate.probability, clipped(score, v))
+            at.assign(layer.gate.probability, clipped(score, v, out=layer.gate.spare()))
 
     def harden(self, layers: Layers, at: Progress, validate: Validate) -> None:
         """Fix the best of `samples` masks, each of exactly the budget, by validation top-1."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pruneboard.api import Gate
+from pruneboard_probmask import bulk
 
 NEVER = 1e-36
 """Stands for 0 inside the odds: log(0) costs a CPU some twenty times an ordinary logarithm."""
@@ -21,11 +21,11 @@ SMALLEST_DRAW = 2.0**-25
 NOTHING = 1e-26
 """A relaxed mask at or below this is 0: it changes no sum, and products with it would be subnormal and slow."""
 
-BLOCK = 1 << 17
-"""Entries per thread that a CPU takes through all operations at a time: in its cache they take less time."""
+FEW, FEW_OF_MANY = 0.25, 0.4
+"""Below this share of undecided probabilities, gathering them costs a CPU less than drawing for all.
 
-FEW = 0.25
-"""Below this share of undecided probabilities, gathering them costs a CPU less than drawing for all."""
+Of a large layer the second; the small ones of the committed boards were drawn for by the first.
+"""
 
 
 @final
@@ -38,10 +38,12 @@ class ProbabilityGate(Gate):
         inverse_temperature: T of the relaxation; set before every step, so it is no state.
         undecided: flat indices of the probabilities strictly between 0 and 1, the only ones drawn for; None
             draws for all. Derived from `probability` before every step, so it is not saved.
+        room: [2, *shape], where m and w * m of a large weight stand in every pass, on a CPU; not saved either.
     """
 
     probability: nn.Parameter
     undecided: Tensor | None
+    room: Tensor | None
 
     def __init__(self, weight: Tensor, *, learn: bool) -> None:
         """Start with every probability at 1; `learn=False` where the budget keeps everything."""
@@ -49,6 +51,7 @@ class ProbabilityGate(Gate):
         self.probability = nn.Parameter(torch.ones_like(weight), requires_grad=learn)
         self.inverse_temperature = 1.0
         self.register_buffer("undecided", None, persistent=False)
+        self.register_buffer("room", None, persistent=False)
         self.refresh()
 
     def refresh(self) -> None:
@@ -57,16 +60,21 @@ class ProbabilityGate(Gate):
         if values.device.type != "cpu" or not values.is_contiguous():
             self.undecided = None  # an accelerator would wait for the count
             return
-        found = np.flatnonzero(((values > 0) & (values < 1)).numpy())
-        self.undecided = torch.from_numpy(found) if len(found) < FEW * values.numel() else None
+        self.undecided = bulk.between(values, most=FEW_OF_MANY if bulk.is_large(values) else FEW)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return w * m in training, and w * probability, the mean of w * Bernoulli, in evaluation."""
         if not self.training or not self.probability.requires_grad:
             return weight * self.probability.detach()
+        if self.room is None and bulk.is_large(weight):
+            self.room = torch.empty(2, *weight.shape)
         nothing = self.undecided is not None and not self.undecided.numel()
         generator = None if nothing else self.draw()
-        return relaxed(weight, self.probability, self.inverse_temperature, generator, self.undecided)
+        return relaxed(weight, self.probability, self.inverse_temperature, generator, self.undecided, self.room)
+
+    def spare(self) -> Tensor | None:
+        """Return a tensor of the weight's shape that stands unused between two passes, if there is one."""
+        return None if self.room is None else self.room[0]
 
     def kept(self, weight: Tensor) -> Tensor:
         """Return where the probability is not 0."""
@@ -80,6 +88,7 @@ def relaxed(
     inverse_temperature: float,
     generator: torch.Generator | None,
     undecided: Tensor | None = None,
+    room: Tensor | None = None,
 ) -> Tensor:
     """Return w * m for one relaxed sample m, differentiable in `weight` and `probability`.
 
@@ -93,11 +102,21 @@ def relaxed(
         generator: draws u; None where there is nothing to draw.
         undecided: flat indices outside of which every s is 0 or 1, so that m = s whatever is drawn; None
             draws for all.
+        room: [2, *shape], takes m and w * m, which are allocated without it. To go backward after a later call has
+            taken the same room is an error, which autograd raises.
     """
-    return _Relaxed.apply(weight, probability, inverse_temperature, generator, undecided)  # type: ignore[no-any-return]
+    return _Relaxed.apply(  # type: ignore[no-any-return]
+        weight, probability, inverse_temperature, generator, undecided, room
+    )
 
 
-def sample_mask(probability: Tensor, inverse_temperature: float, draw: Tensor, out: Tensor | None = None) -> Tensor:
+def sample_mask(
+    probability: Tensor,
+    inverse_temperature: float,
+    draw: Tensor,
+    out: Tensor | None = None,
+    log_: Callable[[Tensor], Tensor] = torch.log_,
+) -> Tensor:
     """Return sigmoid(T log(s u / ((1 - s)(1 - u)))), exactly s where s is 0 or 1, in one logarithm.
 
     Args:
@@ -105,11 +124,12 @@ def sample_mask(probability: Tensor, inverse_temperature: float, draw: Tensor, o
         inverse_temperature: T.
         draw: u in [0, 1), of the shape of `probability`; overwritten.
         out: takes the result, if given.
+        log_: replaces a tensor by its logarithm.
     """
     draw.clamp_min_(SMALLEST_DRAW)
     odds = torch.mul(draw, probability, out=out).clamp_min_(NEVER)
-    against = draw.neg_().add_(1).mul_(1 - probability).clamp_min_(NEVER)
-    mask = odds.div_(against).log_().mul_(inverse_temperature).sigmoid_()
+    against = torch.sub(1, draw, out=draw).mul_(1 - probability).clamp_min_(NEVER)
+    mask = log_(odds.div_(against)).mul_(inverse_temperature).sigmoid_()
     return functional.threshold(mask, NOTHING, 0.0, inplace=True)
 
 
@@ -118,15 +138,6 @@ def _slope(probability: Tensor, mask: Tensor, inverse_temperature: float, out: T
     variance = torch.addcmul(probability, probability, probability, value=-1)
     slope = torch.addcmul(mask, mask, mask, value=-1, out=out).mul_(inverse_temperature)
     return slope.div_(variance.clamp_min_(torch.finfo(variance.dtype).tiny))
-
-
-def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield matching parts of tensors of one shape, vectors that stay in a CPU's cache; elsewhere, all at once."""
-    if tensors[0].device.type != "cpu" or not all(tensor.is_contiguous() for tensor in tensors):
-        yield tensors
-        return
-    size = BLOCK * torch.get_num_threads()
-    yield from zip(*(torch.split(tensor.view(-1), size) for tensor in tensors), strict=True)
 
 
 class _Relaxed(torch.autograd.Function):
@@ -140,30 +151,96 @@ class _Relaxed(torch.autograd.Function):
         inverse_temperature: float,
         generator: torch.Generator | None,
         undecided: Tensor | None,
+        room: Tensor | None,
     ) -> Tensor:
         ctx.inverse_temperature = inverse_temperature
-        mask = probability
-        if undecided is None:
-            mask = torch.empty_like(probability)
-            for s, m in _blocks(probability, mask):
-                sample_mask(s, inverse_temperature, torch.empty_like(s).uniform_(generator=generator), out=m)
-        elif undecided.numel():
-            few, mask = probability.view(-1)[undecided], probability.clone()
-            mask.view(-1)[undecided] = sample_mask(few, inverse_temperature, torch.rand(few.shape, generator=generator))
-        ctx.save_for_backward(weight, probability, mask, undecided)
-        return weight * mask
+        # Detached, they still share the room's count of writes, by which autograd finds what is used too late.
+        mask, product = (torch.empty_like(weight) if room is None else room[part].detach() for part in range(2))
+        if undecided is not None:
+            torch.mul(weight, probability, out=product)
+            few = _draw_few(weight, probability, inverse_temperature, generator, undecided, product)
+            ctx.save_for_backward(probability, undecided, *few)
+            return product
+        assert generator is not None
+        source = bulk.source(generator, probability)
+        for s, m, w, out in bulk.blocks(probability, mask, weight, product):
+            sample_mask(s, inverse_temperature, source.uniform(s), out=m, log_=source.log_)
+            torch.mul(w, m, out=out)
+        ctx.save_for_backward(probability, None, weight, mask)
+        return product
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
-        (gradient,) = gradients
-        weight, probability, mask, undecided = ctx.saved_tensors
-        if undecided is None:
-            slope = torch.empty_like(probability)
-            for s, m, w, g, out in _blocks(probability, mask, weight, gradient, slope):
-                _slope(s, m, ctx.inverse_temperature, out=out).mul_(w).mul_(g)
-        else:
-            slope = torch.zeros_like(probability)
-            s, m, w, g = (t.reshape(-1)[undecided] for t in (probability, mask, weight, gradient))
-            slope.view(-1)[undecided] = _slope(s, m, ctx.inverse_temperature).mul_(w).mul_(g)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None, None, None]:
+        probability, undecided, *saved = ctx.saved_tensors
+        heat = ctx.inverse_temperature
+        # A convolution's gradient has at times another layout than its weight, and blocks must match.
+        gradient = gradients[0].contiguous() if probability.is_contiguous() else gradients[0]
         # The supermask track freezes the weight.
-        return gradient * mask if ctx.needs_input_grad[0] else None, slope, None, None, None
+        by_weight = torch.empty_like(probability) if ctx.needs_input_grad[0] else None
+        if undecided is None:
+            weight, mask = saved
+            by_probability = _slopes(probability, weight, mask, gradient, heat, by_weight)
+        else:
+            s, w, m = saved
+            by_probability = _slopes_of_few(probability, undecided, s, w, m, gradient, heat, by_weight)
+        return by_weight, by_probability, None, None, None, None
+
+
+def _slopes(
+    probability: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    gradient: Tensor,
+    inverse_temperature: float,
+    by_weight: Tensor | None,
+) -> Tensor:
+    """Return dL/ds; dL/dw goes into `by_weight`, if any."""
+    slope = torch.empty_like(probability)
+    results = [slope] if by_weight is None else [slope, by_weight]
+    for s, m, w, g, out, *scaled in bulk.blocks(probability, mask, weight, gradient, *results):
+        _slope(s, m, inverse_temperature, out=out).mul_(w).mul_(g)
+        for product in scaled:
+            torch.mul(g, m, out=product)
+    return slope
+
+
+def _draw_few(
+    weight: Tensor,
+    probability: Tensor,
+    inverse_temperature: float,
+    generator: torch.Generator | None,
+    undecided: Tensor,
+    product: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return s, w and m at the flat indices `undecided`, and put w * m there into `product`."""
+    s, w = (tensor.reshape(-1).index_select(0, undecided) for tensor in (probability, weight))
+    m = torch.empty_like(s)
+    if generator is not None:
+        source, flat = bulk.source(generator, probability), product.view(-1)
+        for places, s_part, w_part, m_part in bulk.blocks(undecided, s, w, m):
+            sample_mask(s_part, inverse_temperature, source.uniform(s_part), out=m_part, log_=source.log_)
+            flat.index_copy_(0, places, w_part * m_part)
+    return s, w, m
+
+
+def _slopes_of_few(
+    probability: Tensor,
+    undecided: Tensor,
+    s: Tensor,
+    w: Tensor,
+    m: Tensor,
+    gradient: Tensor,
+    inverse_temperature: float,
+    by_weight: Tensor | None,
+) -> Tensor:
+    """Return dL/ds, which is 0 but for `undecided`, where `s`, `w` and `m` are; dL/dw goes into `by_weight`, if any."""
+    slope = torch.zeros_like(probability)
+    if by_weight is not None:
+        torch.mul(gradient, probability, out=by_weight)
+    flat = [result.view(-1) for result in (slope, by_weight) if result is not None]
+    for places, s_part, w_part, m_part in bulk.blocks(undecided, s, w, m):
+        g_part = gradient.view(-1).index_select(0, places)
+        parts = _slope(s_part, m_part, inverse_temperature).mul_(w_part).mul_(g_part), g_part * m_part
+        for result, part in zip(flat, parts):  # noqa: B905 - the second is not always wanted
+            result.index_copy_(0, places, part)
+    return slope

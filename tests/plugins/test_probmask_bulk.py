@@ -1,0 +1,162 @@
+"""What ProbMask does with large layers on a CPU: the same formulas, in blocks, on draws of numpy's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pruneboard_probmask import bulk
+from pruneboard_probmask.gate import FEW_OF_MANY, ProbabilityGate, relaxed
+
+LARGE = bulk.LARGE + 4321
+"""More than one block, and no whole number of them."""
+
+
+def generator(seed=0):
+    """A CPU generator with this seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+def inputs(seed=0):
+    """Weights, undecided probabilities and a gradient from above, of a large layer."""
+    weight, upstream = (torch.randn(LARGE, generator=generator(seed + n)) for n in range(2))
+    s = torch.rand(LARGE, generator=generator(seed + 2)).mul(0.98).add(0.01)
+    return weight.requires_grad_(), s.requires_grad_(), upstream
+
+
+def draws(seed=0):
+    """What a large layer draws from a generator with this seed."""
+    return bulk.source(generator(seed), torch.empty(LARGE)).uniform(torch.empty(LARGE)).clone()
+
+
+def test_draws_are_uniform():
+    """Draws for a large layer are U(0, 1), by a Kolmogorov-Smirnov test, and never 1."""
+    found = draws()
+    assert scipy.stats.kstest(found.numpy(), "uniform").pvalue > 0.01
+    assert float(found.min()) >= 0
+    assert float(found.max()) < 1
+
+
+def test_draws_are_keyed_by_the_generator():
+    """The same seed gives the same draws; another seed, or a second use of one generator, independent ones."""
+    assert torch.equal(draws(1), draws(1))
+    shared = generator(1)
+    first, second = (bulk.source(shared, torch.empty(LARGE)).uniform(torch.empty(LARGE)).clone() for _ in range(2))
+    for other in (second, draws(2)):
+        assert abs(np.corrcoef(first.numpy(), other.numpy())[0, 1]) < 4 / LARGE**0.5
+
+
+@pytest.mark.parametrize("size", [1 << 12, (1 << 14) + 1, 1 << 20])
+@pytest.mark.parametrize("share", [1.0, 0.2])
+def test_results_do_not_depend_on_how_a_layer_is_cut(monkeypatch, size, share):
+    """Whatever the length of a block, a large layer gets the same masks and gradients, bit for bit."""
+    weight, s, upstream = inputs()
+    undecided = None if share == 1 else torch.arange(0, LARGE, round(1 / share))
+
+    def results():
+        effective = relaxed(weight, s, 1.7, generator(5), undecided)
+        return [effective.detach(), *torch.autograd.grad(effective, (weight, s), upstream)]
+
+    expected = results()
+    monkeypatch.setattr(bulk, "BLOCK", size)
+    assert all(map(torch.equal, results(), expected))
+
+
+def test_gradients_equal_autograd_of_the_paper_formula():
+    """Mask and both gradients agree with autograd of sigmoid(T (logit s + logit u)) in float64, on the same draws."""
+    weight, s, upstream = inputs()
+    ours = relaxed(weight, s, 3.0, generator(4))
+    u = draws(4).clamp_min(2.0**-25).double()
+    w64, s64 = (tensor.detach().double().requires_grad_() for tensor in (weight, s))
+    reference = w64 * torch.sigmoid(3.0 * (torch.logit(s64) + torch.logit(u)))
+    torch.testing.assert_close(ours.double(), reference, rtol=1e-4, atol=1e-7)
+    found = torch.autograd.grad(ours, (weight, s), upstream)
+    expected = torch.autograd.grad(reference, (w64, s64), upstream.double())
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(
+            mine.double(), theirs, rtol=1e-4, atol=1e-4
+        )  # of m (1 - m), over a variance of .01 or more
+
+
+def test_few_undecided_follow_the_same_formula():
+    """Where only some are drawn for, they agree with the formula on the draws in order; the others keep m = s."""
+    weight, s, upstream = inputs()
+    few = torch.arange(3, LARGE, 5)
+    decided = torch.ones(LARGE, dtype=torch.bool)
+    decided[few] = False
+    with torch.no_grad():
+        s[decided] = (torch.arange(int(decided.sum())) % 2).float()
+    effective = relaxed(weight, s, 2.0, generator(4), few)
+    by_weight, by_s = torch.autograd.grad(effective, (weight, s), upstream)
+    assert torch.equal(effective[decided], (weight * s)[decided])
+    assert torch.equal(by_weight[decided], (upstream * s)[decided])
+    assert not by_s[decided].any()
+    u = draws(4)[: len(few)].clamp_min(2.0**-25).double()
+    at = s.detach()[few].double()
+    m = torch.sigmoid(2.0 * (torch.logit(at) + torch.logit(u)))
+    torch.testing.assert_close(by_weight[few].double(), upstream[few].double() * m, rtol=1e-4, atol=1e-7)
+    slope = 2.0 * m * (1 - m) / (at * (1 - at)) * weight.detach()[few].double() * upstream[few].double()
+    torch.testing.assert_close(
+        by_s[few].double(), slope, rtol=1e-4, atol=1e-4
+    )  # of m (1 - m), over a variance of .01 or more
+
+
+@pytest.mark.parametrize("share", [1.0, 0.2])
+def test_a_frozen_weight_gets_no_gradient(share):
+    """On the supermask track the probabilities get the same gradient, and the weight none."""
+    weight, s, upstream = inputs()
+    undecided = None if share == 1 else torch.arange(0, LARGE, round(1 / share))
+    expected = torch.autograd.grad(relaxed(weight, s, 1.7, generator(5), undecided), (weight, s), upstream)[1]
+    frozen = relaxed(weight.detach(), s, 1.7, generator(5), undecided)
+    assert torch.equal(torch.autograd.grad(frozen, s, upstream)[0], expected)
+
+
+def training_gate():
+    """A gate in front of a large weight, its probabilities undecided, and that weight."""
+    weight = torch.randn(512, 300, generator=generator())
+    gate = ProbabilityGate(weight, learn=True)
+    gate.probability.data.fill_(0.5)
+    gate.refresh()
+    seeds = iter(range(100))
+    gate._source = lambda: generator(next(seeds))
+    return gate, weight.requires_grad_()
+
+
+def test_passes_share_one_room_and_no_state():
+    """Every pass of a large layer stands in the same memory, which neither a checkpoint nor the folded weight sees."""
+    gate, weight = training_gate()
+    first = gate(weight)
+    kept = first.detach().clone()
+    first.sum().backward()
+    second = gate(weight)
+    second.sum().backward()
+    assert second.data_ptr() == first.data_ptr()
+    assert not torch.equal(second, kept)
+    assert set(gate.state_dict()) == {"probability"}
+    torch.testing.assert_close(gate.folded(weight), weight * 0.5)
+
+
+def test_going_backward_too_late_is_an_error():
+    """A pass whose memory a later one has taken cannot go backward: autograd says so instead of using other numbers."""
+    gate, weight = training_gate()
+    first = (gate(weight) ** 2).sum()
+    gate(weight)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        first.backward()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.sampled_from([1, 100, bulk.BLOCK, bulk.BLOCK + 7]))
+def test_between_lists_what_is_between(seed, share, n):
+    """`between` is where 0 < s < 1, or None where that is as many as the share or more."""
+    values = torch.rand(n, generator=generator(seed))
+    place = torch.rand(n, generator=generator(seed + 1))
+    values = torch.where(place < share, values, place.round())
+    expected = torch.nonzero((values > 0) & (values < 1)).flatten()
+    found = bulk.between(values, most=FEW_OF_MANY)
+    assert (found is None) == (len(expected) >= FEW_OF_MANY * n)
+    assert found is None or torch.equal(found, expected)
