@@ -32,6 +32,9 @@ LOOK_SECONDS = 0.2
 GRACE_SECONDS = 1.0
 """How long to listen for the cause once the first sign of a failure is seen: peers of a lost process fail too."""
 
+NOTICED_SECONDS = 10.0
+"""The same while all have only noticed that another one is lost: on a busy machine it takes a while to be seen gone."""
+
 
 def launch(target: Callable[..., R], arguments: tuple[Any, ...], procs: int, world: World, local: Any) -> R:
     """Run `target(*arguments, local)` here, or `target(*arguments)` in `procs` processes; return rank 0's result.
@@ -124,9 +127,13 @@ class Group:
 
         A process lost without a word comes first, then one that says why, then its peers, which say that one is lost.
         """
-        deadline = time.monotonic() + GRACE_SECONDS
+        began = time.monotonic()
         found = [outcome for outcome in results.values() if isinstance(outcome, BaseException)]
-        while (left := deadline - time.monotonic()) > 0 and len(results) < len(self._processes):
+        while len(results) < len(self._processes):
+            noticed = all(isinstance(failure, LostPeerError) for failure in found)
+            left = began + (NOTICED_SECONDS if noticed else GRACE_SECONDS) - time.monotonic()
+            if left <= 0:
+                break
             waiting = [r for rank, r in enumerate(self._reports) if rank not in results]
             for report in connection.wait(waiting, timeout=left):
                 rank = self._reports.index(cast("Connection", report))

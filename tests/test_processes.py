@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from runs import folder, run, tiny
 
+from pruneboard import launch
 from pruneboard.errors import UsageError
 from pruneboard.launch import Group
 from pruneboard.prepare import prepare
@@ -83,7 +84,7 @@ def _notices(how, there):
             time.sleep(0.01)
         raise LostPeerError("a process was lost")
     there.touch()
-    time.sleep(0.3)
+    time.sleep(1.5 * launch.GRACE_SECONDS)
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     raise DataError("corrupt.png does not decode")
