@@ -121,6 +121,16 @@ def _met(row: Mapping[str, Any]) -> bool:
     return row["value"] >= row["bound"] if row["kind"] == "gain" else row["value"] <= row["bound"]
 
 
+def _floor(measured: Measured) -> str:
+    rows = []
+    for row in (row for row in measured["rows"] if row["section"] == "floor"):
+        parts = [row[name] for name in ("network", "arithmetic", "memory")]
+        least = sum(parts)
+        cells = [row["what"], *map(seconds, (row["seconds"], *parts, least)), f"{row['seconds'] / least:.2f}x"]
+        rows.append(tuple(cells))
+    return _table(("eight steps of", "ours", "network", "arithmetic", "memory", "floor", "of the floor"), rows)
+
+
 def _parts(measured: Measured) -> str:
     rows = [
         (f"{row['what']}: {name}", seconds(taken))
@@ -202,6 +212,7 @@ _PARTS: dict[str, Callable[[Measured], str]] = {
     "machine": _machine,
     "summary": _summary,
     **{letter: _section(letter) for letter in "abcdef"},
+    "floor": _floor,
     "parts": _parts,
     "memory": _memory,
     "doubling": _doubling,

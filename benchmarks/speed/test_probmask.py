@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import statistics
+
 import pytest
 import torch
 from cases import batch_of, plan, training
+from floor import Floor, floor
 from official import Official, relaxed_mask
 from rows import Row
 
@@ -119,47 +123,109 @@ def test_undecided_step_beside_the_official_formula(versus, rounds, model, stem,
     run.engine.close()
 
 
-@pytest.mark.parametrize(("model", "repeats"), [("resnet18", 2), ("resnet50", 1)])
+class Search:
+    """A real search to .9 of both sides: our run goes on, and the official one is put where it stands."""
+
+    STATES = 8
+
+    def __init__(self, model: str, repeats: int) -> None:
+        """Start both; every state is timed `repeats` times, evenly spaced over the search."""
+        self.run = training("probmask", model, batch=8, stem="stock")
+        self.official = official_for(self.run, model, "stock")
+        self.batches = batch_of(self.run)
+        self.visits = [step_at(self.run, (index + 0.5) / self.STATES) for index in range(self.STATES)]
+        self.repeats, self.calls, self.step = repeats, 0, 0
+        self.kept: list[torch.Tensor] = []
+
+    def before(self) -> None:
+        """Go to the state of the next call: called before each side of each round, the unrecorded one included."""
+        visit = self.visits[max(0, self.calls - 2) // (2 * self.repeats)]
+        self.calls += 1
+        self.go_to(visit)
+        restore(self.run, self.kept)
+        self.official.take(self.kept, self.run.pruner.inverse_temperature(self.run.progress(visit).fraction))
+
+    def go_to(self, visit: int) -> None:
+        """Train up to a step, and remember the probabilities there."""
+        if self.kept and self.step == visit:
+            return
+        while self.step < visit:
+            self.ours()
+            self.step += 1
+        self.kept = [layer.gate.probability.detach().clone() for layer in self.run.layers]
+
+    def ours(self) -> None:
+        """Take our step."""
+        train.train_step(self.run, self.step, self.batches)
+
+    def theirs(self) -> None:
+        """Take the official step."""
+        [(images, labels)] = self.batches
+        self.official.step(images, labels, budget_at(self.run, self.step))
+
+
+@pytest.mark.parametrize(("model", "repeats"), [("resnet18", 3), ("resnet50", 2)])
 def test_run_to_90_percent_beside_the_official_formula(versus, rounds, model, repeats):
     """The average over a real search of 94 steps: both sides are timed at eight of its states, evenly spaced."""
-    run = training("probmask", model, batch=8, stem="stock")
-    search = official_for(run, model, "stock")
-    batches = batch_of(run)
-    [(images, labels)] = batches
-    repeats, states = rounds(repeats, 1), 8
-    visits = [step_at(run, (index + 0.5) / states) for index in range(states)]
-    clock = {"step": 0, "call": 0}
-    kept: list[torch.Tensor] = []
-
-    def before():
-        # Called before each side of each round, the unrecorded first one included.
-        visit = visits[max(0, clock["call"] - 2) // (2 * repeats)]
-        clock["call"] += 1
-        while clock["step"] < visit:
-            train.train_step(run, clock["step"], batches)
-            clock["step"] += 1
-            kept.clear()
-        kept[:] = kept or [layer.gate.probability.detach().clone() for layer in run.layers]
-        restore(run, kept)
-        search.take(kept, run.pruner.inverse_temperature(run.progress(visit).fraction))
-
+    search = Search(model, rounds(repeats, 1))
     row = Row(
         section="b",
         what=f"probmask, {model}, stock stem, 32 px, batch 8, a search to .9",
         against="the official formula in plain torch",
         kind="gain",
         bound=3.0,
-        note=f"a real search of {run.budget.harden_step} steps, timed at {states} evenly spaced states",
-        states=states,
+        note=f"a real search of {search.run.budget.harden_step} steps, timed at {search.STATES} evenly spaced states",
+        states=search.STATES,
     )
-    versus(
-        row,
-        lambda: train.train_step(run, clock["step"], batches),
-        lambda: search.step(images, labels, budget_at(run, clock["step"])),
-        rounds=states * repeats,
-        before=before,
-    )
-    run.engine.close()
+    versus(row, search.ours, search.theirs, rounds=search.STATES * search.repeats, before=search.before)
+    search.run.engine.close()
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet50"])
+def test_floor_of_a_run_to_90_percent(benchmark, rounds, model):
+    """What the same search takes, state by state, beside the least that its own parts take on this machine."""
+    clock, repeats = benchmark._timer, rounds(5, 2)
+    search, dense = Search(model, repeats), training("dense", model, batch=8, stem="stock")
+    dense.forward_passes = 2
+    taken: list[float] = []
+    floors: list[Floor] = []
+
+    def visit_all():
+        for visit in search.visits:
+            search.go_to(visit)
+            steps = [clocked(clock, search.ours, lambda: restore(search.run, search.kept)) for _ in range(repeats)]
+            network = [clocked(clock, lambda: train.train_step(dense, 1, search.batches)) for _ in range(repeats)]
+            restore(search.run, search.kept)
+            search.run.pruner.before_step(search.run.layers, search.run.progress(visit))
+            taken.append(statistics.median(steps))
+            floors.append(
+                floor(
+                    [layer.gate for layer in search.run.layers],
+                    search.run.forward_passes,
+                    statistics.median(network),
+                    clock,
+                    projects=budget_at(search.run, visit) is not None,
+                )
+            )
+
+    benchmark.pedantic(visit_all, rounds=1)
+    parts = [dataclasses.asdict(found) for found in floors]
+    benchmark.extra_info |= {
+        "section": "floor",
+        "what": f"probmask, {model}, stock stem, 32 px, batch 8, a search to .9",
+        "seconds": sum(taken),
+        **{name: sum(part[name] for part in parts) for name in parts[0]},
+    }
+    for run in (search.run, dense):
+        run.engine.close()
+
+
+def clocked(clock, call, before=lambda: None):
+    """Return the seconds that a call takes."""
+    before()
+    start = clock()
+    call()
+    return clock() - start
 
 
 @pytest.mark.parametrize("n", [2_000_000, 11_000_000])
