@@ -293,6 +293,24 @@ def test_a_board_can_be_listed_without_its_images(tmp_path, capsys):
     assert not results.exists()
 
 
+IMAGENET = """
+name = "imagenet"
+train = 1281167
+test = 50000
+classes = 1000
+side = 224
+"""
+
+
+def test_images_that_stream_are_estimated_too(tmp_path, capsys):
+    """Large images stream from files, with the augmentation that only files have; so does the noise that stands in."""
+    arguments = ["sweep", str(board_file(tmp_path, IMAGENET)), "--results", str(tmp_path / "results")]
+    assert invoke([*arguments, "--dry-run", "--json", "--only", "dense", "--seeds", "1"]) == 0
+    [row] = json.loads(capsys.readouterr().out)["estimate"]["rows"]
+    assert row["problem"] == ""
+    assert row["seconds"] > 60  # a million images, twice
+
+
 @pytest.mark.slow
 def test_a_board_can_be_estimated_without_its_images(tmp_path, capsys):
     """What a run takes depends on how many images there are and how large they are, not on which."""

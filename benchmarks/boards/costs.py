@@ -33,7 +33,9 @@ def estimated(path: Path, jobs: int) -> dict:
     """Return what the real command estimates for a board of which nothing is done."""
     with tempfile.TemporaryDirectory() as empty:
         words = [sys.executable, "-m", "pruneboard", "sweep", str(path), "--dry-run", "--json", "--results", empty]
-        done = subprocess.run([*words, "--jobs", str(jobs)], capture_output=True, text=True, check=True)
+        done = subprocess.run([*words, "--jobs", str(jobs)], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{path.stem} cannot be estimated: {done.stdout}")
     return json.loads(done.stdout)
 
 

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,14 +22,13 @@ import torch
 from pruneboard import assemble, train
 from pruneboard.api import Batch
 from pruneboard.boardfile import Images
-from pruneboard.data import Dataset, Split, calibration_batches, eval_batches, standing_in, train_batches
+from pruneboard.data import Dataset, calibration_batches, eval_batches, standing_in, train_batches
 from pruneboard.data.batches import CALIBRATION
-from pruneboard.data.folder import SMALL_IMAGE as LARGEST_IN_MEMORY
-from pruneboard.data.splits import Pixels
+from pruneboard.data.noise import noise
 from pruneboard.evaluate import evaluate, reestimate
 from pruneboard.experiment import Silent
 from pruneboard.prepare import pick_device, prepare, resolve_recipe
-from pruneboard.spec import RunSpec
+from pruneboard.spec import Recipe, RunSpec
 from pruneboard.sweeps.plan import Cell
 from pruneboard.sweeps.workers import Outcome, Workers
 from pruneboard.training import Training
@@ -152,8 +152,7 @@ def measure(task: Task, on_step: Callable[[int, int], None]) -> dict[str, Any]:
     """
     del on_step
     recipe = resolve_recipe(task.spec)
-    noise = _noise(task.images, recipe.image_size, recipe.batch_size)
-    with tempfile.TemporaryDirectory() as folder, standing_in(noise):
+    with tempfile.TemporaryDirectory() as folder, standing_in(_noise(task.images, recipe, Path(folder))):
         job, dataset = prepare(dataclasses.replace(task.spec, results=folder))
         run = assemble.training(job, dataset, pick_device(task.spec), Silent(), time.perf_counter())
         try:
@@ -174,26 +173,11 @@ def measure(task: Task, on_step: Callable[[int, int], None]) -> dict[str, Any]:
     return {"seconds": seconds, "disk_bytes": disk}
 
 
-def _noise(images: Images, size: int, batch_size: int) -> Dataset:
+def _noise(images: Images, recipe: Recipe, folder: Path) -> Dataset:
     """Return a data set of noise, of a few batches, that looks like the board's."""
-    count = max(batch_size, min(NOISE_BATCHES * batch_size, NOISE_BYTES // (3 * size * size)))
-    generator = torch.Generator().manual_seed(0)
-    stored = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
-    split = Split.of_all(Pixels(stored), torch.arange(count) % images.classes)
-    return Dataset(
-        name=images.name,
-        classes=tuple(map(str, range(images.classes))),
-        image_size=size,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.3, 0.3, 0.3),
-        train=split,
-        validation=split,
-        test=split,
-        sha256="0" * 64,
-        split_sha256="0" * 64,
-        synthetic_scale=images.side <= LARGEST_IN_MEMORY and size >= 2 * images.side,
-        original_size=images.side,
-    )
+    size, batch = recipe.image_size, recipe.batch_size
+    count = max(batch, min(NOISE_BATCHES * batch, NOISE_BYTES // (3 * size * size)))
+    return noise(images.name, classes=images.classes, count=count, side=images.side, image_size=size, folder=folder)
 
 
 def _step_seconds(run: Training, first: int) -> float:
@@ -224,11 +208,10 @@ def _timed_step(run: Training, first: int, batches: Sequence[Sequence[Batch]]) -
 
 def _image_seconds(run: Training) -> float:
     """Return the seconds of evaluating one image."""
-    batches = list(
-        eval_batches(
-            run.dataset.test, run.dataset, batch_size=run.plan.micro_batch, rank=0, world=1, device=run.plan.device
-        )
-    )[:EVALUATED_BATCHES]
+    every = eval_batches(
+        run.dataset.test, run.dataset, batch_size=run.plan.micro_batch, rank=0, world=1, device=run.plan.device
+    )
+    batches = list(itertools.islice(every, EVALUATED_BATCHES))
     run.engine.model.eval()
     began = time.perf_counter()
     evaluate(run.engine.forward, batches, len(run.dataset.classes), run.engine.sum)
