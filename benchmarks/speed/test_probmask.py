@@ -65,7 +65,7 @@ def test_step_beside_two_dense_passes(versus, rounds, name):
         row,
         lambda: train.train_step(run, step, batches),
         lambda: train.train_step(dense, step, batches),
-        rounds=rounds(4, 1),
+        rounds=rounds(6, 1),
         before=lambda: restore(run, probabilities),
     )
     run.engine.close()

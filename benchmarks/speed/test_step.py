@@ -74,7 +74,7 @@ def test_step_of_a_method(versus, rounds, method):
         row,
         lambda: train.train_step(run, step, batches),
         lambda: train.train_step(dense, step, batches),
-        rounds=rounds(4, 1),
+        rounds=rounds(6, 1),
     )
     assert [mask._version for mask in masks] == before
     run.engine.close()

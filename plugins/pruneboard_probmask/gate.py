@@ -215,7 +215,8 @@ def _draw_few(
     """Return s, w and m at the flat indices `undecided`, and put w * m there into `product`."""
     s, w = (tensor.reshape(-1).index_select(0, undecided) for tensor in (probability, weight))
     m = torch.empty_like(s)
-    if generator is not None:
+    if undecided.numel():
+        assert generator is not None
         source, flat = bulk.source(generator, probability), product.view(-1)
         for places, s_part, w_part, m_part in bulk.blocks(undecided, s, w, m):
             sample_mask(s_part, inverse_temperature, source.uniform(s_part), out=m_part, log_=source.log_)
@@ -241,6 +242,6 @@ def _slopes_of_few(
     for places, s_part, w_part, m_part in bulk.blocks(undecided, s, w, m):
         g_part = gradient.view(-1).index_select(0, places)
         parts = _slope(s_part, m_part, inverse_temperature).mul_(w_part).mul_(g_part), g_part * m_part
-        for result, part in zip(flat, parts):  # noqa: B905 - the second is not always wanted
+        for result, part in zip(flat, parts, strict=False):  # the second is not always wanted
             result.index_copy_(0, places, part)
     return slope
