@@ -19,7 +19,7 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
-from pruneboard import stopping
+from pruneboard import allocation, stopping
 from pruneboard.errors import InterruptedRunError, LostPeerError, PruneboardError, rebuilt
 from pruneboard.leaving import leave
 from pruneboard.world import World
@@ -168,6 +168,7 @@ def _child(
         try:
             from pruneboard import peers
 
+            allocation.keep_freed()
             peers.share_cores(procs)
             report.send(("", target(*arguments)))
         except PruneboardError as error:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pruneboard import registry, stopping
+from pruneboard import allocation, registry, stopping
 from pruneboard.cli import flags
 from pruneboard.errors import RunError, UnknownNameError, UsageError
 from pruneboard.spec import (
@@ -233,6 +233,7 @@ def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
     """Run every seed, going on after a failed one; return the exit code. Only the first process speaks."""
     from pruneboard import experiment, peers
 
+    allocation.keep_freed()
     speaks = World.current().leads
     records: list[dict[str, Any] | None] = []
     code = 0

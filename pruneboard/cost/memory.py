@@ -9,12 +9,15 @@ from pathlib import Path
 
 import torch
 
+from pruneboard import allocation
+
 
 def forget_peak_memory(device: torch.device) -> None:
     """Let the peak start from what is in use now: a process may carry out one run after another."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
+    allocation.give_back()
     with suppress(OSError):  # elsewhere than on Linux the peak stays that of the process
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

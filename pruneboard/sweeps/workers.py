@@ -18,7 +18,7 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
-from pruneboard import stopping
+from pruneboard import allocation, stopping
 from pruneboard.errors import InterruptedRunError, PruneboardError, RunError
 from pruneboard.launch import die_with_parent
 from pruneboard.leaving import leave
@@ -159,6 +159,7 @@ def _serve(work: Work[Any], tasks: Connection, reports: Connection, lifeline: Co
 
         from pruneboard.data import kept_open
 
+        allocation.keep_freed()
         torch.set_num_threads(threads)
         with kept_open():
             while _one(work, tasks.recv(), reports):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 LAYERS: list[set[str]] = [
-    {"errors", "draws", "leaving", "stopping"},
+    {"allocation", "errors", "draws", "leaving", "stopping"},
     {"api", "spec", "scores", "world"},
     {
         "registry",
