@@ -15,7 +15,7 @@ from cases import batch_of, training
 from test_projection import Case
 
 from pruneboard import train
-from pruneboard_probmask.gate import relaxed
+from pruneboard_probmask import ProbabilityGate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
 from scale import write
@@ -90,18 +90,32 @@ def test_weights_of_a_projection(doubling, rounds):
 
 
 def test_weights_of_a_mask(doubling, rounds):
-    """ProbMask's relaxed mask, forward and backward."""
+    """A pass through ProbMask's gates, forward and backward, in front of layers of a million weights."""
     generator = torch.Generator().manual_seed(0)
-    cases = {
-        n: tuple(t.requires_grad_() for t in (torch.randn(n), torch.rand(n).clamp(0.01, 0.99)))
-        for n in (2**20, 2**21, 2**22, 2**23)
-    }
 
-    def mask(n):
-        weight, s = cases[n]
-        return timed(doubling.clock, lambda: torch.autograd.grad(relaxed(weight, s, 1.5, generator).sum(), (weight, s)))
+    def layer():
+        weight = torch.randn(1024, 1024, generator=generator)
+        gate = ProbabilityGate(weight, learn=True)
+        gate.probability.data.uniform_(0.01, 0.99, generator=generator)
+        gate.refresh()
+        gate._source = lambda: generator
+        return gate, weight.requires_grad_()
 
-    doubling("one relaxed mask, forward and backward", "weights", mask, list(cases), rounds=rounds(9))
+    layers = [layer() for _ in range(64)]
+
+    def one_pass(n):
+        gated = layers[: n // 2**20]
+        made = [gate(weight) for gate, weight in gated]  # all forward before all backward, as a network has it
+        inputs = [tensor for gate, weight in gated for tensor in (weight, gate.probability)]
+        torch.autograd.grad(made, inputs, [weight.detach() for _, weight in gated])
+
+    doubling(
+        "relaxed masks, forward and backward, layers of 1,048,576 weights",
+        "weights",
+        lambda n: timed(doubling.clock, lambda: one_pass(n)),
+        [count * 2**20 for count in (8, 16, 32, 64)],
+        rounds=rounds(9),
+    )
 
 
 def test_records(doubling, rounds, tmp_path):
