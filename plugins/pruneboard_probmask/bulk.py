@@ -16,7 +16,10 @@ BLOCK = 1 << 16
 """Entries per thread that go through all operations at a time: in the cache they take less time."""
 
 LARGE = 1 << 17
-"""From so many entries on draws and logarithms are numpy's: one for the seeding of its stream pays for itself."""
+"""From so many entries on draws and logarithms are numpy's, which pays for the seeding of a stream many times over.
+
+Below, where the layers of the committed boards are, torch's stay, and with them the bits of those records.
+"""
 
 
 def is_large(tensor: Tensor) -> bool:
