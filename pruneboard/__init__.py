@@ -36,14 +36,14 @@ def __getattr__(name: str) -> str:
 
 
 def run(spec: RunSpec) -> dict[str, Any]:
-    """Carry out one run and return its record; see `pruneboard.experiment.run`.
+    """Carry out one run and return its record; see `pruneboard.experiment.lifecycle.run`.
 
     Raises:
         pruneboard.errors.PruneboardError: the request is wrong, or the run failed.
     """
-    from pruneboard import experiment
+    from pruneboard.experiment import lifecycle
 
-    return experiment.run(spec)
+    return lifecycle.run(spec)
 
 
 def compare(*results: str | Path) -> list[Board]:
@@ -52,6 +52,6 @@ def compare(*results: str | Path) -> list[Board]:
     Raises:
         pruneboard.errors.NotFoundError: no record is there.
     """
-    from pruneboard import boards
+    from pruneboard.leaderboard import folders
 
-    return boards.compare(results)
+    return folders.compare(results)

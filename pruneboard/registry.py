@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import entrypoints
 
+from pruneboard.coerce import convert
 from pruneboard.errors import PluginError, UnknownNameError, UsageError
-from pruneboard.spec import convert
 
 if TYPE_CHECKING:  # the interface needs torch, and listing what is installed must not
     from pruneboard.api import Pruner

@@ -7,24 +7,15 @@ each of their fields can be overridden.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_type_hints
 
+from pruneboard.coerce import build, choice, parse_toml, read_toml
 from pruneboard.errors import UnknownNameError, UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the same parser under its older name
-    import tomli as tomllib
-
-T = TypeVar("T")
 
 RULES_VERSION = 1
 """Version of the protocol. Records made under different rules never stand in one table."""
@@ -38,7 +29,7 @@ SUPERMASK_INITS = ("signed-constant", "kaiming-normal", f"signed-constant{SCALED
 """Rules by which the supermask track draws its frozen weights (`pruneboard.models.frozen`)."""
 
 ABLATIONS = ("shuffled-mask", "redrawn-weights")
-"""What the supermask track may do to a finished mask before it is measured (`pruneboard.ablate`)."""
+"""What the supermask track may do to a finished mask before it is measured (`pruneboard.experiment.ablation`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,12 +170,12 @@ class RunSpec:
         """Refuse what can be refused without looking at the method, the model or the data."""
         if self.sparsity is not None:
             object.__setattr__(self, "sparsity", check_sparsity(self.sparsity))
-        _choice("track", self.track, (None, *TRACKS))
-        _choice("precision", self.precision, ("fp32", "bf16"))
-        _choice("ZeRO stage", self.zero, (0, 1, 2), "3 shards the weights a mask must see whole")
-        _choice("device", self.device, ("auto", "cpu", "cuda"))
-        _choice("stem", self.stem, (None, "stock", "small"))
-        _choice("ablation", self.ablation, (None, *ABLATIONS))
+        choice("track", self.track, (None, *TRACKS))
+        choice("precision", self.precision, ("fp32", "bf16"))
+        choice("ZeRO stage", self.zero, (0, 1, 2), "3 shards the weights a mask must see whole")
+        choice("device", self.device, ("auto", "cpu", "cuda"))
+        choice("stem", self.stem, (None, "stock", "small"))
+        choice("ablation", self.ablation, (None, *ABLATIONS))
         if self.procs < 1:
             raise UsageError(f"procs is the number of processes, 1 or more; found {self.procs}")
         if self.checkpoint_every < 0:
@@ -205,7 +196,7 @@ def resolve_init(init: str | None, track: str) -> str:
     """
     if track == "supermask":
         init = init or SUPERMASK_INITS[0]
-        _choice("init on the supermask track", init, SUPERMASK_INITS, "its weights are drawn and frozen")
+        choice("init on the supermask track", init, SUPERMASK_INITS, "its weights are drawn and frozen")
         return init
     if init in SUPERMASK_INITS:
         raise UsageError(f"init {init} belongs to the supermask track: add --track supermask, or leave --init out")
@@ -255,7 +246,7 @@ def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Rec
         name = path.stem
     elif name in recipe_names():
         text = (resources.files("pruneboard") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
-        values = tomllib.loads(text)
+        values = parse_toml(text, f"recipe {name}")
     else:
         raise UnknownNameError("recipe", name, recipe_names(), "a file of your own is named by its path, x.toml")
     default_for = _names(values.pop("default_for", []), f"default_for in recipe {name}")
@@ -269,87 +260,6 @@ def _names(value: object, where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file, or say in one line why it cannot be read."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from None
-
-
-def build(cls: type[T], values: Mapping[str, object], where: str) -> T:
-    """Build dataclass `cls` from `values`, refusing unknown keys, missing keys and wrong types.
-
-    Args:
-        cls: a dataclass whose field types are int, float, bool, str, a tuple, or an option of these.
-        values: what a file or the command line gave.
-        where: named in every message.
-    """
-    hints = get_type_hints(cls)
-    known = {item.name: item for item in dataclasses.fields(cast("Any", cls)) if item.init}
-    for name in values:
-        if name not in known:
-            raise UnknownNameError(f"key in {where}:", name, known)
-    missing = [n for n, f in known.items() if n not in values and _required(f)]
-    if missing:
-        raise UsageError(f"{where} lacks {', '.join(missing)}")
-    return cls(**{name: convert(value, hints[name], f"{name} in {where}") for name, value in values.items()})
-
-
-def convert(value: object, hint: Any, where: str) -> object:
-    """Return `value` as the type `hint` names: numbers and truth values may be given as text.
-
-    Raises:
-        UsageError: it is not of that type; an int is never made from a fraction.
-    """
-    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    kind = next(member for member in members if member is not type(None))
-    if get_origin(kind) is Literal and value is not None:
-        named = {str(item): item for item in get_args(kind)}
-        _choice(where, str(value), tuple(named))
-        return named[str(value)]
-    if value is None or kind in (Any, object, tuple) or get_origin(kind):  # the class itself looks inside a tuple
-        return value
-    try:
-        return _CONVERTERS[kind](value)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise UsageError(f"{where} is {_NOUNS.get(kind, kind)}; found {value!r}") from None
-
-
-def _to_int(value: Any) -> int:
-    number = int(value)  # of a text: digits only
-    if isinstance(value, bool) or not (isinstance(value, str) or number == value):
-        raise ValueError
-    return number
-
-
-def _to_float(value: Any) -> float:
-    number = float(value)
-    if isinstance(value, bool) or not math.isfinite(number):
-        raise ValueError
-    return number
-
-
-def _to_bool(value: Any) -> bool:
-    return value if isinstance(value, bool) else {"true": True, "false": False}[str(value).lower()]
-
-
-def _to_str(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-_CONVERTERS: dict[Any, Any] = {int: _to_int, float: _to_float, bool: _to_bool, str: _to_str}
-_NOUNS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-def _required(item: dataclasses.Field[Any]) -> bool:
-    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-
-
 def _positive(obj: object, *names: str) -> None:
     for name in names:
         if getattr(obj, name) < 1:
@@ -360,9 +270,3 @@ def _not_negative(obj: object, *names: str) -> None:
     for name in names:
         if getattr(obj, name) < 0:
             raise UsageError(f"{name} is 0 or more; found {getattr(obj, name)}")
-
-
-def _choice(what: str, value: object, allowed: tuple[object, ...], why: str = "") -> None:
-    if value not in allowed:
-        names = ", ".join(str(item) for item in allowed if item is not None)
-        raise UsageError(f"{what} is one of {names}; found {value!r}{f' ({why})' if why else ''}")

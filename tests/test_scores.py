@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from score_cases import FEW, random_tensors
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -29,6 +28,7 @@ from pruneboard.scores import (
     top_k_per_layer,
     uniform,
 )
+from score_cases import FEW, random_tensors
 
 TIED = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=4)
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pruneboard.coerce import build, convert
 from pruneboard.data import DATASETS
 from pruneboard.errors import PruneboardError, UnknownNameError, UsageError
 from pruneboard.spec import (
@@ -19,9 +20,7 @@ from pruneboard.spec import (
     Recipe,
     RunSpec,
     TrackName,
-    build,
     check_sparsity,
-    convert,
     default_recipe,
     load_recipe,
     recipe_names,

@@ -19,7 +19,8 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from pruneboard import boardfile, store
+from pruneboard.records import store
+from pruneboard.sweeps import board_file
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "boards.md"
@@ -63,7 +64,7 @@ def duration(seconds: float | None) -> str:
 
 def line(path: Path, jobs: int) -> str:
     """Return a board's line of the table."""
-    board = boardfile.load_board(path)
+    board = board_file.load_board(path)
     found = estimated(path, jobs)
     runs, cost = sum(found["counts"].values()), found["estimate"]
     cells = (

@@ -24,9 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruneboard import RunSpec, draws, experiment, provenance
-from pruneboard.latency import measuring, showing, sparse, timing
-from pruneboard.latency.asked import Asked
+from pruneboard import RunSpec, draws
+from pruneboard.artifacts.latency import measuring, showing, sparse, timing
+from pruneboard.artifacts.latency.asked import Asked
+from pruneboard.experiment import lifecycle
+from pruneboard.records import provenance
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "latency.md"
@@ -154,7 +156,7 @@ def network_run(folder: Path, model: str, size: int, sparsity: float) -> Path:
         device="cpu",
         results=str(folder),
     )
-    experiment.run(spec)
+    lifecycle.run(spec)
     (record,) = folder.rglob("run.json")
     return record.parent
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pruneboard import record as records
+from pruneboard.records import schema as records
 
 METHODS = ("random", "magnitude", "probmask", "gmp", "str", "snip", "grasp", "synflow")
 CONTROLS = {"dense": "dense", "random": "floor", "magnitude": "baseline"}

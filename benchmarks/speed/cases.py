@@ -9,17 +9,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pruneboard import assemble, models, registry, train
+from pruneboard import models, registry
 from pruneboard.api import ScoringPruner
 from pruneboard.data import Dataset, Split
 from pruneboard.data.splits import Pixels
 from pruneboard.draws import key
-from pruneboard.experiment import Silent
+from pruneboard.experiment.listeners import Silent
 from pruneboard.models import ModelPlan
-from pruneboard.optim import schedule
 from pruneboard.spec import Recipe
 from pruneboard.testing.bench import Nowhere
-from pruneboard.training import Training
+from pruneboard.training import loop
+from pruneboard.training.optim import schedule
+from pruneboard.training.setup import TrainingOptions, build_training
+from pruneboard.training.state import Training
 
 STEPS = 100
 """The budget that schedules are fractions of."""
@@ -76,7 +78,7 @@ def training(
     network = models.build_model(plan(model, stem), init="random", seed=0)
     if track == "supermask":
         network = models.freeze(network, init="signed-constant", keep_ratio=1 - sparsity, seed=0)
-    setting = assemble.Setting(
+    options = TrainingOptions(
         pruner=pruner,
         traits=pruner.traits(track),
         method=method,
@@ -84,15 +86,15 @@ def training(
         seeds=SEEDS,
         micro_batch=batch,
         device=torch.device("cpu"),
-        keeper=Nowhere(),
+        checkpointer=Nowhere(),
     )
-    return assemble.put_together(setting, network, images(10 * batch), Silent(), time.perf_counter())
+    return build_training(options, network, images(10 * batch), Silent(), time.perf_counter())
 
 
 def bring(run: Training, step: int) -> None:
     """Bring the masks of `run` to where schedules have them before `step`; weights stay as they started."""
     if isinstance(run.pruner, ScoringPruner):
-        train.prune_before_training(run)
+        loop.prune_before_training(run)
     for earlier in range(min(step, run.budget.harden_step) + 1):
         if earlier < run.budget.harden_step:
             run.pruner.before_step(run.layers, run.progress(earlier))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rows import Row
 
-from pruneboard import allocation
+from pruneboard.processes import memory
 
 THREADS = 1
 """Of torch, in this process and, through OMP_NUM_THREADS in tox.ini, in those it starts."""
@@ -43,7 +43,7 @@ def one_thread():
     """Time on one thread, stated on the page: cores of a shared machine come and go."""
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
-    allocation.keep_freed()  # as the process of a run does: both sides have it
+    memory.keep_freed_memory()  # as the process of a run does: both sides have it
     yield
     torch.set_num_threads(before)
 

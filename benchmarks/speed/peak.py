@@ -13,16 +13,16 @@ import deepspeed  # noqa: F401 - its own memory is no method's
 import torch
 from cases import STEPS, batch_of, bring, training
 
-from pruneboard import train
-from pruneboard.cost import forget_peak_memory, peak_memory_bytes
+from pruneboard.processes.memory import peak_memory_bytes, reset_peak_memory
 from pruneboard.testing.bench import Bench, KeepsAll, finish
+from pruneboard.training import loop
 
 CPU = torch.device("cpu")
 
 
 def resident() -> int:
     """Return the bytes resident now: a peak that has just been forgotten starts from them."""
-    forget_peak_memory(CPU)
+    reset_peak_memory(CPU)
     return peak_memory_bytes(CPU)
 
 
@@ -37,9 +37,9 @@ def main(method: str, track: str, fraction: str, *options: str) -> None:
     bring(run, step)
     selecting = peak_memory_bytes(CPU) - before
     ctypes.CDLL(None).malloc_trim(0)  # what the C library keeps of the selection is nothing that steps need
-    forget_peak_memory(CPU)
+    reset_peak_memory(CPU)
     for _ in range(2):
-        train.train_step(run, step, batches)
+        loop.train_step(run, step, batches)
     found = {"steps": peak_memory_bytes(CPU) - before, "selecting": selecting}
     print(json.dumps(found | {"weights": sum(layer.dense.numel() for layer in run.layers)}))
 

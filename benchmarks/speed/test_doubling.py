@@ -14,7 +14,7 @@ import torch
 from cases import batch_of, training
 from test_projection import Case
 
-from pruneboard import train
+from pruneboard.training import loop
 from pruneboard_probmask import ProbabilityGate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
@@ -69,7 +69,7 @@ def test_steps(doubling, rounds):
     batches = batch_of(run)
 
     def steps(count):
-        return timed(doubling.clock, lambda: [train.train_step(run, 1, batches) for _ in range(count)])
+        return timed(doubling.clock, lambda: [loop.train_step(run, 1, batches) for _ in range(count)])
 
     doubling("training steps, resnet8_cifar, batch 16", "steps", steps, [10, 20, 40, 80], rounds=rounds(7))
     run.engine.close()

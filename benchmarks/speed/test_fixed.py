@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import pruneboard
 from pruneboard import models
-from pruneboard.experiment import Silent
+from pruneboard.experiment.listeners import Silent
 from pruneboard.testing.bench import Bench, KeepsAll
 
 
@@ -28,7 +28,7 @@ def test_imports(versus, rounds):
     row = Row(section="f", what="imports of a run", against="import torch, timm")
     versus(
         row,
-        lambda: started("import pruneboard.experiment, deepspeed"),
+        lambda: started("import pruneboard.experiment.lifecycle, deepspeed"),
         lambda: started("import torch, timm"),
         rounds=rounds(5),
     )
@@ -73,10 +73,10 @@ def test_run_of_two_steps(versus, rounds, benchmark, tmp_path):
     parts: list[dict[str, float]] = []
 
     def ours():
-        from pruneboard import experiment
+        from pruneboard.experiment import lifecycle
 
         phases = Phases()
-        experiment.run(spec, phases)
+        lifecycle.run(spec, phases)
         began, end = phases.began, time.perf_counter()
         parts.append(
             {

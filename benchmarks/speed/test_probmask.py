@@ -12,7 +12,8 @@ from floor import Floor, floor
 from official import Official, relaxed_mask
 from rows import Row
 
-from pruneboard import models, train
+from pruneboard import models
+from pruneboard.training import loop
 from pruneboard_probmask.gate import relaxed
 
 STATES = {
@@ -63,8 +64,8 @@ def test_step_beside_two_dense_passes(versus, rounds, name):
     )
     versus(
         row,
-        lambda: train.train_step(run, step, batches),
-        lambda: train.train_step(dense, step, batches),
+        lambda: loop.train_step(run, step, batches),
+        lambda: loop.train_step(dense, step, batches),
         rounds=rounds(6, 1),
         before=lambda: restore(run, probabilities),
     )
@@ -115,7 +116,7 @@ def test_undecided_step_beside_the_official_formula(versus, rounds, model, stem,
     )
     versus(
         row,
-        lambda: train.train_step(run, step, batches),
+        lambda: loop.train_step(run, step, batches),
         lambda: search.step(images, labels, k),
         rounds=rounds(count, 1),
         before=before,
@@ -156,7 +157,7 @@ class Search:
 
     def ours(self) -> None:
         """Take our step."""
-        train.train_step(self.run, self.step, self.batches)
+        loop.train_step(self.run, self.step, self.batches)
 
     def theirs(self) -> None:
         """Take the official step."""
@@ -194,7 +195,7 @@ def test_floor_of_a_run_to_90_percent(benchmark, rounds, model):
         for visit in search.visits:
             search.go_to(visit)
             steps = [clocked(clock, search.ours, lambda: restore(search.run, search.kept)) for _ in range(repeats)]
-            network = [clocked(clock, lambda: train.train_step(dense, 1, search.batches)) for _ in range(repeats)]
+            network = [clocked(clock, lambda: loop.train_step(dense, 1, search.batches)) for _ in range(repeats)]
             restore(search.run, search.kept)
             search.run.pruner.before_step(search.run.layers, search.run.progress(visit))
             taken.append(statistics.median(steps))

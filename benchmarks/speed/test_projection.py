@@ -13,8 +13,8 @@ from torch import nn
 
 from pruneboard import models, registry
 from pruneboard.api import Layer, Progress
-from pruneboard.gates import DrawClock
 from pruneboard.scores import kept_of, uniform
+from pruneboard.training.gates import DrawClock
 
 NETWORKS = {"resnet32_cifar": ("2 M", 1.0), "resnet50": ("25 M", 3.0)}
 """Network whose layers the weights come in -> in words; how often as fast as the bisection it has to be."""

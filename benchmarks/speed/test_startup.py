@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rows import Row
 
-from pruneboard import record as records
+from pruneboard.records import schema as records
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "leaderboard"))
 from scale import made

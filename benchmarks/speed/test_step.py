@@ -10,8 +10,8 @@ import torch
 from cases import Bare, batch_of, bring, training
 from rows import Row
 
-from pruneboard import train
 from pruneboard.api import Mask
+from pruneboard.training import loop
 
 MODEL, BATCH = "resnet32_cifar", 128
 
@@ -36,7 +36,7 @@ def test_dense_step_beside_a_bare_loop(versus, rounds, model, batch, bound, coun
     run, bare = training("dense", model, batch=batch), Bare(model, batch)
     batches = batch_of(run)
     [(images, labels)] = batches
-    first = [train.train_step(run, 0, batches), bare.step(0, images, labels)]
+    first = [loop.train_step(run, 0, batches), bare.step(0, images, labels)]
     torch.testing.assert_close(*first)  # the same work
     row = Row(
         section="a",
@@ -45,9 +45,7 @@ def test_dense_step_beside_a_bare_loop(versus, rounds, model, batch, bound, coun
         bound=bound,
         note="same weights, batches on the device, fused SGD, schedule, clip and loss",
     )
-    versus(
-        row, lambda: train.train_step(run, 1, batches), lambda: bare.step(1, images, labels), rounds=rounds(count, 1)
-    )
+    versus(row, lambda: loop.train_step(run, 1, batches), lambda: bare.step(1, images, labels), rounds=rounds(count, 1))
     run.engine.close()
 
 
@@ -72,8 +70,8 @@ def test_step_of_a_method(versus, rounds, method):
     )
     versus(
         row,
-        lambda: train.train_step(run, step, batches),
-        lambda: train.train_step(dense, step, batches),
+        lambda: loop.train_step(run, step, batches),
+        lambda: loop.train_step(dense, step, batches),
         rounds=rounds(6, 1),
     )
     assert [mask._version for mask in masks] == before

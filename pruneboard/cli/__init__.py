@@ -14,8 +14,8 @@ import click
 
 import pruneboard
 from pruneboard.errors import PruneboardError, UsageError
-from pruneboard.leaving import leave
-from pruneboard.world import World
+from pruneboard.processes.process_exit import leave
+from pruneboard.processes.world import World
 
 INTERRUPTED = 130
 
@@ -129,6 +129,6 @@ def _tell_others(arguments: list[str], error: PruneboardError) -> None:
     with suppress(PruneboardError):  # an environment that names no others
         world = World.current()
         if world.size > 1 and arguments[:1] == ["run"]:
-            from pruneboard import peers
+            from pruneboard.processes import rendezvous
 
-            peers.tell(error, world)
+            rendezvous.tell(error, world)

@@ -76,14 +76,14 @@ def check(given: Mapping[str, Any], *, looking: bool) -> None:
             f"{extra} is about one machine: with --executor ray say --cpus-per-run and --gpus-per-run, "
             "and the cluster decides how many runs there are at once"
         )
-    from pruneboard.sweeps import joining
+    from pruneboard.sweeps.executors import ray_client
 
-    joining.check(given["cpus_per_run"], given["gpus_per_run"])
+    ray_client.check(given["cpus_per_run"], given["gpus_per_run"])
 
 
 def join(given: Mapping[str, Any]) -> tuple[Executor, int]:
     """Join the cluster; return it as an executor, and how many runs it takes at once."""
-    from pruneboard.sweeps.cluster import Cluster
+    from pruneboard.sweeps.executors.ray_cluster import Cluster
 
     cluster = Cluster(cpus=given["cpus_per_run"], gpus=given["gpus_per_run"])
     room = cluster.room

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import click
 
-from pruneboard import agreement, boards, literature, report, store, threshold
+from pruneboard import report
 from pruneboard.errors import ConformanceError, UsageError
-from pruneboard.leaderboard import Leaderboard, Published
-from pruneboard.record import format_sparsity
+from pruneboard.leaderboard import Leaderboard, Published, fail_if, literature, reproduction
+from pruneboard.leaderboard.folders import default_output, load
+from pruneboard.records import store
+from pruneboard.records.schema import format_sparsity
+from pruneboard.report.files import FORMATS, write
 
 BREACHED = 1
 
@@ -25,7 +28,7 @@ BREACHED = 1
 @click.option(
     "--format",
     "formats",
-    default=",".join(boards.FORMATS),
+    default=",".join(FORMATS),
     show_default=True,
     help="What to write, separated by commas; none writes nothing.",
 )
@@ -67,14 +70,14 @@ def command(
     Rows share a table only if they were trained alike: same model, data, split, recipe and budget. Prints the
     tables and writes the leaderboard.
     """
-    bounds = [threshold.parse(text) for text in conditions]
+    bounds = [fail_if.parse(text) for text in conditions]
     chosen = _formats(formats)
-    place = out or boards.place(folders)
-    whole = boards.load(folders, published=_published(files, shipped=not no_published), out=place)
+    place = out or default_output(folders)
+    whole = load(folders, published=_published(files, shipped=not no_published), out=place)
     click.echo(report.json(whole) if as_json else report.terminal(whole), nl=not as_json)
     for path, reason in whole.problems:
         click.echo(report.plain(f"skipped {path}: {reason}", 500), err=True)
-    boards.write(whole, place, chosen)
+    write(whole, place, chosen)
     code = _judge(bounds, whole)
     if against is not None:
         _reproduced(against, folders)
@@ -88,7 +91,7 @@ def _reproduced(against: Path, folders: Sequence[Path]) -> None:
         ConformanceError: it was not.
     """
     published, again = (store.scan(paths).records for paths in ([against], folders))
-    found = agreement.compare((record for _, record in published), (record for _, record in again))
+    found = reproduction.compare((record for _, record in published), (record for _, record in again))
     for row in found.rows:
         if row.missing:
             click.echo(report.plain(f"not measured again: {row.label}: {row.missing} of {row.n} runs", 500), err=True)
@@ -101,8 +104,8 @@ def _reproduced(against: Path, folders: Sequence[Path]) -> None:
     )
     if not found.holds:
         raise ConformanceError(
-            f"not reproduced: {verdict}; asked are all runs, {agreement.INSIDE:.0%} of the rows within, "
-            f"and none more than {agreement.FURTHEST:g} widths outside"
+            f"not reproduced: {verdict}; asked are all runs, {reproduction.INSIDE:.0%} of the rows within, "
+            f"and none more than {reproduction.FURTHEST:g} widths outside"
         )
     click.echo(f"reproduced: {verdict}", err=True)
 
@@ -111,10 +114,10 @@ def _formats(text: str) -> Sequence[str]:
     names = [name for name in text.replace(" ", "").split(",") if name]
     if names == ["none"]:
         return ()
-    unknown = [name for name in names if name not in boards.FORMATS]
+    unknown = [name for name in names if name not in FORMATS]
     if unknown or not names:
-        raise UsageError(f"--format is any of {', '.join(boards.FORMATS)}, or none; found {text!r}")
-    return [name for name in boards.FORMATS if name in names]
+        raise UsageError(f"--format is any of {', '.join(FORMATS)}, or none; found {text!r}")
+    return [name for name in FORMATS if name in names]
 
 
 def _published(files: Sequence[Path], *, shipped: bool) -> list[Published]:
@@ -124,11 +127,11 @@ def _published(files: Sequence[Path], *, shipped: bool) -> list[Published]:
     return numbers
 
 
-def _judge(bounds: Sequence[threshold.Threshold], whole: Leaderboard) -> int:
+def _judge(bounds: Sequence[fail_if.Threshold], whole: Leaderboard) -> int:
     """Say which rows breach which bound, and return the exit code."""
     code = 0
     for bound in bounds:
-        for board, row, how in threshold.breaches(bound, whole.boards):
+        for board, row, how in fail_if.breaches(bound, whole.boards):
             code = BREACHED
             where = f"{row.method} at {format_sparsity(row.target)} on {board.dataset}, {board.model}, {board.track}"
             click.echo(report.plain(f"breached: {where}: {how}", 500), err=True)

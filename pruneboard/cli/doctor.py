@@ -16,8 +16,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from pruneboard import provenance, registry, store
+from pruneboard import registry
 from pruneboard.errors import PruneboardError
+from pruneboard.records import provenance, store
 from pruneboard.report import render
 
 LOW_DISK = 2 * 1024**3
@@ -89,9 +90,9 @@ def _deepspeed() -> Iterator[Finding]:
 def _two_steps() -> float:
     import torch
 
-    from pruneboard.engine import Engine
-    from pruneboard.optim import parameter_groups
     from pruneboard.spec import load_recipe
+    from pruneboard.training.engine import Engine
+    from pruneboard.training.optim import parameter_groups
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = torch.nn.Linear(4, 2)

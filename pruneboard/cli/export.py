@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pruneboard import report
-from pruneboard.exporting import asked
+from pruneboard.artifacts.exporting import asked
 
 
 @click.command("export")
@@ -42,7 +42,7 @@ def command(run: Path, form: tuple[str, ...], out: Path | None, *, force: bool, 
     for name in formats or ():
         asked.check_packages(name)
     asked.finished(run)  # what can be refused without torch is
-    from pruneboard.exporting import making
+    from pruneboard.artifacts.exporting import making
 
     found = making.export(run, out=out, formats=formats, force=force)
     if as_json:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from pruneboard import store
-from pruneboard.exporting.asked import finished
-from pruneboard.latency import asked
+from pruneboard.artifacts.exporting.asked import finished
+from pruneboard.artifacts.latency import asked
+from pruneboard.records import store
 
 
 @click.command("latency")
@@ -71,7 +71,7 @@ def command(
     if out is not None:
         asked.check_free(out)
     finished(run, "measured")  # what can be refused without torch is
-    from pruneboard.latency import measuring, showing
+    from pruneboard.artifacts.latency import measuring, showing
 
     given = asked.Asked(names, tuple(dict.fromkeys(batch)), threads, seconds, rounds, warmup, device)
     document = measuring.measure(run, given)

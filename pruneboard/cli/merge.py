@@ -8,8 +8,9 @@ from typing import Any, NoReturn
 
 import click
 
-from pruneboard import merging, report
+from pruneboard import report
 from pruneboard.errors import StoreError
+from pruneboard.records import merging
 
 SHOWN = 20
 """Conflicts that are printed; the rest is counted, and all stand in the JSON document."""

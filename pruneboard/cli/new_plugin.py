@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pruneboard import scaffold
+from pruneboard.cli import scaffold
 
 
 @click.command("new-plugin")

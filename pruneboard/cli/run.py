@@ -13,20 +13,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pruneboard import allocation, registry, stopping
+from pruneboard import registry
 from pruneboard.cli import flags
+from pruneboard.coerce import read_toml
 from pruneboard.errors import RunError, UnknownNameError, UsageError
-from pruneboard.spec import (
-    RECIPE_FIELDS,
-    Recipe,
-    RunSpec,
-    check_sparsity,
-    default_recipe,
-    load_recipe,
-    read_toml,
-    recipe_names,
-)
-from pruneboard.world import World
+from pruneboard.processes import interrupts, memory
+from pruneboard.processes.world import World
+from pruneboard.spec import RECIPE_FIELDS, Recipe, RunSpec, check_sparsity, default_recipe, load_recipe, recipe_names
 
 SOURCES = {
     ParameterSource.COMMANDLINE: "flag",
@@ -185,7 +178,7 @@ def command(
     if dry_run:
         _print_plan(ctx, specs[0], as_json=as_json)
         return 0
-    previous = signal.signal(signal.SIGTERM, stopping.at_once)
+    previous = signal.signal(signal.SIGTERM, interrupts.at_once)
     try:
         return _run_all(specs, as_json=as_json, quiet=quiet)
     finally:
@@ -231,20 +224,21 @@ def seed_list(seeds: str | None, seed: int) -> list[int]:
 
 def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
     """Run every seed, going on after a failed one; return the exit code. Only the first process speaks."""
-    from pruneboard import experiment, peers
+    from pruneboard.experiment import lifecycle
+    from pruneboard.processes import rendezvous
 
-    allocation.keep_freed()
-    speaks = World.current().leads
+    memory.keep_freed_memory()
+    speaks = World.current().is_main
     records: list[dict[str, Any] | None] = []
     code = 0
     for spec in specs:
         try:
-            record = experiment.run(spec, _listener() if speaks and not quiet else None)
+            record = lifecycle.run(spec, _listener() if speaks and not quiet else None)
         except RunError as error:
             click.echo(f"error: {_which(spec, specs)}{error}", err=True)  # every process's own reason
             code = error.exit_code
             records.append(error.record)
-            if peers.broken():
+            if rendezvous.broken():
                 break
             continue
         records.append(record)
@@ -273,7 +267,7 @@ def _listener() -> Any:
 
 def _print_plan(ctx: click.Context, spec: RunSpec, *, as_json: bool) -> None:
     """Print every value and where it came from; the data and the model are looked at, nothing is written."""
-    from pruneboard.prepare import prepare
+    from pruneboard.experiment.prepare import prepare
 
     job, _ = prepare(spec)
     values = {

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from pruneboard import record as records
-from pruneboard import report, store
+from pruneboard import report
 from pruneboard.errors import NotFoundError, StoreError
+from pruneboard.records import schema as records
+from pruneboard.records import store
 
 
 @click.command("show")

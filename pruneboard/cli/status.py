@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from pruneboard import ledger, report
+from pruneboard import report
 from pruneboard.errors import NotFoundError
-from pruneboard.ledger import Standing
+from pruneboard.sweeps import manifest
+from pruneboard.sweeps.manifest import RunStatus
 
 UNDER_WAY = ("running", "stopped", "interrupted")
 FINE = ("done", "missing", *UNDER_WAY)
@@ -23,23 +24,23 @@ def command(results: Path, *, as_json: bool) -> None:
 
     It looks at the files only, so it works while a sweep runs, from another terminal or another machine.
     """
-    found = ledger.found_in(results)
+    found = manifest.found_in(results)
     if not found:
         raise NotFoundError(f"no sweep in {results}: name the --results folder of `pruneboard sweep`")
     documents = []
     for path in found:
-        board, jobs, runs = ledger.read(path)
-        standings = [ledger.standing(results, run) for run in runs]
-        left = ledger.seconds_left(standings, jobs)
-        documents.append(ledger.as_json(board, standings, left))
+        board, jobs, runs = manifest.read(path)
+        standings = [manifest.standing(results, run) for run in runs]
+        left = manifest.seconds_left(standings, jobs)
+        documents.append(manifest.as_json(board, standings, left))
         if not as_json:
             _print(board, standings, left)
     if as_json:
         click.echo(json.dumps(documents, indent=2, sort_keys=True))
 
 
-def _print(board: str, standings: list[Standing], left: float | None) -> None:
-    counts = ledger.counts(standings)
+def _print(board: str, standings: list[RunStatus], left: float | None) -> None:
+    counts = manifest.counts(standings)
     click.echo(f"{report.plain(board, 100)}: {len(standings)} runs")
     for status, count in counts.items():
         click.echo(f"  {status:12}{count}")
@@ -55,7 +56,7 @@ def _print(board: str, standings: list[Standing], left: float | None) -> None:
             click.echo(f"  {item.status:12}{_name(item)}: {report.plain(item.message, 300)}")
 
 
-def _name(item: Standing) -> str:
+def _name(item: RunStatus) -> str:
     run = item.run
     point = "" if run.sparsity is None else f" at {run.sparsity:g}"
     return report.plain(f"{run.method}{point}, {run.model}, {run.track}, seed {run.seed}", 200)

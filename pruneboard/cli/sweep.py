@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pruneboard import boardfile, boards, ledger, literature, report, stopping, world
+from pruneboard import report
 from pruneboard.cli import clusters
 from pruneboard.cli.run import seed_list
 from pruneboard.cli.sweeping import Shown
 from pruneboard.errors import InterruptedRunError, UsageError
-from pruneboard.record import STATUSES
+from pruneboard.leaderboard import folders, literature
+from pruneboard.processes import interrupts, world
+from pruneboard.records.schema import STATUSES
+from pruneboard.report import files
+from pruneboard.sweeps import board_file, manifest
 
 if TYPE_CHECKING:
     from pruneboard.sweeps.conduct import Executor, Progress
@@ -68,11 +72,11 @@ def command(board: Path, *, results: str | None, dry_run: bool, plan_only: bool,
     SIGTERM or a crash. The dense control comes first, then seed by seed. A failed run is a row of the leaderboard,
     and ends the command with exit code 1.
     """
-    description = boardfile.load_board(board)
+    description = board_file.load_board(board)
     results = results or str(Path("results") / description.name)
     _check(given)
     clusters.check(given, looking=dry_run or plan_only)
-    previous = signal.signal(signal.SIGTERM, stopping.at_once)
+    previous = signal.signal(signal.SIGTERM, interrupts.at_once)
     try:
         plan = _plan(description, results, given, looking=dry_run or plan_only)
         if plan_only:
@@ -91,7 +95,7 @@ def _check(given: dict[str, Any]) -> None:
         raise UsageError(f"--procs is the number of processes per run, 1 or more; found {given['procs']}")
 
 
-def _plan(description: boardfile.BoardFile, results: str, given: dict[str, Any], *, looking: bool) -> Plan:
+def _plan(description: board_file.BoardFile, results: str, given: dict[str, Any], *, looking: bool) -> Plan:
     """Return the runs; where one only looks at them, the images need not be there."""
     from pruneboard.sweeps.plan import Place, make_plan, unknown_plan
 
@@ -143,18 +147,20 @@ def _print_plan(plan: Plan, given: dict[str, Any], results: str, *, as_json: boo
 
 
 def _sweep(plan: Plan, results: str, given: dict[str, Any], *, as_json: bool) -> int:
-    from pruneboard import experiment
+    from pruneboard.experiment import lifecycle
     from pruneboard.sweeps.conduct import conduct, interrupted
 
     missing = _missing(plan, given)
     executor, at_once = clusters.join(given) if clusters.wanted(given) else _here(given)
     part = bool(given["only"] or given["seeds"])
-    ledger.write(results, plan.board.name, _listed(plan), at_once, part=part)
+    manifest.write(results, plan.board.name, _listed(plan), at_once, part=part)
     shown = Shown(quiet=given["quiet"], live=sys.stderr.isatty())
     shown.on_start(plan.board.title, plan.counts(), len(missing))
     try:
         with shown:
-            progress = conduct(missing, executor, shown, fail_fast=given["fail_fast"], bury=experiment.bury)
+            progress = conduct(
+                missing, executor, shown, fail_fast=given["fail_fast"], record_lost_run=lifecycle.record_lost_run
+            )
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(interrupted(error, saved=not clusters.wanted(given))) from None
     except InterruptedRunError as error:
@@ -170,9 +176,9 @@ def _missing(plan: Plan, given: dict[str, Any]) -> list[Cell]:
     return [replace(cell, spec=replace(cell.spec, force=True)) for cell in missing] if given["restart"] else missing
 
 
-def _listed(plan: Plan) -> list[ledger.Listed]:
+def _listed(plan: Plan) -> list[manifest.ManifestEntry]:
     return [
-        ledger.Listed(
+        manifest.ManifestEntry(
             dataset=cell.spec.dataset,
             model=cell.spec.model,
             track=str(cell.spec.track),
@@ -188,8 +194,8 @@ def _listed(plan: Plan) -> list[ledger.Listed]:
 def _here(given: dict[str, Any]) -> tuple[Executor, int]:
     """Return what carries runs out on this machine, and how many at once."""
     from pruneboard.sweeps.carry_out import carry_out
-    from pruneboard.sweeps.sharing import Sharing, on_gpu
-    from pruneboard.sweeps.workers import Workers
+    from pruneboard.sweeps.executors.gpu_sharing import Sharing, on_gpu
+    from pruneboard.sweeps.executors.workers import Workers
 
     jobs, threads = _jobs(given)
     if given["jobs"] == "auto" and on_gpu(given["device"]):
@@ -209,9 +215,9 @@ def _jobs(given: dict[str, Any]) -> tuple[int, int]:
 
 def _publish(results: str, progress: Progress, *, as_json: bool) -> None:
     """Write the leaderboard of all that is in the results folder, and print it."""
-    place = boards.place([Path(results)])
-    whole = boards.load([results], published=literature.shipped(), out=place)
-    boards.write(whole, place)
+    place = folders.default_output([Path(results)])
+    whole = folders.load([results], published=literature.shipped(), out=place)
+    files.write(whole, place)
     click.echo(report.json(whole) if as_json else report.terminal(whole), nl=not as_json)
     if not as_json:
         click.echo(f"{progress.done} runs carried out, {progress.failed} failed; the leaderboard is in {place}")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # of typing itself from Python 3.11 on
 
     from pruneboard.sweeps.conduct import Progress
+    from pruneboard.sweeps.executors.workers import Outcome
     from pruneboard.sweeps.plan import Cell
-    from pruneboard.sweeps.workers import Outcome
 
 
 class Shown:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pruneboard import boards, report
+from pruneboard import report
 from pruneboard.errors import ConformanceError
+from pruneboard.leaderboard import folders
 
 if TYPE_CHECKING:
-    from pruneboard.verification.verdicts import Finding
+    from pruneboard.records.verdicts import Finding
 
 
 @click.command("verify")
@@ -36,7 +37,8 @@ def command(paths: tuple[Path, ...], data_dir: str | None, out: Path | None, *, 
 
     Ends with 3 if any run is disputed.
     """
-    from pruneboard.verification import verdicts, walk
+    from pruneboard.artifacts.verification import walk
+    from pruneboard.records import verdicts
 
     findings = []
     for finding in walk.verify(paths, data_dir=data_dir, evaluate=not no_data):
@@ -50,7 +52,7 @@ def command(paths: tuple[Path, ...], data_dir: str | None, out: Path | None, *, 
     else:
         named = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
         click.echo(f"{len(findings)} run{'s' * (len(findings) != 1)}: {named}")
-    verdicts.write(findings, out or boards.place(paths))
+    verdicts.write(findings, out or folders.default_output(paths))
     if counts["disputed"]:
         raise ConformanceError(
             f"{counts['disputed']} of {len(findings)} runs disputed; each says above what does not hold"

@@ -65,6 +65,13 @@ class BatchPlan:
                 f"here of {self.micro_batch * self.world}"
             )
 
+    @classmethod
+    def for_evaluation(
+        cls, batch_size: int, device: torch.device, *, rank: int = 0, world: int = 1, workers: int = 2
+    ) -> BatchPlan:
+        """Return a plan for `eval_batches` where nothing is trained: `batch_size` images per process and batch."""
+        return cls(batch_size * world, batch_size, rank, world, "none", 0, 0, device, workers)
+
     @property
     def chunks(self) -> list[range]:
         """Positions in the global batch of this process's micro-batches."""
@@ -151,28 +158,23 @@ def calibration_batches(dataset: Dataset, plan: BatchPlan, count: int = CALIBRAT
             yield from batches
 
 
-def eval_batches(
-    split: Split, dataset: Dataset, *, batch_size: int, rank: int, world: int, device: torch.device, workers: int = 2
-) -> Iterator[Batch]:
+def eval_batches(split: Split, dataset: Dataset, plan: BatchPlan) -> Iterator[Batch]:
     """Yield images rank, rank + world, ... of `split`, not augmented: over all processes each image once.
 
     Args:
         split: of `dataset`.
         dataset: gives size and normalization.
-        batch_size: images at once in this process; the last batch may hold fewer.
-        rank: this process.
-        world: how many there are.
-        device: where batches are delivered.
-        workers: processes that decode streaming images.
+        plan: its micro-batch is the batch size, and the last batch may hold fewer; the seeds are not used.
 
     Raises:
         DataError: a streaming file that does not decode.
     """
-    mine = split.select(torch.arange(len(split))[rank::world])
-    spans = [range(i, min(i + batch_size, len(mine))) for i in range(0, len(mine), batch_size)]
-    pixels = _pixels(mine, spans, dataset.image_size, seed=None, workers=workers, device=device)
-    labels = mine.labels.to(device)
-    normalize = augment.Normalize(dataset.mean, dataset.std, device)
+    mine = split.select(torch.arange(len(split))[plan.rank :: plan.world])
+    size = plan.micro_batch
+    spans = [range(i, min(i + size, len(mine))) for i in range(0, len(mine), size)]
+    pixels = _pixels(mine, spans, dataset.image_size, seed=None, workers=plan.workers, device=plan.device)
+    labels = mine.labels.to(plan.device)
+    normalize = augment.Normalize(dataset.mean, dataset.std, plan.device)
     for span, images in zip(spans, pixels, strict=True):
         yield normalize(images), labels[span.start : span.stop]
 

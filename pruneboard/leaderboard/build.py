@@ -10,7 +10,7 @@ from typing import Any
 from pruneboard.leaderboard.model import Board
 from pruneboard.leaderboard.ranks import CONTROLS, curves, order, ranked
 from pruneboard.leaderboard.rows import Group, row
-from pruneboard.record import Record, leaves
+from pruneboard.records.schema import Record, leaves
 
 _LEARNED = {"steps", "prunable"}  # board fields that a run knows only once it is under way
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from pruneboard import stats
-from pruneboard.record import Record
-from pruneboard.stats import Estimate
+from pruneboard.leaderboard import stats
+from pruneboard.leaderboard.stats import Estimate
+from pruneboard.records.schema import Record
 
 Identity = tuple[str, str, str, str, str, int]
 """What makes two rows the same method, whatever their sparsity: see `Row.identity`."""

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from pruneboard import stats
+from pruneboard.leaderboard import stats
 from pruneboard.leaderboard.model import Curve, Identity, Row
 
 CONTROLS = {"prune": ("dense", "floor", "baseline"), "supermask": ("floor",)}

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from pruneboard import stats
+from pruneboard.leaderboard import stats
 from pruneboard.leaderboard.model import Failure, LayerShare, Row, Tuning
-from pruneboard.record import Record, content_hash, look
+from pruneboard.records.schema import Record, content_hash, lookup
 
 OWN_DISTRIBUTION = "pruneboard"
 """Only methods of this distribution may call themselves a control."""
@@ -75,18 +75,18 @@ def row(group: Group, reference: Mapping[int, Record]) -> Row:
         unpaired=tuple(sorted(set(shared) - set(paired))),
         measured=measured,
         off_target=any(_is_off_target(run) for run in done.values()),
-        effective=_mean(done, lambda run: look(run, "sparsity.effective")),
+        effective=_mean(done, lambda run: lookup(run, "sparsity.effective")),
         compression=None if measured in (None, 1) else 1 / (1 - measured),
         macs_remaining=_mean(done, _macs_remaining),
-        relative_train_macs=_mean(done, lambda run: look(run, "cost.relative_train_macs")),
+        relative_train_macs=_mean(done, lambda run: lookup(run, "cost.relative_train_macs")),
         forward_passes=_mean(done, lambda run: run["cost"]["forward_passes"]),
         wall_seconds=_mean(done, lambda run: run["cost"]["wall_seconds"]),
-        hook_seconds=_mean(done, lambda run: look(run, "cost.hook_seconds")),
+        hook_seconds=_mean(done, lambda run: lookup(run, "cost.hook_seconds")),
         peak_memory_bytes=_mean(done, lambda run: run["cost"]["peak_memory_bytes"]),
-        storage_bits=_mean(done, lambda run: look(run, "cost.storage_bits.total")),
+        storage_bits=_mean(done, lambda run: lookup(run, "cost.storage_bits.total")),
         layers=_layers(list(done.values())),
         failures=group.failures,
-        codes=tuple(sorted({str(code) for run in done.values() if (code := look(run, "software.code.method"))})),
+        codes=tuple(sorted({str(code) for run in done.values() if (code := lookup(run, "software.code.method"))})),
         tunings=tuple(sorted({found for run in done.values() if (found := _tuning(run))})),
         repeats=group.repeats,
         superseded=group.superseded,
@@ -98,7 +98,7 @@ def _top1(run: Record) -> float:
 
 
 def _start(run: Record) -> str:
-    return content_hash({path: look(run, path) for path in _PAIRED_BY})[:12]
+    return content_hash({path: lookup(run, path) for path in _PAIRED_BY})[:12]
 
 
 def _is_off_target(run: Record) -> bool:
@@ -112,13 +112,13 @@ def _is_off_target(run: Record) -> bool:
 
 
 def _macs_remaining(run: Record) -> float | None:
-    dense, left = look(run, "cost.macs_dense"), look(run, "cost.macs_remaining")
+    dense, left = lookup(run, "cost.macs_dense"), lookup(run, "cost.macs_remaining")
     return left / dense if dense and left is not None else None
 
 
 def _tuning(run: Record) -> Tuning | None:
-    trials = look(run, "tuning.trials")
-    return None if trials is None else Tuning(trials, look(run, "tuning.source") or "")
+    trials = lookup(run, "tuning.trials")
+    return None if trials is None else Tuning(trials, lookup(run, "tuning.source") or "")
 
 
 def _mean(done: Mapping[int, Record], value: Callable[[Record], float | None]) -> float | None:

@@ -7,7 +7,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from pruneboard import stats
+from pruneboard.leaderboard import stats
 from pruneboard.leaderboard.model import Board, Curve
 from pruneboard.leaderboard.names import names
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pruneboard.models import cifar, stems
 from pruneboard.models.building import build_model, state_sha256
-from pruneboard.models.frozen import build_frozen, draw_weights, extras, freeze, is_scale
+from pruneboard.models.frozen import build_frozen, draw_weights, extras, freeze, is_scale, redraw_weights
 from pruneboard.models.names import model_names
 from pruneboard.models.planning import ModelPlan, plan_model
 from pruneboard.models.scope import (
@@ -41,6 +41,7 @@ __all__ = [
     "model_names",
     "plan_model",
     "prunable_layers",
+    "redraw_weights",
     "standardized",
     "state_sha256",
     "stems",

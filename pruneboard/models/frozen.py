@@ -63,6 +63,18 @@ def draw_weights(shapes: Sequence[tuple[int, ...]], init: str, keep_ratio: float
     return [_draw(shape, init.removesuffix(SCALED), share, generator) for shape in shapes]
 
 
+def redraw_weights(shapes: Sequence[tuple[int, ...]], init: str, keep_ratio: float, seed: int) -> list[Tensor]:
+    """Return other weights of the same distribution: those of the ablation `redrawn-weights`.
+
+    Args:
+        shapes: of every prunable layer, in order.
+        init: one of `spec.SUPERMASK_INITS`.
+        keep_ratio: 1 - sparsity.
+        seed: the seed that initialized the network.
+    """
+    return draw_weights(shapes, init, keep_ratio, draws.key(seed, "redrawn weights"))
+
+
 def _draw(shape: tuple[int, ...], rule: str, share: float, generator: torch.Generator) -> Tensor:
     std = math.sqrt(2 / (share * math.prod(shape[1:])))
     normal = torch.randn(shape, generator=generator)

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pruneboard.record import Record, format_sparsity, look
+from pruneboard.records.schema import Record, format_sparsity, lookup
 from pruneboard.report.clean import plain
 from pruneboard.report.tables import Table, number, percent
 from pruneboard.report.terminal import rich_table
@@ -35,14 +35,14 @@ def summary(record: Record, *, layers: bool = True) -> RenderableType:
         ("Provenance", _provenance(record)),
     ):
         parts += _block(title, facts)
-    if layers and look(record, "sparsity.layers"):
+    if layers and lookup(record, "sparsity.layers"):
         parts += [Text(""), rich_table(_layers(record["sparsity"]["layers"]))]
     return Group(*parts)
 
 
 def _heading(record: Record) -> Text:
     point = format_sparsity(record["sparsity"]["target"])
-    ablation = look(record, "method.ablation")
+    ablation = lookup(record, "method.ablation")
     method = f"{record['method']['name']}{f' ({ablation})' if ablation else ''}"
     name = method if point == "dense" else f"{method} at sparsity {point}"
     text = plain(f"{name} on {record['model']['name']}, {record['data']['name']}, {record['track']}: ", 400)
@@ -63,18 +63,18 @@ def _block(title: str, facts: Facts) -> list[RenderableType]:
 
 
 def _run(record: Record) -> Facts:
-    method, seeds = record["method"], look(record, "seeds", {})
+    method, seeds = record["method"], lookup(record, "seeds", {})
     yield "method", f"{method['name']} from {method['distribution']} {method['version']}"
     yield "options", _pairs(method["options"])
     yield "model", f"{record['model']['name']}{_count(record, 'model.parameters', ', {:,} parameters')}"
     yield "data", _data(record)
-    yield "recipe", _pairs(look(record, "recipe"))
-    yield "budget", _pairs(look(record, "budget"))
+    yield "recipe", _pairs(lookup(record, "recipe"))
+    yield "budget", _pairs(lookup(record, "budget"))
     yield "seed", f"{record['seed']}{f' ({_pairs(seeds)})' if seeds else ''}"
 
 
 def _data(record: Record) -> str:
-    sizes = [(split, look(record, f"data.{split}")) for split in ("train", "validation", "test")]
+    sizes = [(split, lookup(record, f"data.{split}")) for split in ("train", "validation", "test")]
     known = ", ".join(f"{split} {size:,}" for split, size in sizes if size is not None)
     return f"{record['data']['name']}{f': {known}' if known else ''}"
 
@@ -82,23 +82,23 @@ def _data(record: Record) -> str:
 def _result(record: Record) -> Facts:
     sparsity = record["sparsity"]
     yield "sparsity asked", "" if sparsity["target"] is None else format_sparsity(sparsity["target"])
-    yield "sparsity measured", _text(look(sparsity, "measured"), "{:.6g}")
-    yield "whole model", _text(look(sparsity, "whole_model"), "{:.6g}")
-    if None not in (nonzero := look(sparsity, "nonzero"), n := look(sparsity, "prunable")):
-        zero = f", {sparsity['kept_zero']:,} kept at 0.0" if look(sparsity, "kept_zero") else ""
+    yield "sparsity measured", _text(lookup(sparsity, "measured"), "{:.6g}")
+    yield "whole model", _text(lookup(sparsity, "whole_model"), "{:.6g}")
+    if None not in (nonzero := lookup(sparsity, "nonzero"), n := lookup(sparsity, "prunable")):
+        zero = f", {sparsity['kept_zero']:,} kept at 0.0" if lookup(sparsity, "kept_zero") else ""
         yield "weights left", f"{nonzero:,} of {n:,} prunable{zero}"
     yield "effective sparsity", _effective(sparsity)
-    yield "collapsed layers", ", ".join(look(sparsity, "collapsed") or [])
+    yield "collapsed layers", ", ".join(lookup(sparsity, "collapsed") or [])
     for split in ("test", "validation"):
-        yield split, _measured(look(record, f"metrics.{split}") or {})
-    if (best := look(record, "metrics.best_validation.top1")) is not None:
-        yield "best validation", f"top-1 {percent(best)} % at epoch {look(record, 'metrics.best_validation.epoch')}"
+        yield split, _measured(lookup(record, f"metrics.{split}") or {})
+    if (best := lookup(record, "metrics.best_validation.top1")) is not None:
+        yield "best validation", f"top-1 {percent(best)} % at epoch {lookup(record, 'metrics.best_validation.epoch')}"
 
 
 def _effective(sparsity: Mapping[str, Any]) -> str:
-    effective, alive = look(sparsity, "effective"), look(sparsity, "alive")
+    effective, alive = lookup(sparsity, "effective"), lookup(sparsity, "alive")
     if effective is None or alive is None:
-        why = look(sparsity, "effective_unknown")
+        why = lookup(sparsity, "effective_unknown")
         return f"unknown: {why}" if why else ""
     return f"{effective:.6g}: {alive:,} weights on a path from input to output"
 
@@ -116,30 +116,30 @@ def _cost(record: Record) -> Facts:
     yield "training", _count(record, "cost.train_macs", "{:.3e} multiply-adds")
     yield "relative to dense", _count(record, "cost.relative_train_macs", "{:.2f} times")
     yield "forward passes", _count(record, "cost.forward_passes", "{:,} a step, before hardening")
-    dense, left = look(record, "cost.macs_dense"), look(record, "cost.macs_remaining")
+    dense, left = lookup(record, "cost.macs_dense"), lookup(record, "cost.macs_remaining")
     if dense and left is not None:
         yield "multiply-adds left", f"{left:,} of {dense:,} ({percent(left / dense)} %)"
-    if attention := look(record, "cost.macs_attention"):
+    if attention := lookup(record, "cost.macs_attention"):
         yield "attention products", f"{attention:,} multiply-adds more, which no pruning of weights removes"
-    yield "counted as", look(record, "cost.macs_definition") or ""
-    yield "bytes", _pairs(look(record, "cost.bytes"))
-    yield "storage bits", _pairs(look(record, "cost.storage_bits"))
+    yield "counted as", lookup(record, "cost.macs_definition") or ""
+    yield "bytes", _pairs(lookup(record, "cost.bytes"))
+    yield "storage bits", _pairs(lookup(record, "cost.storage_bits"))
     yield (
         "seconds",
         _count(record, "cost.wall_seconds", "{:,.1f}")
         + _count(record, "cost.hook_seconds", " (in the method's hooks {:,.1f})"),
     )
-    peak = look(record, "cost.peak_memory_bytes")
+    peak = lookup(record, "cost.peak_memory_bytes")
     yield "peak memory", "" if peak is None else f"{number(peak / 2**20, 0)} MiB"
 
 
 def _provenance(record: Record) -> Facts:
     yield "hash", record["hash"]
     yield "board", record["board"]["fingerprint"]
-    yield "initial weights", look(record, "model.initial_sha256") or ""
-    yield "final weights", look(record, "weights_sha256") or ""
+    yield "initial weights", lookup(record, "model.initial_sha256") or ""
+    yield "final weights", lookup(record, "weights_sha256") or ""
     for block in ("engine", "software", "hardware", "lifecycle"):
-        yield block, _pairs(look(record, block))
+        yield block, _pairs(lookup(record, block))
 
 
 _LAYER_COLUMNS: dict[str, Callable[[Record], str]] = {
@@ -167,7 +167,7 @@ def _pairs(block: object) -> str:
 
 
 def _count(record: Record, path: str, layout: str) -> str:
-    return _text(look(record, path), layout)
+    return _text(lookup(record, path), layout)
 
 
 def _text(value: object, layout: str) -> str:

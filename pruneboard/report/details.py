@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pruneboard.leaderboard import Run
-from pruneboard.record import Record, format_sparsity, leaves, look
+from pruneboard.records.schema import Record, format_sparsity, leaves, lookup
 from pruneboard.report.clean import plain
 from pruneboard.report.tables import percent
 from pruneboard.report.views import VERDICTS
@@ -40,7 +40,7 @@ class Detail:
 def detail(run: Run) -> Detail:
     """Lay out one run; nothing of it is followed or trusted, every text is cut and cleaned."""
     record = run.record
-    top1, target = look(record, "metrics.test.top1"), look(record, "sparsity.target")
+    top1, target = lookup(record, "metrics.test.top1"), lookup(record, "sparsity.target")
     return Detail(
         key=record["hash"],
         path=plain(run.path, 300),
@@ -51,7 +51,7 @@ def detail(run: Run) -> Detail:
         status=plain(record["status"], 20),
         top1="-" if top1 is None else percent(top1),
         verdict=run.verdict if run.verdict in VERDICTS else "unverified",
-        ended=plain(look(record, "lifecycle.ended") or "-", 30),
+        ended=plain(lookup(record, "lifecycle.ended") or "-", 30),
         blocks=tuple(_blocks(record)),
     )
 

@@ -62,7 +62,7 @@ def file_name(board: Board) -> str:
 
 
 def draw(
-    board: Board, names: Mapping[Identity, str], look: Mapping[str, Style], published: Sequence[Published] = ()
+    board: Board, names: Mapping[Identity, str], line_styles: Mapping[str, Style], published: Sequence[Published] = ()
 ) -> str:
     """Return accuracy against sparsity as SVG with a heading and a legend; nothing where there is nothing to draw."""
     if not _marks(board):
@@ -72,17 +72,17 @@ def draw(
     dots = sum(len(cell["tops"]) for cell in data["cells"])
     data["seeds"] = data["cells"] if dots <= MOST_DOTS else []
     shown = {names[row.identity] for row in some.rows if row is not some.dense}
-    drawn = [style for name, style in look.items() if name in shown]
+    drawn = [style for name, style in line_styles.items() if name in shown]
     spec = charts.fill(charts.trade_off(), data, drawn, points.ticks(some))
     spec |= {"width": WIDTH, "height": HEIGHT, "title": _title(board, len(some.curves)), "padding": 12}
     return _svg(json.dumps(spec, sort_keys=True, ensure_ascii=False))
 
 
 def picture(
-    board: Board, names: Mapping[Identity, str], look: Mapping[str, Style], published: Sequence[Published] = ()
+    board: Board, names: Mapping[Identity, str], line_styles: Mapping[str, Style], published: Sequence[Published] = ()
 ) -> str:
     """Return the same figure as the address of an image, to stand in a page; nothing where there is none."""
-    svg = draw(board, names, look, published).encode("utf-8")
+    svg = draw(board, names, line_styles, published).encode("utf-8")
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}" if svg else ""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from pruneboard.leaderboard import Board, Leaderboard, Row
 from pruneboard.leaderboard.model import Identity
-from pruneboard.record import format_sparsity
+from pruneboard.records.schema import format_sparsity
 from pruneboard.report.clean import plain
 from pruneboard.report.tables import percent, row_names
 

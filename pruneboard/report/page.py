@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from pruneboard.leaderboard import Board, Leaderboard, Run
+from pruneboard.leaderboard.stats import COVERAGE
 from pruneboard.report import charts, styles
 from pruneboard.report.clean import plain
 from pruneboard.report.details import detail
@@ -20,7 +21,6 @@ from pruneboard.report.packing import Part, Room
 from pruneboard.report.section import Context, section
 from pruneboard.report.tables import LEGEND, standing_tables
 from pruneboard.report.templating import asset, library, markup, render, script
-from pruneboard.stats import COVERAGE
 
 LARGEST = 9_900_000
 """Bytes of the whole page at most."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from pruneboard.leaderboard import Board, Curve, Row
 from pruneboard.leaderboard.model import Identity
-from pruneboard.record import format_sparsity
+from pruneboard.records.schema import format_sparsity
 from pruneboard.report.tables import interval_text, percent
 from pruneboard.report.views import Cell
 

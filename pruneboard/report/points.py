@@ -11,10 +11,10 @@ from typing import Any
 
 from pruneboard.leaderboard import Board, Published, Row
 from pruneboard.leaderboard.model import Identity
-from pruneboard.record import format_sparsity
+from pruneboard.leaderboard.stats import Estimate
+from pruneboard.records.schema import format_sparsity
 from pruneboard.report.clean import plain
 from pruneboard.report.tables import interval_text, percent, rank_text, top1_text
-from pruneboard.stats import Estimate
 
 Points = list[dict[str, Any]]
 

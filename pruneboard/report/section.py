@@ -41,7 +41,7 @@ def section(part: Part, board: Board, published: Sequence[Published], context: C
     """Return the HTML of one board; `drawn` has its default chart drawn ahead, for readers without scripts."""
     whole, names = len(board.rows), row_names(board.rows)
     board = points.cut(board, MOST_ROWS)
-    look = styles.of(board.rows, names, context.places)
+    line_styles = styles.of(board.rows, names, context.places)
     columns, costs = panels.costs(board, names)
     return render(
         "board.html",
@@ -57,17 +57,17 @@ def section(part: Part, board: Board, published: Sequence[Published], context: C
         columns=views.COLUMNS,
         before=views.BEFORE_VERDICT,
         lines=[
-            views.line(row, names[row.identity], look[names[row.identity]], context.verdicts, context.shown)
+            views.line(row, names[row.identity], line_styles[names[row.identity]], context.verdicts, context.shown)
             for row in board.rows
         ],
-        look=list(look.values()),
+        line_styles=list(line_styles.values()),
         symbols=styles.SYMBOLS,
         curves=[(names[curve.rows[0].identity], curve) for curve in board.curves],
         panels=panels,
         cost_columns=columns,
         costs=costs,
-        data=script(_data(board, names, look, published)),
-        picture=picture(board, names, look, published) if drawn else "",
+        data=script(_data(board, names, line_styles, published)),
+        picture=picture(board, names, line_styles, published) if drawn else "",
         literature=len(published),
         tuning=list(tuning_notes(board, names)),
         rows_left_out=whole - len(board.rows),
@@ -76,11 +76,11 @@ def section(part: Part, board: Board, published: Sequence[Published], context: C
 
 
 def _data(
-    board: Board, names: Mapping[Identity, str], look: Mapping[str, styles.Style], published: Sequence[Published]
+    board: Board, names: Mapping[Identity, str], line_styles: Mapping[str, styles.Style], published: Sequence[Published]
 ) -> dict[str, Any]:
     return {
         "layers": points.layers(board, names),
         "points": points.data_sets(board, names, published),
-        "styles": [asdict(style) for style in look.values()],
+        "styles": [asdict(style) for style in line_styles.values()],
         "ticks": points.ticks(board),
     }

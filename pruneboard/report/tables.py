@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pruneboard.leaderboard import Board, Curve, Leaderboard, Row, Tuning
 from pruneboard.leaderboard.model import Identity
 from pruneboard.leaderboard.names import names as raw_names
-from pruneboard.record import format_sparsity, look
+from pruneboard.leaderboard.stats import LEVEL, Across, Estimate, Interval
+from pruneboard.records.schema import format_sparsity, lookup
 from pruneboard.report.clean import plain
-from pruneboard.stats import LEVEL, Across, Estimate, Interval
 
 LEGEND = (
     "top-1 in % on the test split, last step's model: mean ± sample standard deviation (n seeds); ○ is a single seed",
@@ -114,7 +114,7 @@ def _better_than(across: Across, name: str) -> str:
 
 
 def _facts(board: Board) -> Iterable[str]:
-    known = {name: look(board.fields, name) for name in _SHOWN_FIELDS}
+    known = {name: lookup(board.fields, name) for name in _SHOWN_FIELDS}
     shown = [f"{name} {value}" for name, value in known.items() if isinstance(value, str | int | float)]
     yield plain(", ".join([f"board {board.fingerprint}", *shown]), 400)
     if board.differs:

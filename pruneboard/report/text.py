@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from pruneboard.leaderboard import Board, Curve, LayerShare, Leaderboard, Row
+from pruneboard.leaderboard.stats import Across
 from pruneboard.report.clean import csv_text, markdown_text, plain
 from pruneboard.report.tables import LEGEND, Page, Table, page, standing_tables
-from pruneboard.stats import Across
 
 SCHEMA = 2
 """Version of the layout of `leaderboard.json`."""

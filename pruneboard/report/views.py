@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruneboard.leaderboard import Board, Row
-from pruneboard.record import format_sparsity, leaves
+from pruneboard.records.schema import format_sparsity, leaves
 from pruneboard.report.clean import plain
 from pruneboard.report.styles import Style
 from pruneboard.report.tables import interval_text, number, percent, rank_text, top1_text, tuning_text

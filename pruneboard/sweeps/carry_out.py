@@ -1,4 +1,4 @@
-"""One task of a sweep, in whatever process it falls to."""
+"""Carry out one run of a sweep; every executor calls this in its worker process."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pruneboard import experiment
+from pruneboard.experiment import lifecycle, listeners
 from pruneboard.spec import RunSpec
 
 
 def carry_out(spec: RunSpec, on_step: Callable[[int, int], None]) -> dict[str, Any]:
-    """Carry out a run and return what a line of progress needs.
+    """Carry out a run and return the fields that a progress line shows.
 
     Args:
-        spec: what to run.
-        on_step: told steps done and steps in all.
+        spec: the run.
+        on_step: called with steps done and total steps.
     """
-    return told(experiment.run(spec, Steps(on_step)))
+    return progress_summary(lifecycle.run(spec, StepListener(on_step)))
 
 
-def told(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a line of progress needs of a finished record."""
+def progress_summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a finished record that a progress line shows: test top-1, and wall time in seconds."""
     return {"top1": record["metrics"]["test"]["top1"], "seconds": record["cost"]["wall_seconds"]}
 
 
 @dataclass
-class Steps(experiment.Silent):
-    """A listener that passes on steps alone."""
+class StepListener(listeners.Silent):
+    """A listener that forwards steps only."""
 
-    told: Callable[[int, int], None]
+    callback: Callable[[int, int], None]
 
     def on_step(self, step: int, total: int, loss: float) -> None:
-        """Pass it on."""
+        """Call `callback(step, total)`."""
         del loss
-        self.told(step, total)
+        self.callback(step, total)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from pruneboard.errors import InterruptedRunError
 from pruneboard.spec import RunSpec
+from pruneboard.sweeps.executors.workers import Outcome
 from pruneboard.sweeps.plan import Cell
-from pruneboard.sweeps.workers import Outcome
 
 ATTEMPTS = 2
 """How often a run is started whose process is lost; each goes on from the last checkpoint."""
@@ -83,7 +83,7 @@ def conduct(
     watcher: Watcher,
     *,
     fail_fast: bool = False,
-    bury: Callable[[RunSpec, str], Any],
+    record_lost_run: Callable[[RunSpec, str], Any],
 ) -> Progress:
     """Carry out `cells` in their order, as many at once as the executor has slots; go on after failures.
 
@@ -92,13 +92,13 @@ def conduct(
         executor: where; it is stopped at the end, however it comes.
         watcher: who is told.
         fail_fast: start nothing more after the first failure.
-        bury: writes the record of a run whose process was lost `ATTEMPTS` times.
+        record_lost_run: writes the record of a run whose process was lost `ATTEMPTS` times.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; all that was under way is saved.
         InterruptedRunError: SIGTERM, likewise.
     """
-    conducting = _Conducting(deque(enumerate(cells)), Progress(len(cells)), executor, bury)
+    conducting = _Conducting(deque(enumerate(cells)), Progress(len(cells)), executor, record_lost_run)
     progress = conducting.progress
     try:
         while conducting.waiting or progress.running:
@@ -109,7 +109,7 @@ def conduct(
                     watcher.on_end(ended, outcome, progress)
             if fail_fast and progress.failed:
                 conducting.waiting.clear()
-            conducting.look()
+            conducting.poll()
             watcher.on_look(progress)
     finally:
         executor.stop()
@@ -123,7 +123,7 @@ class _Conducting:
     waiting: deque[tuple[int, Cell]]
     progress: Progress
     executor: Executor
-    bury: Callable[[RunSpec, str], Any]
+    record_lost_run: Callable[[RunSpec, str], Any]
     lost: Counter[int] = field(default_factory=Counter)
 
     def start(self) -> None:
@@ -141,11 +141,11 @@ class _Conducting:
             if self.lost[outcome.key] < ATTEMPTS:
                 self.waiting.appendleft((outcome.key, cell))
                 return None
-            self.bury(cell.spec, outcome.message)
+            self.record_lost_run(cell.spec, outcome.message)
         self.progress.ended[outcome.status] = self.progress.ended.get(outcome.status, 0) + 1
         return cell
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Note how far each run is."""
         for key, (cell, _) in self.progress.running.items():
             self.progress.running[key] = (cell, self.executor.steps.get(key))

@@ -19,19 +19,20 @@ from typing import Any
 
 import torch
 
-from pruneboard import assemble, train
 from pruneboard.api import Batch
-from pruneboard.boardfile import Images
 from pruneboard.data import Dataset, calibration_batches, eval_batches, standing_in, train_batches
 from pruneboard.data.batches import CALIBRATION
 from pruneboard.data.noise import noise
-from pruneboard.evaluate import evaluate, reestimate
-from pruneboard.experiment import Silent
-from pruneboard.prepare import pick_device, prepare, resolve_recipe
+from pruneboard.experiment import start
+from pruneboard.experiment.listeners import Silent
+from pruneboard.experiment.prepare import pick_device, prepare, resolve_recipe
 from pruneboard.spec import Recipe, RunSpec
+from pruneboard.sweeps.board_file import Images
+from pruneboard.sweeps.executors.workers import Outcome, Workers
 from pruneboard.sweeps.plan import Cell
-from pruneboard.sweeps.workers import Outcome, Workers
-from pruneboard.training import Training
+from pruneboard.training import loop
+from pruneboard.training.evaluate import evaluate, reestimate
+from pruneboard.training.state import Training
 
 WARM_STEPS, STEPS = 2, 8
 MOST_SECONDS = 4.0
@@ -154,9 +155,9 @@ def measure(task: Task, on_step: Callable[[int, int], None]) -> dict[str, Any]:
     recipe = resolve_recipe(task.spec)
     with tempfile.TemporaryDirectory() as folder, standing_in(_noise(task.images, recipe, Path(folder))):
         job, dataset = prepare(dataclasses.replace(task.spec, results=folder))
-        run = assemble.training(job, dataset, pick_device(task.spec), Silent(), time.perf_counter())
+        run = start.training(job, dataset, pick_device(task.spec), Silent(), time.perf_counter())
         try:
-            train.prune_before_training(run)
+            loop.prune_before_training(run)
             fixed = run.seconds + 2 * _calibration_seconds(run)
             search, tune = (
                 _step_seconds(run, first) for first in (run.budget.harden_step // 2, run.budget.harden_step)
@@ -199,7 +200,7 @@ def _timed_step(run: Training, first: int, batches: Sequence[Sequence[Batch]]) -
     while len(taken) < WARM_STEPS + 1 or (len(taken) < WARM_STEPS + STEPS and sum(taken) < MOST_SECONDS):
         step = min(first + len(taken), run.budget.total - 1)
         began = time.perf_counter()
-        train.train_step(run, step, batches[len(taken) % len(batches)])
+        loop.train_step(run, step, batches[len(taken) % len(batches)])
         _wait_for(run)
         taken.append(time.perf_counter() - began)
     timed = taken[WARM_STEPS:]
@@ -208,10 +209,7 @@ def _timed_step(run: Training, first: int, batches: Sequence[Sequence[Batch]]) -
 
 def _image_seconds(run: Training) -> float:
     """Return the seconds of evaluating one image."""
-    every = eval_batches(
-        run.dataset.test, run.dataset, batch_size=run.plan.micro_batch, rank=0, world=1, device=run.plan.device
-    )
-    batches = list(itertools.islice(every, EVALUATED_BATCHES))
+    batches = list(itertools.islice(eval_batches(run.dataset.test, run.dataset, run.plan), EVALUATED_BATCHES))
     run.engine.model.eval()
     began = time.perf_counter()
     evaluate(run.engine.forward, batches, len(run.dataset.classes), run.engine.sum)

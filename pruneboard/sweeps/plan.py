@@ -9,12 +9,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from pruneboard import registry, store
-from pruneboard.boardfile import BoardFile, Entry, Images
+from pruneboard import registry
 from pruneboard.data import Dataset, kept_open
 from pruneboard.errors import DataError, UnknownNameError, UsageError
-from pruneboard.prepare import prepare
+from pruneboard.experiment.prepare import prepare
+from pruneboard.records import store
 from pruneboard.spec import RunSpec, TrackName
+from pruneboard.sweeps.board_file import BoardFile, Entry, Images
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,19 +17,22 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from pruneboard import assemble, audit, gates, models, train
+from pruneboard import models
 from pruneboard.api import MaskPruner, Pruner, Track
-from pruneboard.audit import Count
-from pruneboard.checkpoint import Keeper, SoFar
 from pruneboard.data import Dataset, Split
 from pruneboard.data.splits import Pixels
 from pruneboard.draws import key
-from pruneboard.engine import Engine
-from pruneboard.experiment import Silent
-from pruneboard.masks import MaskWatch
+from pruneboard.experiment import audit
+from pruneboard.experiment.audit import Count
+from pruneboard.experiment.listeners import Silent
+from pruneboard.processes.world import World
 from pruneboard.spec import Recipe
-from pruneboard.training import Training
-from pruneboard.world import World
+from pruneboard.training import gates, loop
+from pruneboard.training.checkpoint import Checkpointer, TrainState
+from pruneboard.training.engine import Engine
+from pruneboard.training.mask_stats import MaskWatch
+from pruneboard.training.setup import TrainingOptions, build_training
+from pruneboard.training.state import Training
 
 SIDE, CLASSES = 8, 4
 NAMES = ("stem", "spatial", "mix", "down", "head")
@@ -116,17 +119,17 @@ class KeepsAll(MaskPruner):
 
 
 @dataclass(frozen=True)
-class Nowhere(Keeper):
+class Nowhere(Checkpointer):
     """Saves nothing."""
 
     folder: Path = Path()
     every: int = 0
     identity: Mapping[str, str] = field(default_factory=dict)
 
-    def save(self, engine: Engine, watch: MaskWatch, so_far: SoFar) -> None:
+    def save(self, engine: Engine, watch: MaskWatch, state: TrainState) -> None:
         """Do nothing."""
 
-    def restore(self, engine: Engine, watch: MaskWatch) -> SoFar | None:
+    def restore(self, engine: Engine, watch: MaskWatch) -> TrainState | None:
         """Return that there is nothing."""
 
 
@@ -184,7 +187,7 @@ class Bench:
     precision: str = "fp32"
     device: str = "cpu"
     channels_last: bool = False
-    keeper: Keeper = field(default_factory=Nowhere)
+    checkpointer: Checkpointer = field(default_factory=Nowhere)
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def network(self) -> nn.Module:
@@ -198,7 +201,7 @@ class Bench:
     def ready(self) -> Training:
         """Return the training before its first step; close its engine in the end."""
         recipe = dataclasses.replace(RECIPE, **self.recipe)
-        setting = assemble.Setting(
+        options = TrainingOptions(
             pruner=self.pruner,
             traits=self.pruner.traits(self.track),
             method=type(self.pruner).__name__,
@@ -206,11 +209,11 @@ class Bench:
             seeds={name: key(self.seed, "contract", name) for name in ("order", "augmentation", "pruner")},
             micro_batch=recipe.micro_batch,
             device=torch.device(self.device),
-            keeper=self.keeper,
+            checkpointer=self.checkpointer,
             zero=self.zero,
             precision=self.precision,
         )
-        run = assemble.put_together(setting, self.network(), images(), Silent(), time.perf_counter())
+        run = build_training(options, self.network(), images(), Silent(), time.perf_counter())
         if self.channels_last:
             run.engine.model.to(memory_format=torch.channels_last)
         return run
@@ -225,8 +228,8 @@ def finish(run: Training) -> Trained:
     device = run.engine.device
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            train.resume(run, {"world_size": World.current().size})
-            train.fit(run)
+            loop.resume(run, {"world_size": World.current().size})
+            loop.fit(run)
         return Trained(run, gates.fold(run.engine.model, run.layers))
     finally:
         run.engine.close()

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from pruneboard import audit
 from pruneboard.api import Pruner, Track
-from pruneboard.checkpoint import Keeper, SoFar
-from pruneboard.engine import Engine
-from pruneboard.masks import MaskWatch
+from pruneboard.experiment import audit
 from pruneboard.models import state_sha256
 from pruneboard.testing import pair
 from pruneboard.testing.bench import Bench, Trained
 from pruneboard.testing.subject import Check, CheckFailedError, CheckSkippedError, Subject, check, require
+from pruneboard.training.checkpoint import Checkpointer, TrainState
+from pruneboard.training.engine import Engine
+from pruneboard.training.mask_stats import MaskWatch
 
 TOGETHER = {"norm_batch": 8}
 """Recipe fields under which two processes take the steps of one."""
@@ -94,7 +94,7 @@ def _sound(subject: Subject, found: Trained) -> None:
 
 
 @dataclass(frozen=True)
-class AtSteps(Keeper):
+class AtSteps(Checkpointer):
     """Saves at chosen steps, each in a folder of its own, and nowhere else."""
 
     steps: tuple[int, ...] = ()
@@ -103,21 +103,21 @@ class AtSteps(Keeper):
         """Whether `step` is one of them."""
         return step in self.steps
 
-    def save(self, engine: Engine, watch: MaskWatch, so_far: SoFar) -> None:
+    def save(self, engine: Engine, watch: MaskWatch, state: TrainState) -> None:
         """Write the checkpoint of a chosen step."""
-        if so_far.step in self.steps:
-            Keeper(self.folder / str(so_far.step), 0, {}).save(engine, watch, so_far)
+        if state.step in self.steps:
+            Checkpointer(self.folder / str(state.step), 0, {}).save(engine, watch, state)
 
 
 def train_and_save(pruner: Pruner[Any], track: Track, folder: str, steps: list[int]) -> str:
     """Train without a stop, save at `steps`, and return the hash of the network."""
-    keeper = AtSteps(Path(folder), 0, {}, tuple(steps))
-    return state_sha256(dict(Bench(pruner, track, keeper=keeper).trained().state))
+    checkpointer = AtSteps(Path(folder), 0, {}, tuple(steps))
+    return state_sha256(dict(Bench(pruner, track, checkpointer=checkpointer).trained().state))
 
 
 def go_on(pruner: Pruner[Any], track: Track, folder: str) -> str:
     """Go on from the checkpoint in `folder` and return the hash of the network."""
-    return state_sha256(dict(Bench(pruner, track, keeper=Keeper(Path(folder), 0, {})).trained().state))
+    return state_sha256(dict(Bench(pruner, track, checkpointer=Checkpointer(Path(folder), 0, {})).trained().state))
 
 
 def train_on(pruner: Pruner[Any], track: Track, device: str) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from pruneboard import registry
 from pruneboard.api import Gate, Traits
+from pruneboard.coerce import convert
 from pruneboard.errors import PruneboardError, UsageError
-from pruneboard.spec import convert
 from pruneboard.testing.bench import specimen
 from pruneboard.testing.subject import Check, CheckFailedError, Subject, check, require
 

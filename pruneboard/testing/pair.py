@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pruneboard import engine
-from pruneboard.launch import free_port
-from pruneboard.leaving import leave
+from pruneboard.processes.launch import free_port
+from pruneboard.processes.process_exit import leave
 from pruneboard.testing import referee, surroundings
+from pruneboard.training import engine
 
 SIZE = 2
 PATIENCE = 120.0

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruneboard.optim import GroupedOptimizer
+from pruneboard.training.optim import GroupedOptimizer
 
 _MISSING = object()
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruneboard import audit
 from pruneboard.errors import PruneboardError
+from pruneboard.experiment import audit
 from pruneboard.scores import kept_of
 from pruneboard.testing.bench import NAMES, Bench, KeepsAll, Trained, finish, specimen
 from pruneboard.testing.subject import POINTS, Check, CheckFailedError, CheckSkippedError, Subject, check, require
-from pruneboard.training import Training
+from pruneboard.training.state import Training
 
 R = TypeVar("R")
 

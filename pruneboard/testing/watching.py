@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pruneboard.api import Pruner
 from pruneboard.testing import referee, surroundings
 from pruneboard.testing.bench import Bench, Trained, finish
-from pruneboard.training import Training
+from pruneboard.training.state import Training
 
 R = TypeVar("R")
 Snapshot = Mapping[str, Any]
@@ -116,11 +116,11 @@ def _watched(bench: Bench) -> Findings:
 
 
 @contextmanager
-def unchanged(found: Findings, who: str, look: Callable[[], Mapping[str, Snapshot]]) -> Iterator[None]:
-    """Note what `look` finds changed after the block, by kind."""
-    before = look()
+def unchanged(found: Findings, who: str, snapshot: Callable[[], Mapping[str, Snapshot]]) -> Iterator[None]:
+    """Note what `snapshot` finds changed after the block, by kind."""
+    before = snapshot()
     yield
-    for kind, after in look().items():
+    for kind, after in snapshot().items():
         if (name := _difference(before[kind], after)) is not None:
             found.note(kind, f"{who} changed {name}")
 

@@ -7,100 +7,55 @@ import graphlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 LAYERS: list[set[str]] = [
-    {"allocation", "errors", "draws", "leaving", "stopping"},
-    {"api", "spec", "scores", "world"},
-    {
-        "registry",
-        "boardfile",
-        "record",
-        "gates",
-        "optim",
-        "peers",
-        "engine",
-        "models",
-        "data",
-        "signals",
-        "evaluate",
-        "audit",
-        "provenance",
-        "compiling",
-        "packed",
-    },
-    {
-        "masks",
-        "checkpoint",
-        "training",
-        "train",
-        "cost",
-        "runfolder",
-        "store",
-        "leaderboard",
-        "stats",
-        "launch",
-    },
-    {
-        "ablate",
-        "describe",
-        "prepare",
-        "assemble",
-        "experiment",
-        "literature",
-        "ledger",
-        "threshold",
-        "agreement",
-        "report",
-        "verification",
-        "exporting",
-        "latency",
-        "boards",
-        "merging",
-        "scaffold",
-        "testing",
-    },
-    {"sweeps"},
-    {"cli", "__main__", "__init__"},
+    {"errors", "draws", "coerce"},
+    {"api", "spec", "processes"},
+    {"scores", "registry", "data", "models", "records"},
+    {"training", "leaderboard"},
+    {"experiment", "report"},
+    {"artifacts", "sweeps", "testing"},
+    {"cli", "__init__", "__main__"},
 ]
-"""The units of the harness (a module, or a package as a whole), lowest first. Imports never point up."""
+"""The packages and top-level modules of the harness, lowest first. A package imports from its own level or below."""
 
-NEEDS_TORCH = {
-    *("api", "scores", "gates", "optim", "peers", "engine", "models", "data", "signals", "evaluate", "audit"),
-    *("compiling", "masks", "checkpoint", "training", "train", "cost"),
-    *("ablate", "describe", "prepare", "assemble", "experiment", "testing", "sweeps"),
-}
-"""Units that work with tensors."""
-
-PAPER_SIDE = sorted(set.union(*LAYERS) - NEEDS_TORCH - {"__main__", "__init__"})
-"""Units that run on a laptop without torch: importing them loads none of `HEAVY`."""
+NEEDS_TORCH = (
+    *("api", "scores", "data", "models", "training", "experiment", "testing", "processes.rendezvous"),
+    *(f"sweeps.{module}" for module in ("carry_out", "conduct", "estimate", "plan")),
+    *(f"artifacts.exporting.{module}" for module in ("description", "graph", "guide", "making", "matrices")),
+    *(f"artifacts.exporting.{module}" for module in ("subject", "tensors")),
+    *(f"artifacts.latency.{module}" for module in ("control", "document", "engines", "measuring", "sparse")),
+    *(f"artifacts.verification.{module}" for module in ("rebuild", "recount", "reevaluate")),
+)
+"""Packages and modules that work with tensors. Importing any other one loads none of `HEAVY`."""
 
 HEAVY = ("torch", "torchvision", "timm", "deepspeed", "sklearn")
 
-DOORS = {
+IMPORTERS = {
     "timm": ("models", "data"),
     "torchvision": ("data",),
     "sklearn": (),
-    "deepspeed": ("engine",),
+    "deepspeed": ("training.engine",),
     "entrypoints": ("registry",),
     "click": ("cli",),
     "rich": ("report", "cli"),
-    "scipy": ("stats", "exporting", "latency"),
-    "onnx": ("exporting",),
-    "onnxruntime": ("exporting",),
+    "scipy": ("leaderboard.stats", "artifacts.exporting", "artifacts.latency"),
+    "onnx": ("artifacts.exporting",),
+    "onnxruntime": ("artifacts.exporting",),
     "altair": ("report",),
     "vl_convert": ("report",),
-    "jinja2": ("report", "scaffold"),
+    "jinja2": ("report", "cli.scaffold"),
     "markupsafe": ("report",),
-    "ray": ("sweeps",),
+    "ray": ("sweeps.executors",),
     "argparse": (),
-    "pickle": ("testing",),  # never from disk: whether a pruner survives the way to another process
+    "pickle": ("testing",),  # never from disk: checks that a pruner can be sent to another process
 }
-"""Outside package -> the only units that may import it."""
+"""External package -> the only packages and modules of the harness that may import it."""
 
 VOCABULARY = {"dense", "random", "str"}
 """Names of built-in methods that are also words of the harness: a control, a rule of initialization, Python's type."""
@@ -110,7 +65,7 @@ HARNESS = ROOT / "pruneboard"
 PLUGINS = sorted(path.parent for path in (ROOT / "plugins").glob("*/__init__.py"))
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 Module = tuple[Path, str]
-"""A source file and the unit it belongs to."""
+"""A source file and its dotted name without `pruneboard.`."""
 
 
 @cache
@@ -120,9 +75,17 @@ def tree(path: Path) -> ast.Module:
 
 
 def modules() -> list[Module]:
-    """Return every source file of the harness with its unit."""
-    files = sorted(HARNESS.rglob("*.py"))
-    return [(path, path.relative_to(HARNESS).parts[0].removesuffix(".py")) for path in files]
+    """Return every source file of the harness with its dotted name; a package has the name of its folder."""
+    names = {path: path.relative_to(HARNESS).with_suffix("").parts for path in sorted(HARNESS.rglob("*.py"))}
+    return [
+        (path, ".".join(parts[:-1] if parts[1:] and parts[-1] == "__init__" else parts))
+        for path, parts in names.items()
+    ]
+
+
+def within(name: str, places: Iterable[str]) -> bool:
+    """Whether a module is one of `places` or lies in one of them."""
+    return any(name == place or name.startswith(f"{place}.") for place in places)
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
@@ -136,7 +99,7 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def unit_of(name: str) -> str | None:
-    """Return the unit that a dotted name reaches; the facade for what it defines itself, None outside."""
+    """Return the package or top-level module that a dotted name is in; None outside the harness."""
     package, _, rest = f"{name}.".partition(".")
     if package != "pruneboard":
         return None
@@ -146,25 +109,33 @@ def unit_of(name: str) -> str | None:
 
 def edges() -> Iterator[tuple[str, int, str, str]]:
     """Yield (file, line, importing unit, imported unit) within the harness."""
-    for path, unit in modules():
+    for path, module in modules():
+        unit = module.partition(".")[0]
         for line, name in imported(path):
             target = unit_of(name)
             if target is not None and target != unit:
                 yield str(path.relative_to(ROOT)), line, unit, target
 
 
-# The table
+# Directions
 
 
-def test_every_unit_stands_in_the_table_once():
-    """A new module must be given its place before it imports anything."""
+def test_every_package_is_in_the_table_once():
+    """Each package and top-level module of the harness has exactly one level, and the table names no other."""
     units = [unit for level in LAYERS for unit in level]
     assert len(units) == len(set(units))
-    assert {unit for _, unit in modules()} <= set(units)
+    assert {module.partition(".")[0] for _, module in modules()} == set(units)
+
+
+def test_the_top_level_stays_small():
+    """The harness has at most 13 packages and 8 modules at its top level."""
+    packages = [path for path in HARNESS.iterdir() if (path / "__init__.py").exists()]
+    assert len(packages) <= 13
+    assert len(list(HARNESS.glob("*.py"))) <= 8
 
 
 def test_imports_point_down():
-    """No unit imports one above it."""
+    """No package imports one on a higher level."""
     up = [
         f"{file}:{line} ({unit} imports {target})" for file, line, unit, target in edges() if _points_up(unit, target)
     ]
@@ -175,8 +146,8 @@ def _points_up(unit, target) -> bool:
     return LEVEL[target] > LEVEL[unit]
 
 
-def test_units_do_not_import_each_other_in_circles():
-    """Also among units of one level there is an order of building up."""
+def test_packages_do_not_import_each_other_in_circles():
+    """The imports between packages of one level have an order too."""
     graph: dict[str, set[str]] = {}
     for _, _, unit, target in edges():
         graph.setdefault(unit, set()).add(target)
@@ -187,40 +158,42 @@ def test_the_rule_sees_a_violation(tmp_path):
     """Late imports, aliases and dotted names are all read, so the rules above can fail."""
     source = tmp_path / "bad.py"
     source.write_text(
-        "import pruneboard.train as t\nfrom pruneboard import cli, __version__\n"
+        "import pruneboard.training.loop as t\nfrom pruneboard import cli, __version__\n"
         "def late():\n    from pruneboard.report.text import csv\n    import timm.layers\n"
     )
     assert [(line, unit_of(name)) for line, name in imported(source)] == [
-        (1, "train"),
+        (1, "training"),
         (2, "cli"),
         (2, "__init__"),
         (4, "report"),
         (5, None),
     ]
-    assert _points_up("errors", "train")
-    assert not _points_up("train", "errors")
+    assert _points_up("errors", "training")
+    assert not _points_up("training", "errors")
 
 
-# Doors
+# External packages
 
 
-@pytest.mark.parametrize("package", DOORS)
-def test_each_outside_power_has_one_door(package):
-    """No unit but its door imports it, however late."""
+@pytest.mark.parametrize("package", IMPORTERS)
+def test_each_external_package_has_named_importers(package):
+    """No other module imports it, not even inside a function."""
     found = {
         f"{path.relative_to(ROOT)}:{line}"
-        for path, unit in modules()
+        for path, module in modules()
         for line, name in imported(path)
-        if name.partition(".")[0] == package and unit not in DOORS[package]
+        if name.partition(".")[0] == package and not within(module, IMPORTERS[package])
     }
     assert not found
 
 
-@pytest.mark.parametrize("package", [name for name, units in DOORS.items() if units])
-def test_each_door_is_used(package):
-    """A door that nobody goes through would be a stale line of the table."""
-    users = {unit for path, unit in modules() for _, name in imported(path) if name.partition(".")[0] == package}
-    assert users == set(DOORS[package])
+@pytest.mark.parametrize(
+    ("package", "place"), [(name, place) for name, places in IMPORTERS.items() for place in places]
+)
+def test_each_named_importer_is_one(package, place):
+    """The table names no place that does not import the package."""
+    users = [module for path, module in modules() for _, name in imported(path) if name.partition(".")[0] == package]
+    assert any(within(module, (place,)) for module in users)
 
 
 # Plugins
@@ -285,9 +258,17 @@ def loaded(code: str) -> set[str]:
     return set(done.stdout.rpartition("LOADED")[2].split())
 
 
-def test_the_paper_side_imports_no_torch():
+def test_modules_outside_the_list_import_no_torch():
     """Specs, records, boards, reports and the command line are loaded without torch, timm or DeepSpeed."""
-    assert loaded(f"import pruneboard, {', '.join(f'pruneboard.{unit}' for unit in PAPER_SIDE)}") == set()
+    light = [module for _, module in modules() if not within(module, NEEDS_TORCH) and "__" not in module]
+    assert {"cli.run", "leaderboard.build", "records.store", "report.page", "sweeps.manifest"} <= set(light)
+    assert loaded(f"import pruneboard, {', '.join(f'pruneboard.{module}' for module in light)}") == set()
+
+
+@pytest.mark.parametrize("place", NEEDS_TORCH)
+def test_listed_modules_exist(place):
+    """The list of what needs torch names packages and modules that exist."""
+    assert any(within(module, (place,)) for _, module in modules())
 
 
 @pytest.mark.parametrize(
@@ -335,8 +316,8 @@ def test_boards_are_compared_without_torch(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-sys.path.append({str(ROOT / "tests")!r})
-import records
+sys.path.append({str(ROOT / "tests" / "support")!r})
+import fake_records as records
 from pruneboard.cli import invoke
 for method in ("dense", "magnitude"):
     for seed in (0, 1):
@@ -347,20 +328,21 @@ assert invoke(["compare", {str(tmp_path)!r}]) == 0
     assert loaded(code) == set()
 
 
-def test_the_standing_of_a_sweep_is_told_without_torch(tmp_path):
-    """The list of runs and their folders are files: a look costs next to nothing beside a sweep at work."""
+def test_the_status_of_a_sweep_is_shown_without_torch(tmp_path):
+    """`status` reads only the manifest and the run folders."""
     code = f"""
 import sys
 from pathlib import Path
-sys.path.append({str(ROOT / "tests")!r})
-import records
-from pruneboard import ledger
+sys.path.append({str(ROOT / "tests" / "support")!r})
+import fake_records as records
+from pruneboard.sweeps import manifest
 from pruneboard.cli import invoke
 made = records.record("dense", None)
 records.put(Path({str(tmp_path)!r}), made)
 names = dict(dataset="digits", model=made["model"]["name"], track="prune", method="dense", sparsity=None, seed=0)
-runs = [ledger.Listed(**names, hash=made["hash"]), ledger.Listed(**names | dict(seed=1), hash="0" * 64)]
-ledger.write({str(tmp_path)!r}, "some", runs, 1)
+hashes = made["hash"], "0" * 64
+runs = [manifest.ManifestEntry(**names | dict(seed=seed), hash=hashes[seed]) for seed in (0, 1)]
+manifest.write({str(tmp_path)!r}, "some", runs, 1)
 assert invoke(["status", {str(tmp_path)!r}]) == 0
 """
     assert loaded(code) == set()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pruneboard.api import Progress
-from pruneboard.gates import DrawClock, attach
+from pruneboard.training.gates import DrawClock, attach
 
 ALLOCATIONS = ["uniform", "global", "erk", "lamp"]
 SHAPES = [(8, 3, 3, 3), (40, 30), (10, 40)]

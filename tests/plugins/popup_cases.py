@@ -7,11 +7,11 @@ import math
 import torch
 from hypothesis import settings
 from torch import nn
-from writer import Writer
 
 from pruneboard.api import Progress
-from pruneboard.gates import DrawClock, attach
+from pruneboard.training.gates import DrawClock, attach
 from pruneboard_edge_popup import PopupGate
+from writer import Writer
 
 FEW = settings(max_examples=50, deadline=None)
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from runs import run
 from small_cases import classifier
 from torch import nn
 
 from pruneboard.api import Progress
-from pruneboard.gates import DrawClock, attach
-from pruneboard.signals import dense_gradients
+from pruneboard.training.gates import DrawClock, attach
+from pruneboard.training.scoring import dense_gradients
 from pruneboard_rigl import RigL
+from runs import run
 
 SHAPES = [(8, 3, 3, 3), (40, 30), (10, 40)]
 SIZES = [math.prod(shape) for shape in SHAPES]

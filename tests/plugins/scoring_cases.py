@@ -7,10 +7,10 @@ import copy
 import torch
 from torch import nn
 
-from pruneboard.gates import DrawClock, attach
 from pruneboard.models import gated_layers
 from pruneboard.scores import budget, top_k
-from pruneboard.signals import View
+from pruneboard.training.gates import DrawClock, attach
+from pruneboard.training.scoring import View
 
 SIDE = 8
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import settings
 from torch import nn
-from writer import Writer
 
 from pruneboard.api import Progress
-from pruneboard.gates import DrawClock, attach
+from pruneboard.training.gates import DrawClock, attach
+from writer import Writer
 
 FEW = settings(max_examples=30, deadline=None)
 

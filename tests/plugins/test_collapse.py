@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import networks  # noqa: F401 - registers the tiny ones
 import pytest
 import torch
-from model_cases import plan
-from runs import run, tiny
 from scoring_cases import chosen, nothing
 
-from pruneboard.gates import DrawClock, attach
+import networks  # noqa: F401 - registers the tiny ones
+from model_cases import plan
+from pruneboard.experiment.prepare import prepare
 from pruneboard.models import build_model, gated_layers
-from pruneboard.prepare import prepare
 from pruneboard.scores import set_masks
-from pruneboard.signals import View
+from pruneboard.training.gates import DrawClock, attach
+from pruneboard.training.scoring import View
 from pruneboard_magnitude import Magnitude
 from pruneboard_synflow import SynFlow
+from runs import run, tiny
 
 VGG = "tiny_vgg_bn"
 FULL = {"limit_train": None, "overrides": {"epochs": 6, "lr": 0.05, "warmup_epochs": 1.0}}

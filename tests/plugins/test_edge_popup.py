@@ -13,8 +13,8 @@ from popup_cases import FEW, LAYOUTS, STEPS, at, gate_of, generator, layers_of, 
 from torch import nn
 
 from pruneboard.api import Traits
-from pruneboard.gates import DrawClock, attach, folded_weights
 from pruneboard.scores import budget, kept_of, uniform
+from pruneboard.training.gates import DrawClock, attach, folded_weights
 from pruneboard_edge_popup import EdgePopup, PopupGate, initial_scores
 
 TIED = st.lists(st.integers(-3, 3), min_size=1, max_size=40)

@@ -9,13 +9,13 @@ import math
 import pytest
 import torch
 from gmp_cases import ALLOCATIONS, SHAPES, SIZES, TOTAL, UPDATES, WINDOW, at, counts, drive, layers_of
-from runs import folder, run
 from small_cases import classifier
 from torch import nn
 
-from pruneboard.gates import DrawClock, attach
 from pruneboard.scores import budget, erk, importance, kept_of, top_k, uniform
+from pruneboard.training.gates import DrawClock, attach
 from pruneboard_gmp import GMP
+from runs import folder, run
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)

@@ -9,15 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import folder as run_folder
-from runs import run
 from torch import nn
-from verify_cases import found
-from writer import Writer
 
 from pruneboard.api import Layer, Progress
 from pruneboard.errors import UsageError
 from pruneboard_probmask import ProbMask, sample
+from runs import folder as run_folder
+from runs import run
+from verify_cases import found
+from writer import Writer
 
 FEW = settings(max_examples=50, deadline=None)
 

@@ -13,20 +13,20 @@ import scipy.stats
 import torch
 from torch import nn
 from torch.nn import functional
-from writer import Writer
 
-from pruneboard import engine as deepspeed_door
 from pruneboard.api import Layer, Progress
-from pruneboard.engine import Engine
-from pruneboard.experiment import Silent
-from pruneboard.gates import DrawClock, attach, gate_parameters
-from pruneboard.optim import parameter_groups
+from pruneboard.experiment.listeners import Silent
 from pruneboard.spec import Recipe
-from pruneboard.train import train_step
-from pruneboard.training import Budget, Start, Training
+from pruneboard.training import engine as deepspeed_door
+from pruneboard.training.engine import Engine
+from pruneboard.training.gates import DrawClock, attach, gate_parameters
+from pruneboard.training.loop import train_step
+from pruneboard.training.optim import parameter_groups
+from pruneboard.training.state import Budget, Start, Training
 from pruneboard_probmask import ProbMask
 from pruneboard_probmask.gate import relaxed, sample_mask
 from pruneboard_probmask.projection import project, shift
+from writer import Writer
 
 EPS = 1e-20
 EPOCHS = 300
@@ -285,7 +285,7 @@ def ours():
         method="probmask",
         listener=Silent(),
         start=start,
-        keeper=None,  # nor is it saved
+        checkpointer=None,  # nor is it saved
         began=0.0,
     )
     engine.close()

@@ -12,7 +12,7 @@ import scipy.stats
 import torch
 from torch import nn
 
-from pruneboard.gates import DrawClock, attach
+from pruneboard.training.gates import DrawClock, attach
 from pruneboard_probmask import ProbMask
 from pruneboard_probmask.gate import ProbabilityGate, relaxed, sample_mask
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pruneboard.api import Progress
-from pruneboard.gates import DrawClock, attach
 from pruneboard.scores import budget, erk, kept_of, uniform
+from pruneboard.training.gates import DrawClock, attach
 from pruneboard_random import Random
 
 ALLOCATIONS = ["uniform", "global", "erk"]

@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from rigl_cases import recorded
-from runs import folder, run, tiny
 
-from pruneboard import experiment
 from pruneboard.errors import DivergedError
+from pruneboard.experiment import lifecycle
 from pruneboard.scores import erk
+from runs import folder, run, tiny
 
 TWENTY = {"overrides": {"epochs": 5, "lr": 0.001}, "options": {"interval": 3, "updates": 0}}
 """20 steps, of which 15 search, with updates in steps 3, 6, 9 and 12; at this rate rounding does not grow in so few."""
@@ -135,4 +135,4 @@ def test_the_same_run_twice_is_the_same(tmp_path):
 def test_a_run_that_diverges_says_so(tmp_path):
     """Weights that are no numbers reach the harness's own message, not an error about scores."""
     with pytest.raises(DivergedError):
-        experiment.run(tiny(tmp_path, "rigl", overrides={"lr": 1e30, "epochs": 4}))
+        lifecycle.run(tiny(tmp_path, "rigl", overrides={"lr": 1e30, "epochs": 4}))

@@ -7,7 +7,6 @@ import itertools
 
 import pytest
 import torch
-from runs import run
 from scoring_cases import BUILDS, batch, chosen, network, viewed
 from torch import nn
 from torch.nn import functional
@@ -15,6 +14,7 @@ from torch.nn import functional
 from pruneboard.models import prunable_layers
 from pruneboard.scores import kept_of
 from pruneboard_snip import SNIP
+from runs import run
 
 
 class WithMask(nn.Module):

@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import folder, run
 from str_cases import FEW, at, draw, fill, gated, harden, kept, network, published, s_of
 
 from pruneboard.scores import budget, kept_of
 from pruneboard_str import STR, ThresholdGate
+from runs import folder, run
 
 SPARSITIES = [0.01, 0.5, 0.8, 0.9, 0.98, 0.995, 0.999]
 

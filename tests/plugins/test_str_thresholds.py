@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from str_cases import FEW, at, draw, fill, gated, harden, kept, published, s_of
 from torch import nn
 
-from pruneboard.optim import GroupedOptimizer, schedule
 from pruneboard.scores import budget
+from pruneboard.training.optim import GroupedOptimizer, schedule
 from pruneboard_str import STR, ThresholdGate
 from pruneboard_str.gate import soft_threshold
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import run
 from scoring_cases import BUILDS, SIDE, chosen, network, nothing, seeded, viewed
 from torch import nn
 
 from pruneboard.models import build_model, plan_model, prunable_layers
 from pruneboard.scores import budget, kept_of
 from pruneboard_synflow import SynFlow
+from runs import run
 
 
 def linearized(net):

@@ -1,0 +1,139 @@
+"""What a record says before its run has started: all that decides the result, its hash, and the board's fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruneboard import registry
+from pruneboard.api import Pruner, Traits
+from pruneboard.data import Dataset, steps_per_epoch
+from pruneboard.errors import UsageError
+from pruneboard.models import ModelPlan
+from pruneboard.records import schema
+from pruneboard.spec import RULES_VERSION, Recipe, RunSpec
+
+SCOPE = "all"
+"""Prunable: every convolution and linear weight, first and last included."""
+
+Block = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """A spec with everything resolved, to be laid out as blocks of a record."""
+
+    spec: RunSpec
+    track: str
+    recipe: Recipe
+    info: registry.PrunerInfo
+    pruner: Pruner[Any]
+    traits: Traits
+    init: str
+    seeds: Mapping[str, int]
+    dataset: Dataset
+    plan: ModelPlan
+
+    def blocks(self) -> Block:
+        """Return the record's blocks that do not depend on how the run ends, the content hash among them."""
+        return {
+            "schema": schema.SCHEMA,
+            "rules": RULES_VERSION,
+            "hash": schema.content_hash(self._identity()),
+            "track": self.track,
+            "method": {**self._method, "traits": dataclasses.asdict(self.traits)},
+            "model": self._model,
+            "data": self._data,
+            "recipe": {"name": self.recipe.name, **self._training},
+            "seed": self.spec.seed,
+            "seeds": dict(self.seeds),
+            "sparsity": {"target": self.spec.sparsity},
+            "tuning": {"trials": self.spec.tuning_trials, "source": self.spec.tuning_source},
+            "board": self._board(),
+        }
+
+    def _identity(self) -> Block:
+        """All that decides the result, and nothing else: what the content hash is taken over."""
+        return {
+            "rules": RULES_VERSION,
+            "track": self.track,
+            "scope": SCOPE,
+            "method": {**self._method, "sparsity": self.pruner.sparsity},
+            "model": self._model,
+            "data": self._data,
+            "recipe": self._training,
+            "seed": self.spec.seed,
+            "precision": self.spec.precision,
+        }
+
+    def _board(self) -> Block:
+        """What must be equal for two rows to stand in one table."""
+        return {
+            "rules": RULES_VERSION,
+            "track": self.track,
+            "model": self.plan.load_as,
+            "stem": self.plan.stem,
+            "create_args": self.plan.create_args,
+            "init": self._model["init"],
+            "data": self.dataset.name,
+            "data_sha256": self.dataset.sha256,
+            "limit_train": self.spec.limit_train,
+            "recipe": self._training,
+            "steps": self.recipe.epochs * steps_per_epoch(self.dataset, self.recipe.batch_size),
+            "global_batch": self.recipe.batch_size,
+            "norm_batch": self.recipe.micro_batch if self.plan.batch_statistics else None,
+            "precision": self.spec.precision,
+            "scope": SCOPE,
+            "torch": ".".join(torch.__version__.split(".")[:2]),
+        }
+
+    @cached_property
+    def _training(self) -> Block:
+        return {k: v for k, v in dataclasses.asdict(self.recipe).items() if k not in {"name", "default_for"}}
+
+    @cached_property
+    def _method(self) -> Block:
+        options = {name: getattr(self.pruner, name) for name in registry.option_types(type(self.pruner))}
+        origin = {"name": self.info.name, "distribution": self.info.distribution, "version": self.info.version}
+        return {**origin, "options": options, "ablation": self.spec.ablation}
+
+    @cached_property
+    def _model(self) -> Block:
+        plan = self.plan
+        network = {"name": self.spec.model, "load_as": plan.load_as, "create_args": plan.create_args}
+        return {**network, "stem": plan.stem, "init": init_identity(self.init)}
+
+    @cached_property
+    def _data(self) -> Block:
+        dataset = self.dataset
+        return {
+            "name": dataset.name,
+            "classes": len(dataset.classes),
+            "image_size": dataset.image_size,
+            "train": len(dataset.train),
+            "validation": len(dataset.validation),
+            "test": len(dataset.test),
+            "sha256": dataset.sha256,
+            "split_sha256": dataset.split_sha256,
+            "augment": self.recipe.augment,
+            "mean": list(dataset.mean),
+            "std": list(dataset.std),
+            "limit_train": self.spec.limit_train,
+        }
+
+
+def init_identity(init: str) -> str:
+    """Return what stands for the initial weights in a record: a file by its content, never by its path."""
+    if not init.endswith(".safetensors"):
+        return init
+    try:
+        return f"safetensors:{hashlib.sha256(Path(init).read_bytes()).hexdigest()}"
+    except OSError as error:
+        raise UsageError(f"cannot read the initial weights {init}: {error.strerror}") from None

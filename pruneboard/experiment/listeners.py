@@ -1,0 +1,93 @@
+"""Observers of a run: the metrics file, the log file, and event files for TensorBoard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pruneboard.records import runfolder
+from pruneboard.training.state import Listener
+
+logger = logging.getLogger("pruneboard")
+
+
+class Silent:
+    """A listener that says nothing."""
+
+    def on_step(self, step: int, total: int, loss: float) -> None:
+        """Ignore it."""
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """Ignore it."""
+
+    def on_phase(self, message: str) -> None:
+        """Ignore it."""
+
+
+@dataclass
+class Recorder:
+    """Writes `metrics.jsonl`, `log.txt` and event files, and passes everything on to the user's listener."""
+
+    folder: Path
+    listener: Listener
+    tensorboard: bool = False
+
+    def on_step(self, step: int, total: int, loss: float) -> None:
+        """Pass it on."""
+        self.listener.on_step(step, total, loss)
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """Append the epoch to `metrics.jsonl`, then pass it on."""
+        runfolder.append_metrics(self.folder, row)
+        logger.info("epoch %s: validation top-1 %.4f", row["epoch"], row["validation"]["top1"])
+        if self.tensorboard:
+            _write_events(self.folder / "tensorboard", row)
+        self.listener.on_epoch(row)
+
+    def on_phase(self, message: str) -> None:
+        """Log it and pass it on."""
+        logger.info(message)
+        self.listener.on_phase(message)
+
+
+def _write_events(folder: Path, row: Mapping[str, Any]) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    scalars = {"loss": row["loss"], "lr": row["lr"], "sparsity": row["sparsity"]}
+    scalars |= {f"validation/{name}": value for name, value in row["validation"].items()}
+    for block in ("mask", "layers", "diagnostics"):
+        scalars |= {f"{block}/{name}": value for name, value in row[block].items()}
+    with SummaryWriter(str(folder)) as writer:
+        for name, value in scalars.items():
+            writer.add_scalar(name, value, row["step"])
+
+
+class _LogFile(logging.FileHandler):
+    """A file made with its first line, on hosts that have the run's folder: only the first process makes that."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line where there is a folder."""
+        if Path(self.baseFilename).parent.is_dir():
+            super().emit(record)
+
+
+@contextmanager
+def logged(path: Path, level: int) -> Iterator[None]:
+    """Send what we log from `level` on to a file while a run lasts."""
+    # Without a handler logging would print tracebacks on standard error.
+    handler = _LogFile(path, encoding="utf-8", delay=True)
+    handler.setLevel(level)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
+        handler.close()

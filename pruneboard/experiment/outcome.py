@@ -1,0 +1,205 @@
+"""The record of a run: fold, audit and evaluate the trained network, and write down what came out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from pruneboard import models, scores
+from pruneboard.data import order_sha256
+from pruneboard.errors import AuditError, DivergedError
+from pruneboard.experiment import audit
+from pruneboard.experiment.audit import Count
+from pruneboard.experiment.prepare import Job
+from pruneboard.models import cost
+from pruneboard.models.cost import Effective, LayerCost, Usage
+from pruneboard.processes import memory
+from pruneboard.records import mask_file, provenance, store
+from pruneboard.records import schema as records
+from pruneboard.records.mask_file import Packed
+from pruneboard.training import gates
+from pruneboard.training.loop import evaluate_split
+from pruneboard.training.state import Training
+
+
+def record(job: Job, run: Training) -> dict[str, Any]:
+    """Fold, audit, evaluate the plain model on the test split, once, and return the finished record.
+
+    The first process writes the folded weights and the packed masks beside it.
+    """
+    run.listener.on_phase("evaluating the folded model on the test split")
+    state = gates.fold(run.engine.model, run.layers)
+    _same_everywhere(run, state)
+    counts = audit.count(run.layers, state)
+    keep = scores.kept_of(sum(c.n for c in counts), run.pruner.sparsity)
+    audit.audit(counts, keep if job.traits.hits_target else None)
+    if run.start.frozen is not None:
+        audit.untouched(run.layers, run.start.frozen, state)
+    plain = models.build_model(job.plan, init="random", seed=0)
+    plain.load_state_dict(state)
+    plain = plain.to(run.engine.device).eval()
+    test, validation = (evaluate_split(run, plain, split) for split in (run.dataset.test, run.dataset.validation))
+    if not math.isfinite(test.loss + validation.loss):
+        raise DivergedError("the folded model's loss is not a finite number: lower the learning rate (--lr)")
+    masks = [mask_file.pack(layer.name, layer.gate.kept(layer.dense.detach()).cpu().numpy()) for layer in run.layers]
+    if run.engine.rank == 0:
+        _save(job, state, masks)
+    taken = _taken(run)  # before what follows, which is no part of the run
+    usage = cost.usage(plain, run.dataset.image_size)
+    layers = _layer_costs(counts, usage, plain)
+    parameters = sum(p.numel() for p in plain.parameters())
+    return {
+        **job.known,
+        "status": "done",
+        "error": None,
+        "model": {**job.known["model"], "parameters": parameters, "initial_sha256": run.start.sha256},
+        "data": {**job.known["data"], "order_sha256": _order(run)},
+        "board": _fingerprinted({**job.known["board"], "prunable": sum(c.n for c in counts)}),
+        "budget": _budget(job, run),
+        "engine": _engine(job, run),
+        "hardware": provenance.hardware(run.engine.device, torch.get_num_threads()),
+        "software": provenance.software(job.info.target),
+        "sparsity": {
+            **audit.sparsity_block(counts, job.spec.sparsity, keep, parameters),
+            **_per_layer(layers, cost.effective(plain, run.dataset.image_size)),
+            "left_out": models.left_out(plain),
+        },
+        "metrics": {
+            "test": test.as_dict(),
+            "validation": validation.as_dict(),
+            "best_validation": run.state.best_validation,
+        },
+        "cost": {**_cost(run, layers, usage, plain), **taken},
+        "weights_sha256": models.state_sha256(state),
+        "mask_sha256": mask_file.sha256(masks),
+        "lifecycle": {
+            "started": run.state.attempts[0]["started"],
+            "ended": provenance.now(),
+            "resumes": len(run.state.attempts) - 1,
+            "attempts": run.state.attempts,
+        },
+    }
+
+
+def unfinished(job: Job, started: str, status: str, kind: str, message: str) -> dict[str, Any]:
+    """Return the record of a run that started and did not finish."""
+    return {
+        **job.known,
+        "status": status,
+        "error": {"kind": kind, "message": _without_paths(message, job)},
+        "board": _fingerprinted(job.known["board"]),
+        "software": provenance.software(job.info.target),
+        "lifecycle": {"started": started, "ended": provenance.now()},
+    }
+
+
+def _without_paths(message: str, job: Job) -> str:
+    """Return `message` with the user's own folders replaced by what they are: records are published."""
+    for folder, name in ((job.spec.data_dir, "DATA_DIR"), (job.spec.results, "RESULTS"), (str(Path.home()), "~")):
+        if folder and folder.strip("/."):
+            message = message.replace(folder, name)
+    return message
+
+
+def _fingerprinted(board: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be equal for two rows to stand in one table, with its fingerprint."""
+    return {"fingerprint": records.fingerprint(board), **board}
+
+
+def _same_everywhere(run: Training, state: Mapping[str, Tensor]) -> None:
+    name = run.engine.first_difference(state)
+    if name is not None:
+        raise AuditError(f"tensor {name} of the folded model differs between processes")
+
+
+def _save(job: Job, state: Mapping[str, Tensor], masks: Sequence[Packed]) -> None:
+    # One key alone: several come out in any order, and equal networks are to be equal files.
+    store.write_atomic(job.folder / store.WEIGHTS, save(dict(state), {"load_as": job.plan.load_as}))
+    store.write_atomic(job.folder / store.MASK, mask_file.dumps(masks))
+
+
+def _order(run: Training) -> dict[str, str]:
+    last = run.budget.epochs - 1
+    return {
+        "first": order_sha256(run.dataset, run.plan, epoch=0),
+        "last": order_sha256(run.dataset, run.plan, epoch=last),
+    }
+
+
+def _budget(job: Job, run: Training) -> dict[str, Any]:
+    return {
+        "epochs": run.budget.epochs,
+        "steps": run.budget.total,
+        "steps_per_epoch": run.budget.steps_per_epoch,
+        "harden_step": run.budget.harden_step,
+        "global_batch": run.plan.batch_size,
+        "norm_batch": job.recipe.micro_batch if job.plan.batch_statistics else None,
+        "limit_train": job.spec.limit_train,
+    }
+
+
+def _engine(job: Job, run: Training) -> dict[str, Any]:
+    return {
+        "deepspeed": provenance.version_of("deepspeed"),
+        "zero": job.spec.zero,
+        "world_size": run.engine.world,
+        "micro_batch": run.plan.micro_batch,
+        "accumulation": run.plan.batch_size // (run.plan.micro_batch * run.engine.world),
+        "precision": job.spec.precision,
+        "compile": job.spec.compile,
+        "deterministic": run.engine.device.type == "cpu",
+    }
+
+
+def _layer_costs(counts: Sequence[Count], usage: Usage, plain: nn.Module) -> list[LayerCost]:
+    rescaled = {name for name, layer in models.prunable_layers(plain) if models.standardized(layer)}
+    return [LayerCost(c.name, c.n, c.kept, c.nonzero, usage.positions[c.name], c.name in rescaled) for c in counts]
+
+
+def _per_layer(layers: Sequence[LayerCost], left: Effective) -> dict[str, Any]:
+    """Return what the record's `sparsity` says layer by layer, and of the weights that still have a part."""
+    alive = left.alive
+    total = None if alive is None else sum(alive.values())
+    n = sum(layer.n for layer in layers)
+    return {
+        "layers": [layer.as_dict() | ({} if alive is None else {"alive": alive[layer.name]}) for layer in layers],
+        "alive": total,
+        "effective": None if total is None else (n - total) / n,
+        "effective_unknown": left.why,
+    }
+
+
+def _cost(run: Training, layers: Sequence[LayerCost], usage: Usage, plain: nn.Module) -> dict[str, Any]:
+    dense = sum(layer.macs_dense for layer in layers)
+    trained = cost.train_macs(dense, run.images + run.state.scoring_passes)
+    reference = cost.train_macs(dense, run.plan.batch_size * run.budget.total)
+    weights = [layer.get_parameter("weight") for _, layer in models.prunable_layers(plain)]
+    stored = cost.storage_bytes(layers, {layer.name: layer.dense.shape[0] for layer in run.layers})
+    return {
+        "forward_passes": run.forward_passes,
+        "train_macs": trained,
+        "dense_train_macs": reference,
+        "relative_train_macs": trained / reference,
+        "macs_dense": dense,
+        "macs_remaining": sum(layer.macs_remaining for layer in layers),
+        "macs_attention": usage.attention,
+        "macs_definition": cost.MACS_DEFINITION,
+        "parameters": sum(p.numel() for p in plain.parameters()),
+        "bytes": {**stored, "compressed": cost.compressed_bytes(weights)},
+        "storage_bits": cost.supermask_bits(layers, plain) if run.start.frozen is not None else None,
+    }
+
+
+def _taken(run: Training) -> dict[str, Any]:
+    """Return what the run has taken until now."""
+    return {
+        "wall_seconds": round(run.seconds, 3),
+        "hook_seconds": round(run.state.hook_seconds, 3),
+        "peak_memory_bytes": memory.peak_memory_bytes(run.engine.device),
+    }

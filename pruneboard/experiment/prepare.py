@@ -1,0 +1,226 @@
+"""From a spec to a job: everything that can be resolved, and refused, before a run starts.
+
+Nothing is trained and nothing is written here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruneboard import registry
+from pruneboard.api import Pruner, Traits
+from pruneboard.data import SMALL_IMAGE, Dataset, first_image_side, open_dataset, steps_per_epoch
+from pruneboard.draws import key
+from pruneboard.errors import PluginError, UsageError
+from pruneboard.experiment.identity import RunIdentity
+from pruneboard.models import ModelPlan, plan_model
+from pruneboard.processes.world import World
+from pruneboard.records import store
+from pruneboard.spec import Recipe, RunSpec, default_recipe, load_recipe, resolve_init
+from pruneboard.training import compiling
+
+SEEDS = ("init", "split", "order", "augmentation", "pruner")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A spec with everything resolved that can be before training: what every process of a run is given."""
+
+    spec: RunSpec
+    track: str
+    recipe: Recipe
+    info: registry.PrunerInfo
+    init: str
+    seeds: Mapping[str, int]
+    plan: ModelPlan
+    traits: Traits
+    known: Mapping[str, Any]
+    """The record's blocks that do not depend on how the run ends."""
+    folder: Path
+
+    @property
+    def hash(self) -> str:
+        """The content hash of all that decides the result."""
+        return str(self.known["hash"])
+
+
+def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
+    """Resolve a spec: method, recipe, data, model, content hash, folder. Trains and writes nothing.
+
+    Raises:
+        UsageError: anything that does not exist, does not fit together, or cannot be read or written.
+    """
+    info = registry.find(spec.method)
+    pruner = registry.build(info, spec.sparsity, spec.options)
+    track = choose_track(pruner, spec)
+    init = resolve_init(spec.init, track)
+    check_ablation(spec, track)
+    recipe = resolve_recipe(spec)
+    if World.current().is_main:  # it alone writes
+        store.check_writable(spec.results)
+    device = pick_device(spec)
+    if spec.compile:
+        compiling.check(device)
+    check_tensorboard(spec)
+    seeds = {name: key(spec.seed, name) for name in SEEDS}
+    dataset = open_data(spec, recipe, seeds)
+    plan = plan_network(spec, dataset)
+    check_world(spec, recipe, plan)
+    traits = honoured_traits(pruner, track, info)
+    check_split(spec, traits, micro_batch(recipe, plan, max(spec.procs, World.current().size)))
+    known = RunIdentity(spec, track, recipe, info, pruner, traits, init, seeds, dataset, plan).blocks()
+    folder = store.run_folder(
+        spec.results,
+        dataset=dataset.name,
+        model=spec.model,
+        track=track,
+        method=spec.method,
+        sparsity=spec.sparsity,
+        seed=spec.seed,
+        hash=known["hash"],
+    )
+    return Job(spec, track, recipe, info, init, seeds, plan, traits, known, folder), dataset
+
+
+def choose_track(pruner: Pruner[Any], spec: RunSpec) -> str:
+    """Return the requested track, or the method's only one, or `prune`."""
+    tracks = sorted(pruner.tracks)
+    track = spec.track or (tracks[0] if len(tracks) == 1 else "prune")
+    if track not in tracks:
+        raise UsageError(f"method {spec.method!r} does not run on track {track!r}; it runs on {', '.join(tracks)}")
+    return track
+
+
+def resolve_recipe(spec: RunSpec) -> Recipe:
+    """Return the recipe named, or the data set's own, with the spec's overrides."""
+    name = spec.recipe or _recipe_for(spec)
+    return load_recipe(name, spec.overrides)
+
+
+def _recipe_for(spec: RunSpec) -> str:
+    if spec.dataset != "folder" or spec.data_dir is None:
+        return default_recipe(spec.dataset)
+    return default_recipe("folder" if first_image_side(spec.data_dir) <= SMALL_IMAGE else "imagenet")
+
+
+def open_data(spec: RunSpec, recipe: Recipe, seeds: Mapping[str, int]) -> Dataset:
+    """Open the data set of a spec."""
+    dataset = open_dataset(
+        spec.dataset,
+        data_dir=spec.data_dir,
+        download=spec.download,
+        image_size=recipe.image_size,
+        val_fraction=recipe.val_fraction,
+        limit_train=spec.limit_train,
+        split_seed=seeds["split"],
+    )
+    steps_per_epoch(dataset, recipe.batch_size)
+    return dataset
+
+
+def plan_network(spec: RunSpec, dataset: Dataset) -> ModelPlan:
+    """Decide how timm builds the network of a spec."""
+    return plan_model(
+        spec.model,
+        num_classes=len(dataset.classes),
+        image_size=dataset.image_size,
+        original_size=dataset.original_size,
+        enlarged=dataset.synthetic_scale,
+        stem=spec.stem,
+    )
+
+
+def check_ablation(spec: RunSpec, track: str) -> None:
+    """Refuse an ablation where weights are trained: they would belong to the mask that was taken away."""
+    if spec.ablation and track != "supermask":
+        raise UsageError(f"--ablation {spec.ablation} belongs to the supermask track; this run is on track {track!r}")
+
+
+def honoured_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo) -> Traits:
+    """Return the pruner's traits; only pruneboard's own distribution may name itself a control.
+
+    Raises:
+        PluginError: on the supermask track, a search that ends early: nothing is left to fine-tune there.
+    """
+    traits = pruner.traits(track)  # type: ignore[arg-type]
+    if track == "supermask" and traits.harden_at not in (0, 1):
+        raise PluginError(
+            f"method {info.origin} declares harden_at={traits.harden_at} on the supermask track, where nothing is "
+            "fine-tuned: it is 1 there, or 0 for a mask that is drawn and never learned"
+        )
+    return traits if info.distribution == "pruneboard" else dataclasses.replace(traits, control=None)
+
+
+def check_split(spec: RunSpec, traits: Traits, images: int) -> None:
+    """Refuse passes that would take unequal shares of the `images` of a forward pass."""
+    if traits.split_batch and images % traits.forward_passes:
+        raise UsageError(
+            f"method {spec.method!r} shares the {images} images that are normalized together among "
+            f"{traits.forward_passes} passes: choose --norm-batch and --batch-size as multiples of that"
+        )
+
+
+def check_world(spec: RunSpec, recipe: Recipe, plan: ModelPlan) -> None:
+    """Refuse a number of processes that would change how many images are normalized together.
+
+    A network without batch statistics does not care, and gets smaller micro-batches instead.
+    """
+    launched = World.current().size
+    if spec.procs > 1 and launched > 1:
+        raise UsageError(
+            f"--procs {spec.procs} starts processes, and a launcher has started {launched} already (WORLD_SIZE): "
+            "leave --procs out"
+        )
+    world = max(spec.procs, launched)
+    if recipe.batch_size % (micro_batch(recipe, plan, world) * world):
+        share = recipe.batch_size // world
+        remedy = (
+            f"--norm-batch {share} allows it (a board of its own)"
+            if share * world == recipe.batch_size
+            else f"choose a --batch-size that is a multiple of {world}"
+        )
+        raise UsageError(
+            f"{recipe.micro_batch} images are normalized together and a step has {recipe.batch_size}, "
+            f"which {world} processes cannot share: {remedy}"
+        )
+
+
+def micro_batch(recipe: Recipe, plan: ModelPlan, world: int) -> int:
+    """Return the images per forward pass on one process."""
+    if plan.batch_statistics:
+        return recipe.micro_batch
+    return min(recipe.micro_batch, max(1, recipe.batch_size // world))
+
+
+def check_tensorboard(spec: RunSpec) -> None:
+    """Refuse event files where the package that writes them is missing."""
+    if spec.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UsageError("--tensorboard needs a package that is not installed: pip install 'pruneboard[tensorboard]'")
+
+
+def wants_cuda(spec: RunSpec) -> bool:
+    """Whether the run goes to GPUs."""
+    return spec.device != "cpu" and torch.cuda.is_available()
+
+
+def pick_device(spec: RunSpec) -> torch.device:
+    """Return this process's device: its own GPU where there is one, else the CPU."""
+    if not wants_cuda(spec):
+        if spec.device == "cuda":
+            raise UsageError("--device cuda was asked for, and torch sees no CUDA device: use --device cpu or auto")
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    needed, visible = max(index + 1, spec.procs), torch.cuda.device_count()
+    if needed > visible:
+        raise UsageError(f"{needed} processes need a GPU each and {visible} are visible: lower --procs")
+    device = torch.device("cuda", index)
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,133 @@
+"""This process's place among those of a run, as its launcher left it in the environment.
+
+torchrun, the `deepspeed` launcher and `--procs` set RANK and WORLD_SIZE. `srun` sets variables of its own,
+which are taken where they describe a step of several tasks: the script that sbatch runs, or a shell that
+salloc opened, knows how many tasks the job may have and is still one process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pruneboard.errors import UsageError
+
+TIMEOUT_SECONDS = 600.0
+"""How long a process waits for the others before it takes one of them for lost.
+
+Longer than anything that one process does while the others wait: reading data, a compilation of a minute,
+writing a checkpoint. A closed connection is seen at once; this is for silence (a cut cable, a host without power).
+"""
+
+FIRST_PORT, PORTS = 12000, 20000
+"""Ports for jobs of SLURM: below those that the system hands out by itself."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among those of a run."""
+
+    rank: int
+    size: int
+
+    @classmethod
+    def current(cls) -> World:
+        """Return what the environment says; alone where it says nothing.
+
+        Raises:
+            UsageError: it says only half of it, or what cannot be.
+        """
+        _take_slurm_step()
+        size, rank, _ = (_number(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
+        if rank is None and size in (None, 1):
+            return cls(0, 1)
+        if rank is None or size is None:
+            there, missing = ("RANK", "WORLD_SIZE") if size is None else ("WORLD_SIZE", "RANK")
+            raise UsageError(
+                f"{there} is set and {missing} is not: a launcher sets both for every process; "
+                f"without one, unset {there}"
+            )
+        if not 0 <= rank < size:
+            raise UsageError(f"RANK={rank} is not one of WORLD_SIZE={size} processes: ranks count from 0")
+        if size > 1:
+            _check_meeting_place(size)
+        return cls(rank, size)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+
+def timeout() -> timedelta:
+    """Return how long processes wait for each other: PRUNEBOARD_TIMEOUT in seconds, or `TIMEOUT_SECONDS`.
+
+    Raises:
+        UsageError: the variable is no positive number.
+    """
+    text = os.environ.get("PRUNEBOARD_TIMEOUT", str(TIMEOUT_SECONDS))
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text) or not float(text):
+        raise UsageError(f"PRUNEBOARD_TIMEOUT={text} is no number of seconds above 0")
+    return timedelta(seconds=float(text))
+
+
+def threads(local_size: int) -> int | None:
+    """Return the threads of one of `local_size` processes on this machine; None where OMP_NUM_THREADS says it.
+
+    By themselves all of them would take every core, and wait for each other.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return None
+    own = _number("SLURM_CPUS_PER_TASK")
+    if own and _number("SLURM_STEP_NUM_TASKS") == _number("WORLD_SIZE"):  # srun bound each process to its own
+        return own
+    return max(1, len(os.sched_getaffinity(0)) // local_size)
+
+
+def first_host(nodes: str) -> str:
+    """Return the first host of a SLURM node list, such as `node003` of `node[003-005,9],gpu1`."""
+    first = re.match(r"(?:\[[^\]]*\]|[^,\[])*", nodes)
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0] if first else "")
+
+
+def _take_slurm_step() -> None:
+    """Say in the usual variables what `srun` says in its own; what is set already stays."""
+    size, rank = _number("SLURM_STEP_NUM_TASKS"), _number("SLURM_PROCID")
+    if "RANK" in os.environ or "WORLD_SIZE" in os.environ or rank is None or size is None or size < 2:
+        return
+    job, step = _number("SLURM_JOB_ID") or 0, _number("SLURM_STEP_ID") or 0
+    alone = _number("SLURM_STEP_NUM_NODES") == 1
+    found = {
+        "RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_RANK": os.environ.get("SLURM_LOCALID"),
+        "MASTER_ADDR": "127.0.0.1" if alone else first_host(os.environ.get("SLURM_STEP_NODELIST", "")),
+        "MASTER_PORT": FIRST_PORT + (64 * job + step) % PORTS,
+    }
+    for name, value in found.items():
+        if value not in (None, ""):
+            os.environ.setdefault(name, str(value))
+
+
+def _check_meeting_place(size: int) -> None:
+    if not os.environ.get("MASTER_ADDR"):
+        raise UsageError(
+            f"MASTER_ADDR is not set: give all {size} processes the address of the host where RANK=0 runs, "
+            "127.0.0.1 if that is the only one"
+        )
+    if not 0 < (_number("MASTER_PORT") or 0) < 2**16:
+        raise UsageError(
+            f"MASTER_PORT is {os.environ.get('MASTER_PORT', 'not set')}: "
+            f"give all {size} processes the same port, 1 to 65535, that is free where RANK=0 runs"
+        )
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name)
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise UsageError(f"{name}={text} is not a whole number: a launcher sets it; without one, unset it")
+    return int(text)

@@ -1,0 +1,147 @@
+"""Top-1, top-5, loss and per-class accuracy, every image counted exactly once on any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pruneboard.api import Batch
+from pruneboard.training.engine import Engine
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one evaluation found.
+
+    Attributes:
+        top1: share of images classified right, in [0, 1].
+        top5: share whose class is among the five highest; None for 10 classes or fewer.
+        loss: mean cross-entropy, no label smoothing.
+        correct: images classified right.
+        count: images seen.
+        worst_class_top1: the lowest accuracy of any class that has images.
+    """
+
+    top1: float
+    top5: float | None
+    loss: float
+    correct: int
+    count: int
+    worst_class_top1: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as a record holds them."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def evaluate(
+    forward: Callable[[Tensor], Tensor], batches: Iterable[Batch], classes: int, reduce: Callable[[Tensor], Tensor]
+) -> Scores:
+    """Count over this process's `batches`, sum the counts over processes, and divide once.
+
+    Args:
+        forward: images [batch, 3, side, side] -> logits [batch, classes]; the caller sets evaluation mode.
+        batches: an unpadded share of the split.
+        classes: number of classes.
+        reduce: sums a tensor over all processes.
+    """
+    totals: Tensor | None = None
+    for images, labels in batches:
+        counts = _count(forward(images).float(), labels, classes)
+        totals = counts if totals is None else totals + counts
+    if totals is None:  # a split smaller than the number of processes leaves some with nothing
+        totals = torch.zeros(2 + 2 * classes, dtype=torch.float64)
+    return _scores(reduce(totals).cpu(), classes)
+
+
+def _count(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return [loss sum, top-5 hits, hits per class, images per class] in float64, exact up to 2^53 images."""
+    top = logits.topk(min(5, classes), dim=1).indices
+    right = (logits.argmax(1) == labels).double()
+    hits = torch.zeros(classes, dtype=torch.float64, device=logits.device).index_add_(0, labels, right)
+    seen = torch.zeros_like(hits).index_add_(0, labels, torch.ones_like(right))
+    loss = functional.cross_entropy(logits, labels, reduction="sum").double()
+    top5 = (top == labels[:, None]).any(1).sum().double()
+    return torch.cat([loss[None], top5[None], hits, seen])
+
+
+def _scores(totals: Tensor, classes: int) -> Scores:
+    hits, seen = totals[2 : 2 + classes], totals[2 + classes :]
+    count, correct = int(seen.sum()), int(hits.sum())
+    present = seen > 0
+    return Scores(
+        top1=correct / count,
+        top5=float(totals[1]) / count if classes > 10 else None,
+        loss=float(totals[0]) / count,
+        correct=correct,
+        count=count,
+        worst_class_top1=float((hits[present] / seen[present]).min()),
+    )
+
+
+def statistics(model: nn.Module) -> list[_BatchNorm]:
+    """Return the modules that keep running batch statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+@contextmanager
+def frozen_statistics(modules: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Normalize by batch statistics without recording them: only a step's first pass is recorded."""
+    modules = list(modules)
+    for module in modules:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.track_running_stats = True
+
+
+@contextmanager
+def restored_statistics(model: nn.Module) -> Iterator[None]:
+    """Put the running statistics back as they were found."""
+    modules = statistics(model)
+    saved = [{name: buffer.clone() for name, buffer in module.named_buffers()} for module in modules]
+    try:
+        yield
+    finally:
+        for module, buffers in zip(modules, saved, strict=True):
+            for name, buffer in buffers.items():
+                module.get_buffer(name).copy_(buffer)
+
+
+@torch.no_grad()
+def reestimate(engine: Engine, batches: Iterable[Batch]) -> None:
+    """Set the running statistics to the plain average over `batches`, gates in evaluation mode.
+
+    The result depends on the weights and the batches alone, not on the steps that led there. It is averaged
+    over processes.
+    """
+    modules = statistics(engine.model)
+    if not modules:
+        return
+    momenta = [module.momentum for module in modules]
+    engine.model.eval()
+    for module in modules:
+        module.reset_running_stats()
+        module.momentum = None  # a cumulative average
+        module.train()
+    for images, _ in batches:
+        engine.forward(images)
+    for module, momentum in zip(modules, momenta, strict=True):
+        module.momentum = momentum
+        module.eval()
+    synchronize_statistics(engine)
+
+
+def synchronize_statistics(engine: Engine) -> None:
+    """Average the running statistics over processes; DeepSpeed never does."""
+    engine.average_(b for m in statistics(engine.model) for b in (m.running_mean, m.running_var) if b is not None)

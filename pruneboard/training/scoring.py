@@ -1,0 +1,215 @@
+"""What the two second types of pruner get: the model as a function of its weights, and dense gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pruneboard.api import Batch, Layer, Mask
+from pruneboard.data import BatchPlan, Dataset, train_batches
+from pruneboard.models import is_scale
+from pruneboard.training.gates import plain_name
+
+OVER = "scoring is over: the view and the batches of `score` are lent until it returns"
+
+
+class View:
+    """`api.ModelView` of a gated model: logits and loss as functions of given weights, with no side effect.
+
+    Attributes:
+        layers: the prunable layers.
+        image_shape: channels, height, width.
+        openings: the values of `opened` that differ.
+        images: images passed through so far, which are charged as training cost.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[Layer[Mask]], side: int, label_smoothing: float) -> None:
+        """View `model`, whose gates are attached; `label_smoothing` is the recipe's."""
+        self.layers = layers
+        self.image_shape = (3, side, side)
+        self.images = 0
+        self._model = model
+        self._smoothing = label_smoothing
+        self._weights = [f"{layer.name}.parametrizations.weight.original" for layer in layers]
+        self._opened = dict(_opened(model))
+        self.openings = (True, False) if self._opened else (True,)
+        self._over = False
+
+    def logits(
+        self,
+        images: Tensor,
+        weights: Sequence[Tensor] | None = None,
+        *,
+        training: bool = True,
+        rest: Callable[[Tensor], Tensor] | None = None,
+        opened: bool = True,
+    ) -> Tensor:
+        """Return logits [batch, classes] under `weights`; see `api.ModelView.logits`."""
+        if self._over:
+            raise RuntimeError(OVER)
+        self.images += len(images)
+        state = self._state(rest, self._opened if opened else {})
+        if weights is not None:
+            state |= dict(zip(self._weights, weights, strict=True))
+        precise = images.dtype == torch.float64
+        if precise:
+            state = {name: value.double() if value.is_floating_point() else value for name, value in state.items()}
+        with _restored(self._model), _normalizing(self._model, by_batch=training):
+            found: Tensor = functional_call(self._model, state, (images,))
+        return found if precise else found.float()
+
+    def loss(self, batch: Batch, weights: Sequence[Tensor] | None = None, *, opened: bool = True) -> Tensor:
+        """Return the mean cross-entropy of `batch` under `weights`."""
+        images, labels = batch
+        return functional.cross_entropy(
+            self.logits(images, weights, opened=opened), labels, label_smoothing=self._smoothing
+        )
+
+    def close(self) -> None:
+        """Refuse to be called from now on."""
+        self._over = True
+
+    def _state(self, rest: Callable[[Tensor], Tensor] | None, opened: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every parameter by name, and every buffer copied, so that running statistics stay.
+
+        Those in `opened` have that value instead; what is neither a layer's weight nor of its gate passes `rest`.
+        """
+        own = set(self._weights)
+        state = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        for name, parameter in self._model.named_parameters():
+            value = opened.get(name, parameter)
+            if rest is not None and name not in own and ".parametrizations.weight.0." not in name:
+                value = rest(value.detach())
+            state[name] = value
+        return state
+
+
+def _opened(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the scales that are 0 throughout, by name, as 1."""
+    for name, parameter in model.named_parameters():
+        path, _, own = (plain_name(name) or "").rpartition(".")
+        if own and is_scale(model.get_submodule(path), own) and not bool(parameter.any()):
+            yield name, torch.ones_like(parameter)
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Give every module its own tensors back: `functional_call` leaves others in one that has two names.
+
+    A gate in front of a shared weight is such a module.
+    """
+    own = [(module, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, parameters, buffers in own:
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
+
+
+@contextmanager
+def _normalizing(model: nn.Module, *, by_batch: bool) -> Iterator[None]:
+    """Normalize by batch or by running statistics inside; all else is in evaluation mode, so that nothing is drawn."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = by_batch and isinstance(module, _BatchNorm)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def endless_batches(dataset: Dataset, plan: BatchPlan, micro_batch: int) -> Iterator[Batch]:
+    """Yield augmented training batches of `micro_batch` images from a stream of their own, for ever.
+
+    They are the same on every process and for any number of them.
+    """
+    whole = replace(plan, rank=0, world=1, micro_batch=micro_batch)
+    epoch = 0
+    while True:
+        for batches in train_batches(dataset, whole, epoch=epoch, stream="scoring"):
+            yield from batches
+        epoch += 1
+
+
+class RevocableBatches(Iterator[Batch]):
+    """Batches that can be drawn until `close`."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        """Lend `batches`."""
+        self._batches: Iterator[Batch] | None = batches
+
+    def __next__(self) -> Batch:
+        """Return the next batch.
+
+        Raises:
+            RuntimeError: scoring is over.
+        """
+        if self._batches is None:
+            raise RuntimeError(OVER)
+        return next(self._batches)
+
+    def close(self) -> None:
+        """Take them back."""
+        self._batches = None
+
+
+@contextmanager
+def lent(view: View, batches: Iterator[Batch]) -> Iterator[RevocableBatches]:
+    """Lend both while the block lasts: a method that kept them could look at images later, uncharged.
+
+    Yields:
+        What is to be lent in the place of `batches`.
+    """
+    stream = RevocableBatches(batches)
+    try:
+        yield stream
+    finally:
+        view.close()
+        stream.close()
+
+
+@contextmanager
+def dense_gradients(layers: Sequence[Layer[Any]], *, wanted: bool) -> Iterator[list[Tensor] | None]:
+    """Collect, over one step, the gradient of the loss with respect to every effective weight.
+
+    Yields:
+        One tensor per layer, complete when the block ends; None where `wanted` is false.
+    """
+    if not wanted:
+        yield None
+        return
+    gradients = [torch.zeros_like(layer.dense) for layer in layers]
+    handles = [
+        layer.gate.register_forward_hook(_collector(gradient))
+        for layer, gradient in zip(layers, gradients, strict=True)
+    ]
+    try:
+        yield gradients
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _collector(gradient: Tensor) -> Callable[[Any, Any, Tensor], Tensor | None]:
+    def add(found: Tensor) -> None:
+        gradient.add_(found)
+
+    def watch(gate: Any, inputs: Any, effective: Tensor) -> Tensor | None:
+        del gate, inputs
+        if not torch.is_grad_enabled():
+            return None
+        watched = effective if effective.requires_grad else effective.detach().requires_grad_()  # frozen weights
+        watched.register_hook(add)  # type: ignore[no-untyped-call]
+        return watched
+
+    return watch

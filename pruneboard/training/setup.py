@@ -1,0 +1,115 @@
+"""Build what a run trains with: the gates of a method on a network, the engine, and the data plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruneboard import models
+from pruneboard.api import Pruner, Traits
+from pruneboard.data import BatchPlan, Dataset
+from pruneboard.spec import Recipe
+from pruneboard.training import gates, optim
+from pruneboard.training.checkpoint import Checkpointer
+from pruneboard.training.compiling import Compiled
+from pruneboard.training.engine import Engine
+from pruneboard.training.state import Listener, Start, Training, plan_budget
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Everything a training needs besides a network and images.
+
+    Attributes:
+        pruner: the method.
+        traits: its declared traits, as far as the harness honours them.
+        method: its name in messages.
+        recipe: the training recipe, the same for every method.
+        seeds: integers under the keys `order`, `augmentation` and `pruner`.
+        micro_batch: images per forward pass on this process.
+        device: device to train on.
+        checkpointer: saves and restores the run.
+        zero: ZeRO stage.
+        precision: `fp32` or `bf16`.
+    """
+
+    pruner: Pruner[Any]
+    traits: Traits
+    method: str
+    recipe: Recipe
+    seeds: Mapping[str, int]
+    micro_batch: int
+    device: torch.device
+    checkpointer: Checkpointer
+    zero: int = 0
+    precision: str = "fp32"
+
+
+def build_training(
+    options: TrainingOptions,
+    model: nn.Module,
+    dataset: Dataset,
+    listener: Listener,
+    began: float,
+    compiled: str | None = None,
+) -> Training:
+    """Attach the gates of a method to `model` and hand it to the engine.
+
+    Args:
+        options: method, recipe and engine.
+        model: a plain network with its initial weights; without a trainable parameter on the supermask track.
+        dataset: the images.
+        listener: observes the run.
+        began: start time of this attempt (`time.perf_counter`).
+        compiled: name of the network, if torch.compile is to compile it; else None.
+    """
+    pruner, recipe, traits = options.pruner, options.recipe, options.traits
+    start = Start.of(model, frozen=not any(parameter.requires_grad for parameter in model.parameters()))
+    gates.store_scalars(model)
+    clock = gates.DrawClock(options.seeds["pruner"])
+    layers = gates.attach(pruner, models.gated_layers(model), clock, hits_target=traits.hits_target)
+    budget = plan_budget(recipe, dataset, traits.harden_at)
+    groups = optim.parameter_groups(
+        model, gates.gate_parameters(layers), recipe, pruner.gate_optimizer(budget.harden_step)
+    )
+    engine = Engine(
+        model,
+        groups,
+        device=options.device,
+        micro_batch=options.micro_batch,
+        clip=recipe.clip,
+        zero=options.zero,
+        precision=options.precision,
+        compiled=Compiled(model, compiled) if compiled else None,
+    )
+    plan = BatchPlan(
+        batch_size=recipe.batch_size,
+        micro_batch=options.micro_batch,
+        rank=engine.rank,
+        world=engine.world,
+        augment=recipe.augment,
+        order_seed=options.seeds["order"],
+        augment_seed=options.seeds["augmentation"],
+        device=options.device,
+    )
+    return Training(
+        engine=engine,
+        pruner=pruner,
+        layers=layers,
+        dataset=dataset,
+        plan=plan,
+        recipe=recipe,
+        budget=budget,
+        clock=clock,
+        forward_passes=traits.forward_passes,
+        split_batch=traits.split_batch,
+        method=options.method,
+        listener=listener,
+        start=start,
+        checkpointer=options.checkpointer,
+        began=began,
+    )

@@ -1,0 +1,160 @@
+"""What one run trains with: its budget, its start, and everything the loop reads, put together once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from pruneboard.api import Layer, Progress, Pruner
+from pruneboard.data import BatchPlan, Dataset, steps_per_epoch
+from pruneboard.errors import DivergedError, PruneboardError, RunError
+from pruneboard.models import state_sha256
+from pruneboard.spec import Recipe
+from pruneboard.training.checkpoint import Checkpointer, TrainState
+from pruneboard.training.engine import Engine
+from pruneboard.training.gates import DrawClock
+from pruneboard.training.mask_stats import MaskWatch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of typing itself from Python 3.11 on
+
+R = TypeVar("R")
+
+
+class Listener(Protocol):
+    """Who watches a run: a terminal, a log file, an event file. It can change nothing."""
+
+    def on_step(self, step: int, total: int, loss: float) -> None:
+        """`step` optimizer steps are done."""
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """An epoch is over; `row` is its line of `metrics.jsonl`."""
+
+    def on_phase(self, message: str) -> None:
+        """Something other than training begins."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The step budget, the same for every method of a board.
+
+    Attributes:
+        epochs: passes over the training images.
+        steps_per_epoch: optimizer steps of one.
+        harden_step: step before which masks are final.
+        warmup: steps of linear warm-up.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    harden_step: int
+    warmup: int
+
+    @property
+    def total(self) -> int:
+        """All optimizer steps."""
+        return self.epochs * self.steps_per_epoch
+
+
+def plan_budget(recipe: Recipe, dataset: Dataset, harden_at: float) -> Budget:
+    """Return the budget of `recipe` on `dataset`, with hardening at the declared fraction of it."""
+    per_epoch = steps_per_epoch(dataset, recipe.batch_size)
+    total = recipe.epochs * per_epoch
+    return Budget(recipe.epochs, per_epoch, round(harden_at * total), round(recipe.warmup_epochs * per_epoch))
+
+
+@dataclass(frozen=True)
+class Start:
+    """The network before any gate was attached.
+
+    Attributes:
+        sha256: over its whole state.
+        frozen: copies of its parameters, where none of them may change; else None.
+    """
+
+    sha256: str
+    frozen: Mapping[str, Tensor] | None
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, *, frozen: bool) -> Start:
+        """Remember `model` as it is."""
+        parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        return cls(state_sha256(model.state_dict()), parameters if frozen else None)
+
+
+@dataclass
+class Training:
+    """Everything one run trains with; built once by `assemble.training`."""
+
+    engine: Engine
+    pruner: Pruner[Any]
+    layers: Sequence[Layer[Any]]
+    dataset: Dataset
+    plan: BatchPlan
+    recipe: Recipe
+    budget: Budget
+    clock: DrawClock
+    forward_passes: int
+    split_batch: bool
+    method: str
+    listener: Listener
+    start: Start
+    checkpointer: Checkpointer
+    began: float
+    """When this attempt did, by `time.perf_counter`."""
+    watch: MaskWatch = field(default_factory=MaskWatch)
+    state: TrainState = field(default_factory=TrainState)
+
+    @classmethod
+    def of(cls, run: Training) -> Self:
+        """Return `run` as a training of this class: one that does something more."""
+        return cls(**{item.name: getattr(run, item.name) for item in fields(Training)})
+
+    @property
+    def seconds(self) -> float:
+        """What the run has taken until now, over all attempts."""
+        return self.state.seconds + time.perf_counter() - self.began
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that are trained: none where all weights are frozen and the mask is final from the start."""
+        return 0 if self.start.frozen is not None and not self.budget.harden_step else self.budget.epochs
+
+    @property
+    def images(self) -> int:
+        """Images passed through the network in training, each as often as it was passed."""
+        if not self.epochs:
+            return 0
+        searching, total = self.budget.harden_step, self.budget.total
+        seen = 1 if self.split_batch else self.forward_passes
+        return self.plan.batch_size * (searching * seen + total - searching)
+
+    def progress(self, step: int) -> Progress:
+        """Return what hooks are told at `step`."""
+        phase: Any = "search" if step < self.budget.harden_step else "finetune"
+        self.clock.step = step
+        return Progress(step, self.budget.total, self.budget.harden_step, phase, self.clock.for_hook, self.engine)
+
+    def hook(self, name: str, call: Callable[[], R]) -> R:
+        """Run one of the plugin's functions: timed, and its errors named as the plugin's."""
+        start = time.perf_counter()
+        try:
+            return call()
+        except (PruneboardError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            check_finite(self, self.clock.step)  # weights that are no numbers explain it better
+            raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
+        finally:
+            self.state.hook_seconds += time.perf_counter() - start
+
+
+def check_finite(run: Training, step: int) -> None:
+    """Fail if a weight is no longer a number: no mask can be chosen among such weights."""
+    if not all(bool(torch.isfinite(layer.dense.detach()).all()) for layer in run.layers):
+        raise DivergedError(f"weights are no longer finite numbers at step {step}: lower the learning rate (--lr)")

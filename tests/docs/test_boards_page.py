@@ -1,0 +1,61 @@
+"""The examples of docs/boards.md do what the page says."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torchvision.datasets
+
+from project import blocks
+from pruneboard.data import open_dataset
+from pruneboard.sweeps import board_file
+
+PAGE = "docs/boards.md"
+
+
+def test_the_file_of_the_page_is_a_board(tmp_path):
+    """The annotated example loads, with the values that its comments explain."""
+    (example,) = (block for block in blocks("toml", PAGE) if "[[methods]]" in block)
+    path = tmp_path / "mine.toml"
+    path.write_text(example)
+    board = board_file.load_board(path)
+    assert (board.name, board.seeds, board.data.limit_train) == ("mine", (0, 1, 2, 3, 4, 5), 10_000)
+    assert [entry.name for entry in board.methods] == ["dense", "probmask", "edge-popup"]
+    assert board.methods[1].tuning == board_file.Tuning(trials=3, source="my-search")
+
+
+def write_batches(folder):
+    """Make files like CIFAR-10's own, of two images a batch."""
+    folder.mkdir(parents=True)
+    names = ["airplane", "automobile"]
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    draws = np.random.default_rng(0)
+    for batch in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:
+        pixels = draws.integers(0, 256, (2, 3072), dtype=np.uint8)
+        held = {"data": pixels, "labels": [0, 1], "filenames": [f"a_{batch}.png", f"b_{batch}.png"]}
+        (folder / batch).write_bytes(pickle.dumps(held))
+
+
+def test_cifar_can_be_made_a_folder_of_pictures(tmp_path, monkeypatch):
+    """The script of the page writes every image under its own name, with its own pixels."""
+    monkeypatch.chdir(tmp_path)
+    # The real class fetches the files and compares their checksums.
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "__init__", lambda self, root, *, download: None)
+    write_batches(Path("data", "cifar-10-batches-py"))
+    (script,) = blocks("python", PAGE)
+    exec(compile(script, PAGE, "exec"), {})
+    opened = open_dataset(
+        "folder",
+        data_dir="pictures",
+        download=False,
+        image_size=32,
+        val_fraction=0.2,
+        limit_train=None,
+        split_seed=0,
+    )
+    assert opened.classes == ("airplane", "automobile")
+    assert (len(opened.train) + len(opened.validation), len(opened.test)) == (10, 2)
+    held = pickle.loads(Path("data", "cifar-10-batches-py", "test_batch").read_bytes())
+    assert (opened.test.images.stored.numpy().reshape(2, -1) == held["data"]).all()

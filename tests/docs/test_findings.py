@@ -1,0 +1,76 @@
+"""Every number of docs/findings.md is that of the committed records."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+
+from project import ROOT
+from pruneboard.leaderboard import folders, stats
+from pruneboard.report.tables import row_names
+
+SIGNED = r"[+-]\d+\.\d\d"
+CLAIM = re.compile(
+    rf"\*\*({SIGNED}) \[({SIGNED}), ({SIGNED})\]\*\* \((?P<what>[^()]+ minus [^()]+), (?P<track>prune|supermask) "
+    r"at (?P<point>0\.\d+), n = (?P<n>\d+)\)"
+)
+"""`**+1.23 [+0.45, +2.01]** (BOARD: ROW minus ROW, TRACK at 0.9, n = SEEDS)`, or another board before the second."""
+
+FINDINGS = ROOT / "docs" / "findings.md"
+
+
+@functools.cache
+def board(name, track):
+    """The one board of a results folder on a track."""
+    (found,) = (one for one in folders.compare([ROOT / "results" / name]) if one.track == track)
+    return found
+
+
+def row(name, track, method, point):
+    """A row by the name that the tables give it, without the note that it is a control."""
+    of = board(name, track)
+    names = {identity: shown.partition(" (")[0] for identity, shown in row_names(of.rows).items()}
+    (found,) = (one for one in of.rows if names[one.identity] == method and one.target in (None, point))
+    return found
+
+
+def difference(what, track, point):
+    """The paired difference of two rows, in points, by seed; of two boards, where both begin with the same weights."""
+    first, second = what.split(" minus ")
+    home, left = first.split(": ")
+    other, right = second.split(": ") if ": " in second else (home, second)
+    a, b = row(home, track, left, point), row(other, track, right, point)
+    ours, theirs = a.pairs(b) if home == other else (a.by_seed, b.by_seed)
+    return stats.paired(dict(ours), dict(theirs))
+
+
+def shown(estimate):
+    """A difference as the page writes it."""
+    mean, low, high = (f"{100 * value:+.2f}" for value in (estimate.mean, estimate.low, estimate.high))
+    return f"**{mean} [{low}, {high}]**"
+
+
+def restated(claim):
+    """A claim with the numbers that the records give."""
+    found = difference(claim["what"], claim["track"], float(claim["point"]))
+    return f"{shown(found)} ({claim['what']}, {claim['track']} at {claim['point']}, n = {found.n})"
+
+
+def test_every_number_of_the_findings_is_that_of_the_records():
+    """Each difference names its board, n and interval, and is recomputed from the records."""
+    text = FINDINGS.read_text(encoding="utf-8")
+    new = CLAIM.sub(restated, text)
+    if os.environ.get("PRUNEBOARD_WRITE_DOCS"):
+        FINDINGS.write_text(new, encoding="utf-8")
+    assert len(CLAIM.findall(text)) > 10
+    assert new == text
+
+
+def test_small_cifar_tells_methods_apart():
+    """At .98 at least half of the pairs of methods have a paired interval that excludes 0."""
+    rows = [one for one in board("cifar10-small", "prune").rows if one.target == 0.98]
+    pairs = [(a, b) for index, a in enumerate(rows) for b in rows[:index]]
+    apart = [found for a, b in pairs if (found := stats.paired(*a.pairs(b))).low > 0 or found.high < 0]
+    assert len(pairs) == 28
+    assert 2 * len(apart) >= len(pairs)

@@ -1,0 +1,132 @@
+"""Where a network's first weights come from: a seed, a file, timm; and the hash that tells them apart."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from model_cases import plan
+from pruneboard.errors import UsageError
+from pruneboard.models import build_model, state_sha256
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**40))
+def test_initial_weights_are_a_function_of_the_seed(seed):
+    """Equal seeds give equal weights, other seeds others, whatever was drawn before; nothing global is drawn from."""
+    made = plan("test_vit")
+    before = torch.get_rng_state()
+    first = state_sha256(build_model(made, seed=seed).state_dict())
+    other = state_sha256(build_model(made, seed=seed + 1).state_dict())
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(1)
+    assert state_sha256(build_model(made, seed=seed).state_dict()) == first != other
+
+
+def test_planning_draws_nothing():
+    """Trying a network out leaves the global random state alone."""
+    before = torch.get_rng_state()
+    plan("swin_tiny_patch4_window7_224")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_weights_from_a_file(tmp_path):
+    """Every weight comes from the file; the seed no longer matters."""
+    made = plan("test_resnet")
+    source = build_model(made, seed=1).state_dict()
+    save_file(source, tmp_path / "w.safetensors")
+    loaded = build_model(made, init=str(tmp_path / "w.safetensors"), seed=2).state_dict()
+    assert state_sha256(loaded) == state_sha256(source)
+
+
+def test_a_file_that_does_not_fit_is_refused(tmp_path):
+    """Missing, surplus and differently shaped tensors are named; a classifier for other classes is not dropped."""
+    file = tmp_path / "w.safetensors"
+    state = build_model(plan("test_resnet", classes=5), seed=1).state_dict()
+    save_file(state, file)
+    with pytest.raises(UsageError, match=r"of another shape: fc.weight \[5, 96\] in the file, \[10, 96\] in the model"):
+        build_model(plan("test_resnet"), init=str(file), seed=0)
+    del state["bn1.weight"]
+    save_file({**state, "extra.weight": torch.zeros(1)}, file)
+    with pytest.raises(UsageError, match=r"missing: bn1.weight; not in the model: extra.weight$"):
+        build_model(plan("test_resnet", classes=5), init=str(file), seed=0)
+    save_file({"x": torch.zeros(1)}, file)
+    with pytest.raises(UsageError, match=r"missing: .*, .*, .* and \d+ more; not in the model: x$"):
+        build_model(plan("test_resnet"), init=str(file), seed=0)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    """A missing file, a damaged one and an unknown kind of start each give one line."""
+    made = plan("test_resnet")
+    with pytest.raises(UsageError, match=r"cannot read the initial weights .*none\.safetensors"):
+        build_model(made, init=str(tmp_path / "none.safetensors"), seed=0)
+    (tmp_path / "bad.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(UsageError, match="is not a safetensors file"):
+        build_model(made, init=str(tmp_path / "bad.safetensors"), seed=0)
+    with pytest.raises(
+        UsageError, match=r"init is random, pretrained or the path of a \.safetensors file; found 'x.pt'"
+    ):
+        build_model(made, init="x.pt", seed=0)
+
+
+@pytest.fixture
+def offline_hub(tmp_path, monkeypatch):
+    """An empty cache of the Hugging Face hub, without a network behind it."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_pretrained_without_a_network_is_one_line(offline_hub):
+    """Weights that cannot be fetched end in one line that names the model, not in minutes of retries."""
+    with pytest.raises(UsageError, match="cannot fetch the pretrained weights of test_resnet") as caught:
+        build_model(plan("test_resnet"), init="pretrained", seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_pretrained_where_there_is_none():
+    """A network without published weights says so."""
+    with pytest.raises(UsageError, match="no pretrained weights exist for resnet20_cifar"):
+        build_model(plan("resnet20_cifar"), init="pretrained", seed=0)
+
+
+@pytest.mark.parametrize("stem", ["stock", "small"])
+def test_pretrained_weights_come_through_timm(offline_hub, stem):
+    """Pretrained weights fill all but the classifier, which is drawn for the board's classes from the seed."""
+    published = build_model(plan("test_resnet", classes=1000, stem="stock"), seed=9).state_dict()
+    repository = offline_hub / "models--timm--test_resnet.r160_in1k"
+    (repository / "snapshots" / "0").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0")
+    save_file(published, repository / "snapshots" / "0" / "model.safetensors")
+    made = plan("test_resnet", stem=stem)
+    model = build_model(made, init="pretrained", seed=0).state_dict()
+    assert model["fc.weight"].shape == (10, 96)
+    assert [n for n in model if not n.startswith("fc.") and not torch.equal(model[n], published[n])] == []
+    assert state_sha256(build_model(made, init="pretrained", seed=0).state_dict()) == state_sha256(model)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_the_hash_sees_every_difference_and_no_layout(data):
+    """The hash depends on names, types, shapes and values, not on order or memory layout."""
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool]))
+    values = torch.randint(0, 2, (2, 3, 4, 5), generator=torch.Generator().manual_seed(0)).to(dtype)
+    state = {"a": values, "b": torch.tensor(1)}
+    digest = state_sha256(state)
+    assert digest == state_sha256({"b": torch.tensor(1), "a": values.to(memory_format=torch.channels_last)})
+    index = data.draw(st.integers(0, values.numel() - 1))
+    changed = values.clone()
+    changed.view(-1)[index] = 1 - changed.view(-1)[index].to(torch.int64)
+    for other in (
+        {"a": changed, "b": torch.tensor(1)},
+        {"a": values.reshape(3, 2, 4, 5), "b": torch.tensor(1)},
+        {"a": values, "c": torch.tensor(1)},
+        {"a": values.to(torch.float64), "b": torch.tensor(1)},
+    ):
+        assert state_sha256(other) != digest

@@ -1,0 +1,251 @@
+"""Two processes that a launcher started and that share no results folder: they end together, for one reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from distributions import Site
+from pruneboard import errors
+from pruneboard.errors import LostPeerError, PruneboardError, RunError, UsageError
+from pruneboard.experiment.prepare import prepare
+from pruneboard.processes import rendezvous
+from pruneboard.processes.launch import free_port
+from pruneboard.processes.world import World
+from runs import tiny
+
+RUN = ["run", "--model", "test_vit", "--sparsity", "0.5", "--limit-train", "142", "--batch-size", "32", "--epochs", "2"]
+
+ALONE = """
+    import os, signal
+    from dataclasses import dataclass
+    from pruneboard.api import MaskPruner
+
+    @dataclass(frozen=True, kw_only=True)
+    class Thing(MaskPruner):
+        def before_step(self, layers, at):
+            if at.step == 2 and os.environ["RANK"] == os.environ["ENDS"]:
+                if os.environ["HOW"] == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise ValueError("only here")
+"""
+"""A method that ends one process in its third step."""
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A function that runs a command as two processes, each with a results folder of its own."""
+    site = Site(tmp_path)
+
+    def start(*arguments, own=("", ""), how="raise", ends="-1"):
+        common = os.environ | {"HOW": how, "ENDS": ends, "TMPDIR": str(tmp_path)}
+        common["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        started = []
+        for rank in (0, 1):
+            command = [sys.executable, "-m", "pruneboard", *RUN, "--results", str(tmp_path / f"host{rank}")]
+            command += [*arguments, *own[rank].split()]
+            environment = common | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            started.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+        return [(process.wait(), *process.communicate()) for process in started]
+
+    start.site = site
+    start.results = tmp_path / "host0"
+    return start
+
+
+def record(results):
+    """The one record below a results folder."""
+    (path,) = results.rglob("run.json")
+    return json.loads(path.read_text())
+
+
+def told(stderr):
+    """The error lines among what a process wrote."""
+    return [line for line in stderr.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.slow
+def test_first_process_decides_what_is_done(two, tmp_path):
+    """Only the first sees the results: when they are there, all return them at once, and none trains for ever."""
+    first = two("--method", "magnitude", "--json")
+    again = two("--method", "magnitude", "--json")
+    assert [code for code, _, _ in (*first, *again)] == [0] * 4
+    assert again[0][1] == first[0][1]
+    assert record(two.results)["engine"]["world_size"] == 2
+    assert not list((tmp_path / "host1").rglob("*"))
+    assert "epoch" in first[0][2]
+    assert "epoch" not in again[0][2]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param(("", "--dataset cifar10 --data-dir nowhere"), marks=pytest.mark.multihost),
+        pytest.param(("--config nowhere.toml", ""), marks=pytest.mark.multihost),
+        pytest.param(("--results /dev/null/here", ""), marks=pytest.mark.multihost),
+    ],
+    ids=["data", "config", "results"],
+)
+def test_what_one_process_lacks_ends_both(two, own):
+    """What one process finds wrong before the run is its error, exit 2, and the other's, which says whose it is."""
+    found = two("--method", "magnitude", own=own)
+    assert [code for code, _, _ in found] == [2, 2]
+    finder = 0 if own[0] else 1
+    (line,) = told(found[finder][2])
+    assert told(found[1 - finder][2]) == [line.replace("error: ", f"error: process {finder}: ")]
+    assert not two.results.exists()
+
+
+@pytest.mark.multihost
+def test_different_runs_are_refused(two):
+    """Processes that were given different runs find out before they train."""
+    found = two("--method", "magnitude", own=("--seed 0", "--seed 1"))
+    assert [code for code, _, _ in found] == [2, 2]
+    assert all("process 1 would do another run than process 0" in err for _, _, err in found)
+
+
+@pytest.mark.multihost
+@pytest.mark.parametrize("rank", [0, 1])
+def test_failure_of_one_is_told_by_both(two, rank):
+    """A failure of one process is the run's: the record has its reason, and both end with exit code 1."""
+    two.site.add("alone", ALONE)
+    found = two("--method", "thing", ends=str(rank))
+    assert [code for code, _, _ in found] == [1, 1]
+    made = record(two.results)
+    assert made["status"] == "failed"
+    assert made["error"]["message"].startswith("process 1: method" if rank else "method")
+    assert all("before_step: ValueError: only here" in told(err)[0] for _, _, err in found)
+
+
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.multihost), 1])
+def test_loss_of_one_is_an_interruption(two, rank):
+    """A killed process leaves the other with exit code 75; where that is the first, the record says interrupted."""
+    two.site.add("alone", ALONE)
+    found = two("--method", "thing", how="kill", ends=str(rank))
+    code, _, err = found[1 - rank]
+    assert (found[rank][0], code) == (-9, 75)
+    (line,) = told(err)
+    assert line.endswith(": run the same command again")
+    assert f"as process {1 - rank} noticed" in line
+    if rank:
+        assert record(two.results)["status"] == "interrupted"
+        assert record(two.results)["error"]["kind"] == "LostPeerError"
+
+
+@pytest.mark.multihost
+def test_failure_of_all_lets_the_next_run_follow(two):
+    """Where all fail alike, each by itself, nothing is broken between them: the other seeds are run."""
+    found = two("--method", "magnitude", "--lr", "1e38", "--clip", "0", "--seeds", "2")
+    assert [code for code, _, _ in found] == [1, 1]
+    made = [json.loads(path.read_text()) for path in two.results.rglob("run.json")]
+    assert sorted(one["seed"] for one in made) == [0, 1]
+    assert {one["status"] for one in made} == {"diverged"}
+
+
+@pytest.mark.multihost
+def test_torchrun_ends_with_the_true_reason(tmp_path):
+    """When one process fails, torchrun stops the other ones; the first still records that one's reason."""
+    Site(tmp_path).add("alone", ALONE)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"HOW": "raise", "ENDS": "1", "PYTHONPATH": path}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["pruneboard", *RUN, "--method", "thing", "--results", str(tmp_path / "results")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    made = record(tmp_path / "results")
+    assert made["status"] == "failed"
+    assert made["error"]["message"].startswith("process 1: method")
+
+
+@pytest.mark.multihost
+def test_process_that_never_comes_is_named(tmp_path):
+    """A process waits for the others only so long, and then says where it waited and for how many."""
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    place |= {"MASTER_PORT": str(free_port()), "PRUNEBOARD_TIMEOUT": "2"}
+    command = [sys.executable, "-m", "pruneboard", *RUN, "--method", "magnitude", "--results", str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | place, capture_output=True, text=True, check=False)
+    assert done.returncode == 75
+    (line,) = told(done.stderr)
+    assert f"process 0 waited 2 s at 127.0.0.1:{place['MASTER_PORT']} and not all 2 processes came" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_place_to_meet_has_to_exist(tmp_path):
+    """An address that no host has is refused at once, with the variable that holds it."""
+    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "29500"}
+    command = [sys.executable, "-m", "pruneboard", *RUN, "--method", "magnitude", "--results", str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | place, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "MASTER_ADDR=nowhere.invalid is no host that is known here" in told(done.stderr)[0]
+
+
+# Without processes
+
+LOSSES = [
+    "[/x/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [10.0.0.2]:5795. GLHF!",
+    "[/x/gloo/transport/tcp/pair.cc:545] Read error [10.0.0.2]:714: Connection reset by peer",
+    "[/x/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 5000ms for recv operation to complete",
+    "[/x/gloo/transport/tcp/pair.cc:100] Application timeout caused pair closure",
+    "NCCL error in: /x/ProcessGroupNCCL.cpp:1, remote process exited or there was a network error, NCCL version 2.27",
+    "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3) ran for 600000 ms before timing out.",
+]
+OTHERS = [
+    "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)",
+    "CUDA error: the launch timed out and was terminated",
+    "[enforce fail at /x/gloo/transport/tcp/pair.cc:464] op.preamble.length <= op.nbytes. 12 vs 4.",
+    "NCCL error in: /x/ProcessGroupNCCL.cpp:1, invalid usage, NCCL version 2.27. Duplicate GPU detected",
+]
+
+
+@pytest.mark.parametrize("message", LOSSES)
+def test_loss_of_a_process_is_told_from_other_errors(message):
+    """What gloo and NCCL say when a peer is gone is an interruption, and tells no address."""
+    with pytest.raises(LostPeerError, match="run the same command again") as caught, rendezvous.watched():
+        raise RuntimeError(message)
+    assert "10.0.0.2" not in str(caught.value)
+    assert caught.value.exit_code == 75
+
+
+@pytest.mark.parametrize("message", OTHERS)
+def test_other_errors_pass_unchanged(message):
+    """An error of the model, the device or the method stays what it is."""
+    raised = RuntimeError(message)
+    with pytest.raises(RuntimeError) as caught, rendezvous.watched():
+        raise raised
+    assert caught.value is raised
+
+
+def test_procs_under_a_launcher_are_refused(tmp_path, monkeypatch):
+    """A process that a launcher started starts no others; the flag that would is named."""
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="--procs 2 starts processes, and a launcher has started 2 already"):
+        prepare(tiny(tmp_path, model="test_vit", procs=2))
+
+
+def test_alone_there_is_nobody_to_ask():
+    """One process agrees with itself, and an error is its own cause."""
+    assert rendezvous.agree(lambda: {"a": [1, None]}) == {"a": [1, None]}
+    rendezvous.check_same("0" * 64)
+    lost = LostPeerError("x")
+    assert rendezvous.cause(lost) is lost
+    assert not rendezvous.broken()
+    with rendezvous.together(World(0, 1), cuda=False):
+        pass
+
+
+def test_error_that_was_told_is_of_the_same_class():
+    """Every error comes back as its class with its message, and what is no error of ours as a failed run."""
+    ours = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, PruneboardError)]
+    for cls in ours:
+        again = errors.rebuilt(cls.__name__, "text")
+        assert (type(again), str(again)) == (cls, "text")
+    for name in ("SystemExit", "Any", "difflib", "annotations", "", "did_you_mean"):
+        assert type(errors.rebuilt(name, "text")) is RunError

@@ -1,0 +1,315 @@
+"""The results folder: atomic, never overwritten, and safe to read whatever lies in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fake_records import put, record
+from pruneboard.errors import NotFoundError, StoreError
+from pruneboard.records import runfolder, store
+
+NAMES = st.text(max_size=300)
+
+
+def files_below(folder: Path) -> list[str]:
+    """Return every file and folder below `folder`."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_record_comes_back_from_its_folder(tmp_path):
+    """What is put is what is read, found by its hash, and lies under the names of the run."""
+    made = record("probmask", 0.995, seed=3)
+    folder = put(tmp_path, made)
+    leaf = f"probmask-s0.995-seed3-{made['hash'][:8]}"
+    assert folder == tmp_path / "digits" / "resnet20_cifar" / "prune" / leaf
+    assert store.read(folder / "run.json") == made == store.finished(folder, made["hash"])
+    assert files_below(folder) == ["run.json"]
+
+
+def test_a_control_without_sparsity_has_none_in_its_folder(tmp_path):
+    """The dense control is `dense-seed0-<hash8>`."""
+    made = record("dense", None)
+    assert put(tmp_path, made).name == f"dense-seed0-{made['hash'][:8]}"
+
+
+@given(dataset=NAMES, model=NAMES, method=NAMES, digits=NAMES)
+@example(dataset="..", model="../../etc", method="/etc/passwd", digits="../..")
+@example(dataset="failures", model="hf-hub:timm/resnet50.a1_in1k", method=".hidden", digits="")
+@settings(deadline=None)
+def test_no_name_leads_out_of_the_results(dataset, model, method, digits):
+    """Whatever the names, the folder is four plain components below the results, each of a legal length."""
+    folder = store.run_folder(
+        "results", dataset=dataset, model=model, track="prune", method=method, sparsity=0.5, seed=1, hash=digits
+    )
+    parts = folder.relative_to("results").parts
+    assert len(parts) == 4
+    assert Path(os.path.normpath(folder)) == folder
+    for part in parts:
+        assert 0 < len(part) < 200
+        assert part.isascii()
+        assert not part.startswith(".")
+        assert part not in ("failures", "superseded")
+
+
+def test_a_long_method_name_keeps_seed_and_hash():
+    """Two seeds of a method with a very long name do not share a folder."""
+    folders = {
+        store.run_folder(
+            "r", dataset="d", model="m", track="prune", method="x" * 500, sparsity=0.5, seed=s, hash="0" * 64
+        )
+        for s in (1, 2)
+    }
+    assert len(folders) == 2
+
+
+def test_only_the_whole_hash_of_a_done_record_counts_as_finished(tmp_path):
+    """Another hash with the same first digits, a failed record, a corrupt one and none are not finished."""
+    made = record()
+    folder = put(tmp_path, made)
+    assert store.finished(folder, made["hash"][:8] + "0" * 56) is None
+    failed = record(seed=1, status="diverged")
+    assert store.finished(put(tmp_path, failed), failed["hash"]) is None
+    (folder / "run.json").write_text("{")
+    assert store.finished(folder, made["hash"]) is None
+    assert store.finished(tmp_path / "nowhere", made["hash"]) is None
+
+
+def test_a_record_is_never_overwritten(tmp_path):
+    """A second put into the same folder is refused and changes nothing."""
+    folder = put(tmp_path, record())
+    before = (folder / "run.json").read_bytes()
+    with pytest.raises(StoreError, match="never overwritten"):
+        store.put(folder, record(top1=0.99))
+    assert (folder / "run.json").read_bytes() == before
+
+
+def test_an_invalid_record_is_not_written(tmp_path):
+    """A record that could not be read again is refused before the disk is touched."""
+    with pytest.raises(StoreError, match=r"^seed "):
+        store.put(tmp_path, record() | {"seed": "0"})
+    assert files_below(tmp_path) == []
+
+
+def test_a_crash_before_the_rename_leaves_no_record(tmp_path, monkeypatch):
+    """The name `run.json` appears only with the whole file behind it, and the temporary file is removed."""
+
+    def fail(source, target):
+        assert json.loads(Path(source).read_text())["schema"] == 1
+        assert not Path(target).exists()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(StoreError, match=r"run\.json: No space left on device"):
+        store.put(tmp_path, record())
+    assert files_below(tmp_path) == []
+
+
+def test_a_kill_before_the_rename_leaves_no_record_and_the_next_begin_cleans_up(tmp_path):
+    """A process that dies between writing and renaming leaves a hidden part, which is no record."""
+    script = "import os, sys; from pathlib import Path; from pruneboard.records import store\n"
+    script += "os.replace = lambda *_: os._exit(9)\nstore.write_atomic(Path(sys.argv[1], 'run.json'), b'{}')"
+    root = Path(store.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], check=False, cwd=root)
+    assert done.returncode == 9
+    (part,) = files_below(tmp_path)
+    assert part.endswith(".part")
+    with pytest.raises(NotFoundError):
+        store.scan([tmp_path])
+    runfolder.begin(tmp_path)
+    assert files_below(tmp_path) == []
+
+
+def test_writing_replaces_a_file_whole(tmp_path):
+    """`write_atomic` makes missing folders, and replaces what was there."""
+    path = tmp_path / "a" / "b.txt"
+    store.write_atomic(path, b"one")
+    assert store.write_atomic(path, b"two").read_bytes() == b"two"
+    assert files_below(path.parent) == ["b.txt"]
+
+
+def test_failed_attempts_are_numbered_and_kept(tmp_path):
+    """Each new attempt moves the last failed record to failures/NN.json and clears what belonged to it."""
+    made = [record(status=status) for status in ("diverged", "oom", "timeout")]
+    for attempt in made:
+        folder = put(tmp_path, attempt)
+        runfolder.append_metrics(folder, {"step": 1})
+        for name in ("model.safetensors", "mask.npz", "log.txt", "events.out.tfevents.1"):
+            (folder / name).touch()
+    runfolder.begin(folder)
+    assert files_below(folder) == ["failures", *(f"failures/0{i}.json" for i in (1, 2, 3))]
+    assert [store.read(folder / "failures" / f"0{i}.json") for i in (1, 2, 3)] == made
+
+
+def test_numbering_goes_on_after_a_gap(tmp_path):
+    """A number is never used twice, also when an earlier file was taken away."""
+    folder = put(tmp_path, record(status="oom"))
+    (folder / "failures").mkdir()
+    (folder / "failures" / "99.json").touch()
+    runfolder.begin(folder)
+    assert files_below(folder / "failures") == ["100.json", "99.json"]
+
+
+def test_a_finished_record_moves_only_when_forced(tmp_path):
+    """Without force a finished record stays; with it, it is kept in superseded/NN.json."""
+    first, second = record(top1=0.8), record(top1=0.9)
+    folder = put(tmp_path, first)
+    with pytest.raises(StoreError, match="--force"):
+        runfolder.begin(folder)
+    assert store.read(folder / "run.json") == first
+    put(tmp_path, second, force=True)
+    assert store.read(folder / "superseded" / "01.json") == first
+    assert store.read(folder / "run.json") == second
+
+
+def test_an_unreadable_record_is_kept_as_a_failure(tmp_path):
+    """A damaged run.json is set aside byte for byte, never deleted."""
+    (tmp_path / "run.json").write_bytes(b"\xff{")
+    runfolder.begin(tmp_path)
+    assert (tmp_path / "failures" / "01.json").read_bytes() == b"\xff{"
+
+
+def test_metrics_are_one_json_line_each(tmp_path):
+    """Rows are appended as they come; a loss that is not finite becomes null."""
+    runfolder.append_metrics(tmp_path, {"step": 0, "loss": 2.5})
+    runfolder.append_metrics(tmp_path, {"step": 1, "validation": {"loss": float("nan")}})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": 0, "loss": 2.5}, {"step": 1, "validation": {"loss": None}}]
+
+
+@pytest.mark.parametrize("place", ["", "new", "new/deeper"])
+def test_checking_a_writable_place_leaves_nothing_behind(tmp_path, place):
+    """A folder that is there, or can be made, passes, and is not made."""
+    store.check_writable(tmp_path / place)
+    assert files_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "dangling", "dangling/below"])
+def test_something_in_the_way_of_results_is_one_line(tmp_path, place):
+    """A file, or a link to nowhere, where the folder would be is named."""
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match=r"is not a folder; choose another --results") as caught:
+        store.check_writable(tmp_path / place)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to any folder")
+def test_a_read_only_folder_is_one_line(tmp_path):
+    """A folder without write permission is refused."""
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="Permission denied"):
+        store.check_writable(tmp_path / "results")
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that refuses even root")
+def test_a_folder_that_refuses_everybody_is_one_line():
+    """Where the system takes no files, trying says so; permission bits would not."""
+    with pytest.raises(StoreError, match="cannot write results to /proc/self/results: "):
+        store.check_writable("/proc/self/results")
+    with pytest.raises(StoreError, match="cannot make"):
+        runfolder.begin(Path("/proc/self/results"))
+    with pytest.raises(StoreError, match="cannot write"):
+        store.write_atomic(Path("/proc/self/results/x"), b"")
+    with pytest.raises(StoreError, match="cannot write"):
+        runfolder.append_metrics(Path("/proc/self/results"), {})
+
+
+HOSTILE = {
+    "empty": b"",
+    "truncated": b'{"schema": 1',
+    "a list": b"[]",
+    "not text": b"\xff\xfe",
+    "NaN": b'{"schema": NaN}',
+    "infinity": b'{"schema": 1e999}',
+    "deep": b"[" * 100_000,
+    "many digits": b'{"schema": ' + b"9" * 10_000 + b"}",
+    "surrogate": json.dumps(record(method__name="\ud800" * 300)).encode(),
+    "wrong types": json.dumps({key: [] for key in record()}).encode(),
+    "another schema": json.dumps(record() | {"schema": 2}).encode(),
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_file_is_skipped_with_a_reason(tmp_path, content):
+    """Whatever a run.json holds, the good record beside it is found and the bad one named in one line."""
+    good = put(tmp_path, record()) / "run.json"
+    bad = tmp_path / "bad" / "run.json"
+    bad.parent.mkdir()
+    bad.write_bytes(content)
+    found = store.scan([tmp_path])
+    assert [path for path, _ in found.records] == [good]
+    ((path, reason),) = found.problems
+    assert path == bad
+    assert reason
+    assert "\n" not in reason
+
+
+def test_a_file_that_is_too_large_or_no_file_is_skipped(tmp_path):
+    """A record of gigabytes is not read, and a pipe is not waited for."""
+    put(tmp_path, record())
+    for name in ("large", "pipe", "loop"):
+        (tmp_path / name).mkdir()
+    with (tmp_path / "large" / "run.json").open("wb") as file:
+        file.truncate(2**33)
+    os.mkfifo(tmp_path / "pipe" / "run.json")
+    (tmp_path / "loop" / "run.json").symlink_to("run.json")
+    found = store.scan([tmp_path])
+    reasons = {path.parent.name: reason for path, reason in found.problems}
+    assert len(found.records) == 1
+    assert "larger than 16 MiB" in reasons["large"]
+    assert "not a regular file" in reasons["pipe"]
+    assert set(reasons) == {"large", "pipe", "loop"}
+
+
+def test_scan_is_sorted_counts_attempts_and_skips_them(tmp_path):
+    """Records come in the order of their paths; failed and replaced ones are counted, not read."""
+    folders = [put(tmp_path, record(seed=seed)) for seed in (2, 0, 1)]
+    put(tmp_path, record(seed=0, top1=0.5), force=True)
+    retried = put(tmp_path, record(seed=9, status="oom"))
+    put(tmp_path, record(seed=9))
+    found = store.scan([tmp_path])
+    assert [path for path, _ in found.records] == sorted(f / "run.json" for f in [*folders, retried])
+    assert (found.superseded, found.failures) == ({folders[1]: 1}, {retried: 1})
+
+
+def test_every_file_is_found_once_however_it_is_named(tmp_path):
+    """Folders that overlap, a run folder and a run.json name the same record, which counts once."""
+    folder = put(tmp_path, record())
+    assert len(store.scan([tmp_path, folder, folder / "run.json", tmp_path / "digits"]).records) == 1
+
+
+def test_links_to_folders_are_not_followed(tmp_path):
+    """A link inside the results leads nowhere, also not in circles; a link that is given is read."""
+    put(tmp_path / "other", record(seed=1))
+    put(tmp_path / "mine", record())
+    (tmp_path / "mine" / "loop").symlink_to(tmp_path)
+    (tmp_path / "given").symlink_to(tmp_path / "mine")
+    assert len(store.scan([tmp_path / "mine"]).records) == 1
+    assert len(store.scan([tmp_path / "given"]).records) == 1
+
+
+def test_nothing_to_find_is_exit_code_4(tmp_path):
+    """A missing folder, an empty one, and one with only bad files say so and what to do."""
+    put(tmp_path / "good", record())
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.json").touch()
+    for paths, text in (
+        ([tmp_path / "nowhere"], "no such folder"),
+        ([tmp_path / "good", tmp_path / "empty"], "no record below"),
+        ([tmp_path / "bad"], "1 skipped, the first because"),
+    ):
+        with pytest.raises(NotFoundError, match=text) as caught:
+            store.scan(paths)
+        assert caught.value.exit_code == 4
+    with pytest.raises(NotFoundError, match="no record at"):
+        store.read(tmp_path / "nowhere" / "run.json")

@@ -1,0 +1,93 @@
+"""`verified.json`: what is written is read, and what is no such file is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruneboard.errors import StoreError
+from pruneboard.records import store, verdicts
+from pruneboard.records.verdicts import VERDICTS, Check, Finding
+
+SHA = "ab" * 32
+FINDINGS = st.lists(
+    st.builds(
+        Finding,
+        path=st.just(Path("run.json")),
+        sha256=st.sampled_from([None, SHA, "0" * 64, "f" * 64]),
+        verdict=st.sampled_from(VERDICTS),
+        checks=st.just((Check("record.hash", "failed", "a\udcff<b>"),)),
+    ),
+    max_size=6,
+)
+
+
+@given(FINDINGS)
+def test_what_is_written_is_read(findings):
+    """By hash, whatever the order: of copies a disputed one counts, else the best; what has no hash is left out."""
+    text = verdicts.dumps(findings)
+    assert text == verdicts.dumps(findings[::-1])
+    ranked = ["disputed", "certified", "spot-checked", "record-only"]
+    expected = {}
+    for finding in findings:
+        if finding.sha256 is not None:
+            others = [other.verdict for other in findings if other.sha256 == finding.sha256]
+            expected[finding.sha256] = min(others, key=ranked.index)
+    assert {run["sha256"]: run["verdict"] for run in json.loads(text)["runs"]} == expected
+
+
+def test_a_file_is_read_back(tmp_path):
+    """Through the disk, and nothing is verified where there is no file."""
+    path = verdicts.write([Finding(Path("x"), SHA, "certified", ())], tmp_path / "leaderboard")
+    assert path == tmp_path / "leaderboard" / "verified.json"
+    assert verdicts.read(path) == {SHA: "certified"}
+    assert verdicts.read(tmp_path / "nowhere.json") == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"[" * 100_000,
+        b"{}",
+        b'{"schema": 2, "runs": []}',
+        b'{"schema": 1, "runs": {}}',
+        b'{"schema": 1, "runs": [7]}',
+        b'{"schema": 1, "runs": [{"sha256": "ab", "verdict": "certified"}]}',
+        b'{"schema": 1, "runs": [{"sha256": "%s", "verdict": "<script>"}]}' % SHA.encode(),
+        b'{"schema": 1, "runs": [{"sha256": "%s", "verdict": ["certified"]}]}' % SHA.encode(),
+        b'{"schema": 1, "runs": [{"sha256": ["%s"], "verdict": "certified"}]}' % SHA.encode(),
+    ],
+)
+def test_what_is_no_such_file_is_refused(tmp_path, content):
+    """Of any other shape, encoding or depth, in one line that names the file."""
+    path = tmp_path / "verified.json"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"verified\.json is not") as caught:
+        verdicts.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file_is_read_that_is_too_large_or_none(tmp_path, monkeypatch):
+    """The limit holds, and a folder of that name is refused."""
+    path = verdicts.write([Finding(Path("x"), SHA, "certified", ())], tmp_path)
+    monkeypatch.setattr(verdicts, "LARGEST_FILE", 10)
+    with pytest.raises(StoreError, match="larger than 10 bytes"):
+        verdicts.read(path)
+    with pytest.raises(StoreError, match="not a regular file"):
+        verdicts.read(tmp_path)
+
+
+def test_a_verdict_holds_for_the_bytes_that_were_looked_at(tmp_path):
+    """One changed byte of `run.json` is another hash."""
+    path = tmp_path / store.RUN
+    path.write_bytes(b"{}")
+    before = verdicts.file_sha256(path)
+    path.write_bytes(b"{} ")
+    assert verdicts.file_sha256(path) != before

@@ -1,0 +1,76 @@
+"""Kills runs where it hurts: `python killing.py` reads a JSON list of `[spot, step, results, spec]` on standard input.
+
+Each run gets a process of its own, forked once everything is imported, which ends with SIGKILL at the spot named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+SPOTS = ("after the step", "before the checkpoint", "within the checkpoint", "before its rename", "after its rename")
+
+
+def kill(deaths: list[tuple[str, int, Path, dict]]) -> None:
+    """Run each spec in a process that dies at its spot: (spot, step, results, keywords of `runs.tiny`)."""
+    text = json.dumps([[spot, step, str(results), spec] for spot, step, results, spec in deaths])
+    done = subprocess.run(
+        [sys.executable, __file__], input=text, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, text=True
+    )
+    assert done.returncode == 0
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _arm(spot: str, step: int) -> None:
+    """Make this process die at `spot`, once `step` steps are done."""
+    from pruneboard.training import checkpoint, loop
+
+    whole, save, rename = loop._stop_or_save, checkpoint.Checkpointer.save, os.replace
+
+    def stop_or_save(run, *rest):
+        whole(run, *rest)
+        if run.state.step == step:
+            _die()
+
+    def armed(checkpointer, engine, watch, state):
+        if state.step == step:
+            if spot == "before the checkpoint":
+                _die()
+            if spot == "within the checkpoint":
+                checkpoint.save_file = lambda tensors, part, heading: (Path(part).write_bytes(b"half"), _die())
+            if spot == "before its rename":
+                os.replace = lambda *paths: _die()
+            if spot == "after its rename":
+                os.replace = lambda *paths: (rename(*paths), _die())
+        return save(checkpointer, engine, watch, state)
+
+    if spot == "after the step":
+        loop._stop_or_save = stop_or_save
+    else:
+        checkpoint.Checkpointer.save = armed
+
+
+def _main() -> None:
+    from pruneboard.experiment import lifecycle
+    from runs import tiny
+
+    for spot, step, results, spec in json.load(sys.stdin):
+        child = os.fork()
+        if not child:
+            _arm(spot, step)
+            lifecycle.run(tiny(results, **spec))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
+            sys.exit(f"the run ended by itself: {spot} {step} {spec}")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,165 @@
+"""Other people's distributions, built and installed as they would be: one that works, one with each fault beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from environments import copied, layered
+
+STRANGERS = Path(__file__).parents[1] / "strangers"
+SMALL = ["--model", "test_resnet", "--limit-train", "142", "--epochs", "1", "--batch-size", "32", "--quiet", "--json"]
+
+BROKEN = {
+    "raises": (
+        "'raises' of stranger_raises 1.0 (stranger_raises:Raises)",
+        "cannot be imported: RuntimeError: no accelerator of ours was found; mend or uninstall stranger_raises",
+    ),
+    "function": (
+        "'function' of stranger_function 2.1 (stranger_function:prune)",
+        "is not a subclass of pruneboard.api.Pruner but <function prune at 0x",
+        "; mend or uninstall stranger_function",
+    ),
+    "thawed": (
+        "'thawed' of stranger_thawed 0.4 (stranger_thawed:Thawed)",
+        "is not decorated with @dataclass(frozen=True, kw_only=True); mend or uninstall stranger_thawed",
+    ),
+    "gmp": (
+        "'gmp' is claimed by pruneboard ",
+        " (pruneboard_gmp:GMP) and stranger_clash 3.0 (stranger_clash:GMP)",
+        ": uninstall one of them",
+    ),
+    "gateless": (
+        "'gateless' of stranger_gateless 0.1 (stranger_gateless:Gateless)",
+        "does not define gate; mend or uninstall stranger_gateless",
+    ),
+}
+"""Method -> what its one line says: the distribution, the object and the remedy."""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Every stranger of `tests/strangers`, built into a wheel and installed in an environment of its own."""
+    made = layered(tmp_path_factory.mktemp("environment"))
+    trees, wheels = tmp_path_factory.mktemp("trees"), tmp_path_factory.mktemp("wheels")
+    projects = [path.parent for path in sorted(STRANGERS.rglob("pyproject.toml"))]
+    copies = [str(copied(project, trees / project.name)) for project in projects]
+    made.output(["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels), *copies], trees)
+    built = [str(wheel) for wheel in sorted(wheels.glob("*.whl"))]
+    assert len(built) == len(projects)
+    made.output(["pip", "install", "--quiet", *built], trees)
+    return made
+
+
+@pytest.fixture(scope="module")
+def answers(environment, tmp_path_factory):
+    """What `run` says of each broken method, then `list --check --json` and `list --check`; and where it was said."""
+    folder = tmp_path_factory.mktemp("empty")
+    runs = [["run", "--method", method, "--model", "test_resnet", "--sparsity", "0.9"] for method in BROKEN]
+    lists = [["list", "--check", "--json"], ["list", "methods", "g*", "--check"]]
+    return environment.answers(folder, *runs, *lists), folder
+
+
+@pytest.fixture(scope="module")
+def results(environment, tmp_path_factory):
+    """A folder in which the stranger's method and a control were run beside the broken ones; and the records."""
+    folder = tmp_path_factory.mktemp("work")
+    records = {}
+    for method, options in (("movement", ["--option", "end=0.5"]), ("magnitude", [])):
+        done = environment.pruneboard(folder, "run", "--method", method, "--sparsity", "0.9", *options, *SMALL)
+        assert done.returncode == 0, done.stderr
+        records[method] = json.loads(done.stdout)
+    return folder, records
+
+
+@pytest.fixture(scope="module")
+def compared(environment, results):
+    """What `compare` prints of that folder; the page is written."""
+    return environment.output(["pruneboard", "compare", "results"], results[0])
+
+
+def test_nobody_else_sees_them(environment, tmp_path):
+    """They are installed in that environment, and the Python of the tests does not find them."""
+    where = "import importlib.util; print(getattr(importlib.util.find_spec('movement_pruning'), 'origin', None))"
+    origin = environment.output([environment.python, "-c", where], tmp_path).strip()
+    assert Path(origin).is_relative_to(environment.variables["VIRTUAL_ENV"])
+    assert environment.output([sys.executable, "-c", where], tmp_path).strip() == "None"
+
+
+def test_all_are_listed_with_their_origin(environment, tmp_path):
+    """`list` imports nothing, and shows the built-in methods, the stranger's with version, and all that are broken."""
+    rows = json.loads(environment.output(["pruneboard", "list", "--json"], tmp_path))
+    found = {(row["method"], row["distribution"]): row for row in rows}
+    assert found["movement", "movement_pruning"]["version"] == "0.3.1"
+    assert found["movement", "movement_pruning"]["object"] == "movement_pruning:Movement"
+    assert set(BROKEN) <= {method for method, _ in found}
+    assert {"dense", "magnitude", "probmask"} <= {method for method, own in found if own == "pruneboard"}
+    assert (
+        found["gmp", "pruneboard"]["note"] == found["gmp", "stranger_clash"]["note"] == "claimed twice: uninstall one"
+    )
+
+
+def test_running_a_broken_one_is_one_line(answers):
+    """`run` with each of them ends with 2 and one line: distribution, object, remedy; nothing is written."""
+    for (method, words), (code, out, error) in zip(BROKEN.items(), answers[0], strict=False):
+        assert (code, out, error.count("\n")) == (2, "", 1), method
+        assert error.startswith(f"error: method {words[0]}")
+        assert all(word in error for word in words), error
+    assert not list(answers[1].iterdir())
+
+
+def test_list_check_says_what_is_broken(answers):
+    """`list --check` has a line for each that cannot be used and for no other, and ends with 3."""
+    code, out, error = answers[0][-2]
+    rows = json.loads(out)
+    problems = {row["method"]: row["problem"] for row in rows if row["problem"]}
+    assert set(problems) == set(BROKEN)
+    for method, words in BROKEN.items():
+        assert all(word in problems[method] for word in words), problems[method]
+    assert (code, error.count("\n")) == (3, 1)
+    assert f"6 of {len(rows)} methods cannot be used" in error  # the clash is two of them
+
+
+def test_the_lines_stand_below_the_table(answers):
+    """Without `--json` the table notes them, and below it each has its line, that of a clash once."""
+    code, out, _ = answers[0][-1]
+    assert code == 3
+    assert re.search(r"gateless +stranger_gateless +0\.1 .* cannot be used$", out, re.MULTILINE)
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("method '")] == ["'gateless'", "'gmp'"]
+
+
+def test_the_strangers_method_runs(results):
+    """It trains with a gate of its own, keeps exactly the budget, and its record names where it came from."""
+    record = results[1]["movement"]
+    method, sparsity = record["method"], record["sparsity"]
+    assert (record["status"], method["distribution"], method["version"]) == ("done", "movement_pruning", "0.3.1")
+    assert method["options"] == {"lr": 0.01, "begin": 0.1, "end": 0.5}
+    assert sparsity["kept"] == sparsity["prunable"] - round(0.9 * sparsity["prunable"])
+    assert record["budget"]["harden_step"] == 2
+
+
+def test_another_method_runs_beside_the_broken_ones(results):
+    """A built-in method is not touched by any of them, and starts from the same weights as the stranger's."""
+    ours, theirs = results[1]["magnitude"], results[1]["movement"]
+    assert ours["status"] == "done"
+    assert ours["model"]["initial_sha256"] == theirs["model"]["initial_sha256"]
+    assert ours["board"]["fingerprint"] == theirs["board"]["fingerprint"]
+
+
+def test_the_strangers_method_is_compared(compared):
+    """It has its row in the one table, above or below the control."""
+    assert compared.count("/ test_resnet / prune") == 1
+    assert re.search(r"^movement +○ \d+\.\d\d \(1\)$", compared, re.MULTILINE)
+    assert re.search(r"^magnitude \(baseline\) +○ \d+\.\d\d \(1\)$", compared, re.MULTILINE)
+
+
+def test_the_page_shows_the_method_and_its_distribution(results, compared):
+    """The HTML page has the method with the distribution and version it came from, and so has the CSV."""
+    board = results[0] / "results" / "leaderboard"
+    page = (board / "leaderboard.html").read_text(encoding="utf-8")
+    assert "movement_pruning 0.3.1" in page
+    assert "movement,movement_pruning,0.3.1" in (board / "leaderboard.csv").read_text(encoding="utf-8")

@@ -1,0 +1,45 @@
+"""The page of the rules is what the checks say of themselves."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from pruneboard.testing import SUITE
+
+PAGE = Path(__file__).parents[2] / "docs" / "checks.md"
+BEGIN, END = "<!-- made by tests/testing/test_checks_page.py -->\n", "<!-- end -->\n"
+
+
+def table() -> str:
+    """The checks as the page lists them: a section per module, in the order in which they are tried."""
+    lines: list[str] = []
+    section = ""
+    for check in SUITE:
+        module = sys.modules[check.test.__module__]
+        if module.__name__ != section:
+            section = module.__name__
+            lines += ["", f"### {module.__doc__.split(':')[0].splitlines()[0].rstrip('.')}", ""]
+            lines += ["| check | tier | tried where | rule |", "|---|---|---|---|"]
+        lines.append(f"| `{check.name}` | {check.tier} | {check.when or 'always'} | {check.rule} |")
+    return "\n".join([*lines, "", ""])
+
+
+def test_the_page_of_the_checks_is_made_of_their_docstrings():
+    """Every check stands on the page with its tier and its rule; PRUNEBOARD_WRITE_DOCS=1 writes it anew."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    made, _, after = rest.partition(END)
+    if os.environ.get("PRUNEBOARD_WRITE_DOCS"):
+        PAGE.write_text(before + BEGIN + table() + END + after, encoding="utf-8")
+        return
+    assert made == table()
+
+
+def test_every_rule_is_a_sentence():
+    """A check without a rule would be a check nobody can keep to; names are words with dashes, and each is unique."""
+    for check in SUITE:
+        assert check.rule[0].isupper() or check.rule[0] == "`", check.name
+        assert check.rule.endswith("."), check.name
+    assert len({check.name for check in SUITE}) == len(SUITE)

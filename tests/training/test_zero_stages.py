@@ -1,0 +1,159 @@
+"""Processes agree on masks and weights, and what a method writes survives the next step, at every ZeRO stage."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from pruneboard import registry
+from pruneboard.api import MaskPruner
+from pruneboard.errors import AuditError, RunError
+from pruneboard.experiment import lifecycle, listeners
+from pruneboard.experiment.prepare import prepare
+from pruneboard.processes.launch import Group
+from pruneboard.records import runfolder
+from pruneboard.scores import kept_of
+from pruneboard.training import loop
+from runs import run, tiny
+
+TWO = {"overrides": {"epochs": 3, "norm_batch": 16}}
+
+
+def ready(place, method="magnitude", **options):
+    """A job whose folder is ready."""
+    job, _ = prepare(tiny(place, method, **options))
+    runfolder.begin(job.folder)
+    return job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differs(MaskPruner):
+    """Keeps the same number of positions on every process, and other ones."""
+
+    def before_step(self, layers, at):
+        rank = int(os.environ.get("RANK", "0"))
+        for layer in layers:
+            keep = torch.arange(layer.dense.numel()).roll(rank).reshape(layer.dense.shape) < layer.keep
+            layer.gate.set(keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritesInPlace(MaskPruner):
+    """Shrinks weights as one would without DeepSpeed."""
+
+    def before_step(self, layers, at):
+        for layer in layers:
+            layer.gate.set(torch.arange(layer.dense.numel()).reshape(layer.dense.shape) < layer.keep)
+
+    def after_step(self, layers, at):
+        with torch.no_grad():
+            layers[0].dense.mul_(0.5)
+
+
+def with_pruner(job, cls):
+    """Carry out `job` with another pruner."""
+    registry.build = lambda *_: cls(sparsity=0.5)
+    return lifecycle.guarded(job, listeners.Silent())
+
+
+@pytest.mark.slow
+def test_masks_that_differ_between_processes_fail_the_run(tmp_path):
+    """Masks of equal counts at other places are found at the first evaluation, and the first tensor is named."""
+    with pytest.raises(AuditError, match=r"tensor conv1\.0/keep differs between processes at step 4"):
+        Group(with_pruner, (ready(tmp_path, sparsity=0.5, **TWO), Differs), 2).result()
+
+
+def broken_on_the_second(job):
+    """Carry out `job`; the second process fails in its forward pass, as no method's hook does."""
+
+    def fails(run, batches, passes):
+        raise ZeroDivisionError("in the network")
+
+    if os.environ["RANK"] == "1":
+        loop._forward_backward = fails
+    return lifecycle.guarded(job, listeners.Silent())
+
+
+def test_an_error_of_the_second_process_names_the_log_that_has_it(tmp_path):
+    """What fails on one process only has its traceback in that process's own log, which the message names."""
+    job = ready(tmp_path, **TWO)
+    with pytest.raises(RunError, match=r"ZeroDivisionError: in the network; the traceback is in the run's log\.rank1"):
+        Group(broken_on_the_second, (job,), 2).result()
+    assert "Traceback" in (job.folder / "log.rank1.txt").read_text()
+
+
+@pytest.mark.parametrize("zero", [1, 2])
+def test_a_write_that_zero_would_undo_fails_the_run(tmp_path, monkeypatch, zero):
+    """At ZeRO stages 1 and 2 a weight written past `assign` is named; at stage 0 such a write is simply correct."""
+    monkeypatch.setattr(registry, "build", registry.build)
+    with pytest.raises(AuditError, match=r"conv1\.0\..* was written in place, which ZeRO undoes .* Progress\.assign"):
+        with_pruner(ready(tmp_path / "sharded", sparsity=0.5, zero=zero), WritesInPlace)
+    assert with_pruner(ready(tmp_path / "plain", sparsity=0.5), WritesInPlace)["status"] == "done"
+
+
+def probabilities(job):
+    """Return, over ProbMask's steps, the largest sum of probabilities, and their extremes, when the network sees them.
+
+    That is in the forward pass after the next optimizer step: what a projection wrote has to be there then.
+    """
+    sums, lowest, highest = [], [], []
+    whole = loop._forward_backward
+
+    def watched(run, batches, passes):
+        found = [layer.gate.probability.detach() for layer in run.layers]
+        sums.append(sum(float(p.sum(dtype=torch.float64)) for p in found))
+        lowest.append(min(float(p.min()) for p in found))
+        highest.append(max(float(p.max()) for p in found))
+        assert run.engine.first_unassigned(dict(run.engine.model.named_parameters())) is None
+        return whole(run, batches, passes)
+
+    loop._forward_backward = watched
+    lifecycle.guarded(job, listeners.Silent())
+    loop._forward_backward = whole
+    return max(sums[-2:]), min(lowest), max(highest), max(sums)
+
+
+@pytest.mark.parametrize("procs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_probmask_holds_its_budget_after_the_next_step(tmp_path, procs):
+    """At each ZeRO stage probabilities are in [0, 1] in every forward pass, and from the ramp on sum to the budget."""
+    short = {"overrides": {"epochs": 2, "norm_batch": 16}}
+    jobs = [ready(tmp_path / str(zero), "probmask", zero=zero, **short) for zero in (0, 1, 2)]
+    n = sum(p.numel() for name, p in _plain(jobs[0]) if name.endswith("weight") and p.dim() > 1)
+    found = of_each(jobs) if procs == 1 else Group(of_each, (jobs,), procs).result()
+    for end, lowest, highest, start in found:
+        assert (lowest >= 0, highest <= 1) == (True, True)
+        assert end <= kept_of(n, 0.9) * (1 + 1e-6)
+        assert start > end
+
+
+def of_each(jobs):
+    """What `probabilities` finds in one run after another."""
+    return [probabilities(job) for job in jobs]
+
+
+def _plain(job):
+    from pruneboard import models
+
+    return models.build_model(job.plan, init="random", seed=0).named_parameters()
+
+
+@pytest.mark.slow
+def test_processes_and_stages_reach_what_seeds_reach(tmp_path):
+    """With batch normalization at equal norm_batch, two processes at each stage end within the range of five seeds."""
+    options = {
+        "method": "magnitude",
+        "sparsity": 0.98,
+        "limit_train": None,
+        "overrides": {"epochs": 8, "norm_batch": 16},
+    }
+    alone = [run(tmp_path / f"seed{seed}", seed=seed, **options) for seed in range(5)]
+    spread = [record["metrics"]["test"]["top1"] for record in alone]
+    for zero in (0, 1, 2):
+        together = run(tmp_path / f"zero{zero}", procs=2, zero=zero, **options)
+        assert together["model"]["initial_sha256"] == alone[0]["model"]["initial_sha256"]
+        assert together["data"] == alone[0]["data"]
+        assert together["sparsity"]["kept"] == alone[0]["sparsity"]["kept"]
+        assert min(spread) <= together["metrics"]["test"]["top1"] <= max(spread), (zero, spread)
