@@ -1,10 +1,11 @@
-"""What each board takes on this machine, estimated and, where its records are here, measured: the table of the docs.
+"""Cost of each board on this machine, estimated and, if its records are in `results/`, measured: a table for the docs.
 
-    python benchmarks/boards/costs.py            # all boards: an hour, since the large networks are slow on a CPU
+    python benchmarks/boards/costs.py            # all boards: an hour, because large networks are slow on a CPU
     python benchmarks/boards/costs.py digits-smoke cifar10-small --write
 
-The estimate is that of `pruneboard sweep --dry-run`. What a board took is the sum of its records' seconds over the runs
-that were carried out at once, each row's seconds those of its median seed: other work on the machine slows some.
+The estimate is that of `pruneboard sweep --dry-run`. The measured time is the sum of the seconds in the board's
+records, divided by the number of parallel runs. Each row counts with the time of its median seed, because other work on
+the machine slows some runs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ HEAD = """| board | network | images | tracks | rows x seeds | estimated | took 
 
 
 def estimated(path: Path, jobs: int) -> dict:
-    """Return what the real command estimates for a board of which nothing is done."""
+    """Return the JSON estimate of `sweep --dry-run` for a board without finished runs."""
     with tempfile.TemporaryDirectory() as empty:
         words = [sys.executable, "-m", "pruneboard", "sweep", str(path), "--dry-run", "--json", "--results", empty]
         done = subprocess.run([*words, "--jobs", str(jobs)], stdout=subprocess.PIPE, text=True, check=False)
@@ -41,7 +42,7 @@ def estimated(path: Path, jobs: int) -> dict:
 
 
 def took(name: str, jobs: int) -> float | None:
-    """Return the seconds that the committed runs of a board took, `jobs` at once; None where they are not all here."""
+    """Return the seconds that the committed runs of a board took with `jobs` parallel runs; None without records."""
     folder = ROOT / "results" / name
     if not folder.is_dir():
         return None
@@ -53,7 +54,7 @@ def took(name: str, jobs: int) -> float | None:
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds in the unit that fits."""
+    """Format a duration in a suitable unit; `-` for None."""
     if seconds is None:
         return "-"
     minutes = seconds / 60
@@ -63,7 +64,7 @@ def duration(seconds: float | None) -> str:
 
 
 def line(path: Path, jobs: int) -> str:
-    """Return a board's line of the table."""
+    """Return the table row of a board."""
     board = board_file.load_board(path)
     found = estimated(path, jobs)
     runs, cost = sum(found["counts"].values()), found["estimate"]
@@ -81,11 +82,11 @@ def line(path: Path, jobs: int) -> str:
 
 
 def main() -> None:
-    """Print the table, or put its lines into the page."""
+    """Print the table; with `--write`, also update the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("boards", nargs="*", help="names; all by default")
+    parser.add_argument("boards", nargs="*", help="names of boards; all by default")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--write", action="store_true", help="replace the lines of these boards in docs/boards.md")
+    parser.add_argument("--write", action="store_true", help="update the rows of these boards in docs/boards.md")
     given = parser.parse_args()
     paths = sorted((ROOT / "benchmarks" / "boards").glob("*.toml"))
     lines = {path.stem: line(path, given.jobs) for path in paths if not given.boards or path.stem in given.boards}

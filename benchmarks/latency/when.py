@@ -1,11 +1,11 @@
-"""When unstructured sparsity pays: single layers and whole networks, dense and sparse, as the table of docs/latency.md.
+"""Measure when unstructured sparsity pays: layers and networks, dense and sparse, for the tables in docs/latency.md.
 
     python benchmarks/latency/when.py            # ten minutes
     python benchmarks/latency/when.py --write
     python benchmarks/latency/when.py --part layers --write
 
-One thread. Of a layer, all sparsities and engines are timed in the same rounds, against the dense layer in torch. The
-whole networks are runs with a random mask, made here, and measured as `pruneboard latency` does.
+Everything runs on one thread. All sparsities and engines of a layer are timed in the same rounds as the dense layer in
+torch. The whole networks are runs with a random mask, created here and measured as `pruneboard latency` does.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear, 4096 to 4096": (lambda: nn.Linear(4096, 4096), (4096,)),
     "3x3 convolution, 256 to 256, at 14x14": (lambda: nn.Conv2d(256, 256, 3, padding=1), (256, 14, 14)),
 }
-"""What makes a layer, and the shape of one input."""
+"""Layer -> its constructor, and the shape of one input."""
 
 NETWORKS = {"resnet32_cifar": 32, "deit_tiny_patch16_224": 224}
-"""Network -> side of its images."""
+"""Network -> image size in pixels."""
 
 NETWORK_SPARSITIES = (0.9, 0.98)
 PACKAGES = ("torch", "scipy", "onnxruntime")
 
 
 def pruned(make: Callable[[], nn.Module], sparsity: float) -> nn.Module:
-    """Return a layer with this share of zeros, drawn."""
+    """Return a layer with this fraction of zeros at random positions."""
     generator = torch.Generator().manual_seed(draws.key(0, "when"))
     layer = make()
     weight = layer.get_parameter("weight").detach()
@@ -61,7 +61,7 @@ def pruned(make: Callable[[], nn.Module], sparsity: float) -> nn.Module:
 
 
 def forms(layer: nn.Module) -> Iterator[tuple[str, sparse.Forward]]:
-    """Yield the sparse engines that have such a layer."""
+    """Yield the sparse engines that support this layer: name and forward function."""
     for name, form in (("torch CSR", sparse.torch_csr), ("scipy CSR", sparse.scipy_csr)):
         apply = form(layer)
         if apply is not None:
@@ -71,7 +71,7 @@ def forms(layer: nn.Module) -> Iterator[tuple[str, sparse.Forward]]:
 def layer_times(
     make: Callable[[], nn.Module], shape: tuple[int, ...], batch: int, given: argparse.Namespace
 ) -> dict[tuple[str, float], timing.Times]:
-    """Return (engine, sparsity) -> times of one layer; ("torch", 0) is dense torch."""
+    """Time one layer: return (engine, sparsity) -> times, with dense torch under ("torch", 0)."""
     x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(draws.key(0, "when", batch)))
     dense = pruned(make, 0.0)
     calls: dict[tuple[str, float], Callable[[], object]] = {("torch", 0.0): lambda: dense(x)}
@@ -84,20 +84,25 @@ def layer_times(
 
 
 def bound(form: sparse.Forward, x: Tensor) -> Callable[[], object]:
-    """Return a call without arguments."""
+    """Return a function without arguments that applies `form` to `x`."""
     return lambda: form(x)
 
 
 def speedups(times: dict[tuple[str, float], timing.Times], engine: str) -> list[float]:
-    """Return how many times as fast as dense torch an engine is, by sparsity."""
+    """Return the speedup of an engine over dense torch at each of `SPARSITIES`."""
     return [times["torch", 0.0].median / times[engine, sparsity].median for sparsity in SPARSITIES]
 
 
 def breaks_even(found: list[float]) -> float | None:
-    """Return the sparsity from which on an engine is faster than dense torch.
+    """Return the sparsity above which an engine is faster than dense torch.
 
-    Between two measured ones by a power law in the share of weights that are left. None where it is slower at the
-    last; the first sparsity where it is faster at all.
+    Between two measured sparsities, it is interpolated with a power law in the fraction of remaining weights.
+
+    Args:
+        found: speedup at each of `SPARSITIES`.
+
+    Returns:
+        None if the engine is slower at the highest sparsity; the lowest sparsity if it is faster at all of them.
     """
     slower = [index for index, speedup in enumerate(found) if speedup < 1]
     if not slower:
@@ -111,14 +116,14 @@ def breaks_even(found: list[float]) -> float | None:
 
 
 def at(sparsity: float | None) -> str:
-    """Return a break-even sparsity as the table has it."""
+    """Format a break-even sparsity for the table."""
     if sparsity is None:
         return f"above {SPARSITIES[-1]:g}"
     return f"below {sparsity:g}" if sparsity == SPARSITIES[0] else f"{sparsity:.2f}"
 
 
 def layer_section(given: argparse.Namespace) -> str:
-    """Return the table of layers, and what it says in two sentences."""
+    """Measure all layers; return their table and a summary line for each kind of layer and batch size."""
     head = ["layer", "batch", "engine", *(f"{s:g}" for s in SPARSITIES), "breaks even at", "dense, ms", "rounds"]
     lines = [f"| {' | '.join(head)} |", "|---|---:|---|" + "---:|" * (len(head) - 3)]
     points: dict[tuple[str, int], list[float | None]] = {}
@@ -140,13 +145,13 @@ def layer_section(given: argparse.Namespace) -> str:
 
 
 def between(found: list[float | None]) -> str:
-    """Return between which sparsities layers of one kind break even."""
+    """Return the range of break-even sparsities of one kind of layer, as text."""
     low, high = (at(pick(found, key=lambda point: 1.0 if point is None else point)) for pick in (min, max))
     return f"at a sparsity of {low}" if low == high else f"at sparsities from {low} to {high}"
 
 
 def network_run(folder: Path, model: str, size: int, sparsity: float) -> Path:
-    """Make a run with a random mask over frozen weights, which takes no training, and return its folder."""
+    """Create a run with a random mask over frozen weights, which needs no training, and return its folder."""
     spec = RunSpec(
         method="random",
         track="supermask",
@@ -162,7 +167,7 @@ def network_run(folder: Path, model: str, size: int, sparsity: float) -> Path:
 
 
 def network_section(given: argparse.Namespace) -> str:
-    """Return the table of whole networks, a sentence on speed for each, and one on storage."""
+    """Measure whole networks; return their table, with one sentence on speed and one on storage for each."""
     lines = ["| network | sparsity | multiply-adds left | engine | ms | x torch | x zeros | rounds |"]
     lines += ["|---|---:|---:|---|---:|---:|---:|---:|"]
     said = []
@@ -181,7 +186,7 @@ def network_section(given: argparse.Namespace) -> str:
 
 
 def network_rows(found: dict[str, Any], model: str, sparsity: float) -> Iterator[str]:
-    """Yield the lines of one network."""
+    """Yield the table rows of one network."""
     left = 100 * found["run"]["macs_remaining"] / found["run"]["macs_dense"]
     for row in found["timings"]:
         gain = "-" if row["gain_from_zeros"] is None else f"{row['gain_from_zeros']:.2f}"
@@ -191,21 +196,21 @@ def network_rows(found: dict[str, Any], model: str, sparsity: float) -> Iterator
 
 
 def storage(found: dict[str, int]) -> str:
-    """Return what the prunable weights take."""
+    """Return a sentence on the size of the prunable weights."""
     dense, csr, mask = (found[name] / 2**20 for name in ("dense", "csr", "bitmask"))
     return (
-        f"Its prunable weights take {dense:.2f} MiB dense, {csr:.2f} as CSR ({dense / csr:.1f} times less) and "
-        f"{mask:.2f} as a bitmask and values ({dense / mask:.1f} times less)."
+        f"Its prunable weights take {dense:.2f} MiB dense, {csr:.2f} as CSR ({dense / csr:.1f} times smaller) and "
+        f"{mask:.2f} as a bitmask with values ({dense / mask:.1f} times smaller)."
     )
 
 
 def machine() -> str:
-    """Return on what and with which versions it was measured."""
+    """Return a sentence on the machine and the versions of the measurement."""
     versions = ", ".join(f"{name} {provenance.version_of(name)}" for name in PACKAGES)
     return (
         f"{provenance.processor()} with {os.cpu_count()} cores, one thread, float32; Python "
-        f"{platform.python_version()}, {versions}. Medians of the rounds that the tables state, in seconds of the "
-        f"processor's work; the load of the machine was {os.getloadavg()[0]:.1f} before.\n"
+        f"{platform.python_version()}, {versions}. The times are medians over the rounds listed in the "
+        f"table, in processor time. The load average before the measurement was {os.getloadavg()[0]:.1f}.\n"
     )
 
 
@@ -213,19 +218,19 @@ PARTS = {"layers": layer_section, "networks": network_section}
 
 
 def put(part: str, section: str) -> None:
-    """Put a part into the page, between its marks."""
+    """Replace a part of the page, between its markers."""
     start, end = f"<!-- {part}:start -->\n", f"<!-- {part}:end -->\n"
     before, mark, rest = PAGE.read_text(encoding="utf-8").partition(start)
     PAGE.write_text(before + mark + section + end + rest.partition(end)[2], encoding="utf-8")
 
 
 def main() -> None:
-    """Print the parts, or put each into the page as soon as it is made."""
+    """Print the parts; with `--write`, also update the page after each part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=PARTS, action="append", help="only this one; repeatable")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for the rounds of each layer or network")
-    parser.add_argument("--rounds", type=int, help="exactly so many instead")
-    parser.add_argument("--write", action="store_true", help="replace the parts in docs/latency.md")
+    parser.add_argument("--part", choices=PARTS, action="append", help="measure only this part; repeatable")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time budget for each layer or network")
+    parser.add_argument("--rounds", type=int, help="take exactly this number of rounds instead")
+    parser.add_argument("--write", action="store_true", help="update the parts in docs/latency.md")
     given = parser.parse_args()
     torch.set_num_threads(1)
     for part in given.part or PARTS:

@@ -1,9 +1,10 @@
-"""How `pruneboard compare` grows: synthetic records, all formats, seconds and memory, as a table for the docs.
+"""Measure how `pruneboard compare` scales with the number of records: a table of time and memory for the docs.
 
     python benchmarks/leaderboard/scale.py --sizes 1000,3000,10000,30000,100000
 
-Each size is a fresh process over a fresh folder, whose files have just been written and are in the page cache. A record
-is that of a ResNet-50 (54 layers, about 11 KB); a board has 8 methods, 6 operating points and 6 seeds.
+The records are synthetic. Each size is measured with all formats, in a new process on a new folder, whose files have
+just been written and are in the page cache. A record is that of a ResNet-50 (54 layers, about 11 KB); a board has 8
+methods, 6 operating points and 6 seeds.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ RECIPE = {"epochs": 90, "lr": 0.4, "batch_size": 256, "momentum": 0.875, "weight
 
 
 def runs() -> Iterator[tuple[int, str, float | None, int]]:
-    """Yield (board, method, sparsity, seed) for ever."""
+    """Yield (board, method, sparsity, seed) without end."""
     for board in itertools.count():
         for seed in SEEDS:
             yield board, "dense", None, seed
@@ -106,7 +107,7 @@ def write(folder: Path, size: int) -> None:
 
 
 def measure(size: int) -> tuple[float, float, float]:
-    """Return seconds, MiB of memory and MiB of the page for one `compare` of `size` records."""
+    """Run `compare` on `size` records; return its seconds, memory in MiB and page size in MiB."""
     with tempfile.TemporaryDirectory(prefix="pruneboard-scale-") as name:
         folder = Path(name)
         write(folder / "results", size)
@@ -118,7 +119,7 @@ def measure(size: int) -> tuple[float, float, float]:
 
 
 def compare(folder: str) -> None:
-    """Run `pruneboard compare` in a process of its own, and print what it took."""
+    """Run `pruneboard compare` in its own process, and print its seconds and memory in MiB as JSON."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "pruneboard", "compare", folder]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""What is timed: trainings as runs put them together, on random images, in a state that a run comes to."""
+"""The timed cases: trainings built as in real runs, on random images, in states that real runs reach."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from pruneboard.training.setup import TrainingOptions, build_training
 from pruneboard.training.state import Training
 
 STEPS = 100
-"""The budget that schedules are fractions of."""
+"""Length of the training in steps; schedules are fractions of it."""
 
 SEEDS = {name: key("speed", name) for name in ("order", "augmentation", "pruner")}
 
 
 def images(count: int, side: int = 32, classes: int = 10) -> Dataset:
-    """Return `count` random training images in memory, and a few of the other splits."""
+    """Return a data set of `count` random training images in memory, with small validation and test splits."""
     generator = torch.Generator().manual_seed(0)
 
     def split(size: int) -> Split:
@@ -54,12 +54,12 @@ def images(count: int, side: int = 32, classes: int = 10) -> Dataset:
 
 
 def recipe(batch: int) -> Recipe:
-    """Return the recipe of CIFAR with a budget of `STEPS` steps, which takes `10 * batch` images."""
+    """Return the CIFAR recipe with a budget of `STEPS` steps for `10 * batch` images."""
     return Recipe(name="speed", epochs=STEPS // 10, batch_size=batch, lr=0.1, image_size=32, augment="crop-flip")
 
 
 def plan(model: str, stem: str | None = None) -> ModelPlan:
-    """Return how `model` is built for ten classes at 32 px."""
+    """Return the plan of `model` for ten classes at 32 px."""
     return models.plan_model(model, num_classes=10, image_size=32, original_size=32, enlarged=False, stem=stem)
 
 
@@ -73,7 +73,7 @@ def training(
     stem: str | None = None,
     **options: object,
 ) -> Training:
-    """Return a training before its first step; close its engine in the end."""
+    """Return a training before its first step. The caller closes its engine."""
     pruner = registry.build(registry.find(method), None if method == "dense" else sparsity, options)
     network = models.build_model(plan(model, stem), init="random", seed=0)
     if track == "supermask":
@@ -92,7 +92,7 @@ def training(
 
 
 def bring(run: Training, step: int) -> None:
-    """Bring the masks of `run` to where schedules have them before `step`; weights stay as they started."""
+    """Set the masks of `run` to their state before `step`; the weights stay at their initial values."""
     if isinstance(run.pruner, ScoringPruner):
         loop.prune_before_training(run)
     for earlier in range(min(step, run.budget.harden_step) + 1):
@@ -103,17 +103,17 @@ def bring(run: Training, step: int) -> None:
 
 
 def batch_of(run: Training) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return the first step's batches, as both sides get them: augmented, normalized, on the device."""
+    """Return the batches of the first step, augmented, normalized and on the device; both sides use them."""
     from pruneboard.data import train_batches
 
     return next(iter(train_batches(run.dataset, run.plan, epoch=0)))
 
 
 class Bare:
-    """The loop one writes by hand: the same network and initial weights, torch's SGD, schedule, clip and loss."""
+    """A hand-written training loop with the same network, initial weights, SGD, schedule, clip and loss."""
 
     def __init__(self, model: str, batch: int) -> None:
-        """Build network and optimizer; SGD is the fused one, the fastest that torch has."""
+        """Build the network and the optimizer: fused SGD, the fastest version in torch."""
         self.recipe = recipe(batch)
         self.network = models.build_model(plan(model), init="random", seed=0).train()
         named = list(self.network.named_parameters())

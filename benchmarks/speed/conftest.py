@@ -1,4 +1,4 @@
-"""Ours and a reference, one round each in turn on the same inputs: a ratio holds where the machine's speed drifts."""
+"""Fixtures that time our operations and a reference alternately: ratios then hold if the machine's speed drifts."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from rows import Row
 from pruneboard.processes import memory
 
 THREADS = 1
-"""Of torch, in this process and, through OMP_NUM_THREADS in tox.ini, in those it starts."""
+"""Threads of torch in this process. OMP_NUM_THREADS in tox.ini sets them for the processes that it starts."""
 
 
 def pytest_addoption(parser):
     """Add `--quick` and `--processor-time`."""
-    parser.addoption("--quick", action="store_true", help="few rounds: that everything works, and first ratios")
-    parser.addoption("--processor-time", action="store_true", help="for a machine that others use: not wall time")
+    parser.addoption("--quick", action="store_true", help="take few rounds: a check with rough ratios")
+    parser.addoption("--processor-time", action="store_true", help="measure processor time, not wall time")
 
 
 def processor_time() -> float:
-    """Return the seconds that processors have spent on this process and on those that it waited for."""
+    """Return the processor time, in seconds, of this process and of the child processes that it waited for."""
     uses = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 def pytest_collection_modifyitems(config, items):
-    """Let every test that does not say how it is timed be timed as the command line says."""
+    """With `--processor-time`, use processor time in every test that does not set its own timer."""
     if config.getoption("--processor-time"):
         for item in items:
             if item.get_closest_marker("benchmark") is None:
@@ -40,32 +40,32 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Time on one thread, stated on the page: cores of a shared machine come and go."""
+    """Run everything on one thread, because the number of free cores of a shared machine varies."""
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
-    memory.keep_freed_memory()  # as the process of a run does: both sides have it
+    memory.keep_freed_memory()  # as in the process of a run; applies to both sides
     yield
     torch.set_num_threads(before)
 
 
 @pytest.fixture
 def rounds(request):
-    """How many rounds a test takes: as many as it says, or the fewest with `--quick`."""
+    """Return a function that selects the number of rounds: the first argument, or with `--quick` the second."""
     quick = request.config.getoption("--quick")
     return lambda full, quickly=2: quickly if quick else full
 
 
 @pytest.fixture
 def versus(benchmark):
-    """Time `ours` by pytest-benchmark, and before each of its rounds the reference; leave a row for the page.
+    """Return a function that times `ours` with pytest-benchmark and the reference before each round.
 
-    Both in wall time, or in processor time where `--processor-time` asks for it.
+    It stores a row for the page. Both are timed in wall time, or with `--processor-time` in processor time.
     """
     clock = benchmark._timer
 
     def run(row: Row, ours: Callable, reference: Callable, *, rounds: int, before: Callable = lambda: None) -> None:
         reference_times: list[float] = []
-        # Once unrecorded: first calls allocate, build optimizer state and choose kernels.
+        # One round is not recorded: first calls allocate memory, build optimizer state and select kernels.
         before()
         reference()
         before()

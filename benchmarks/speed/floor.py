@@ -1,7 +1,8 @@
-"""The least that a step of ProbMask takes on this machine, with torch's operations one after another.
+"""Compute a lower bound for the time of a ProbMask step on this machine, with torch's operations one after another.
 
-Three parts, each measured here: the network (two dense passes and one optimizer step), the arithmetic of the gates
-(their own code on operands that are in the cache), and the bytes that have to be moved at least, at the pace of a copy.
+It is the sum of three measured parts: the network (two dense passes and one optimizer step), the arithmetic of the
+gates (their own code on operands in the cache), and the memory traffic (the minimum number of bytes, at the speed of a
+copy).
 """
 
 from __future__ import annotations
@@ -16,35 +17,35 @@ from pruneboard_probmask import bulk
 from pruneboard_probmask.gate import ProbabilityGate, relaxed
 
 PARTS = (1 << 15, 1 << 16, 1 << 17)
-"""Weights whose pass stays in a cache; the fastest counts, which has the most of caches and the fewest calls."""
+"""Numbers of weights whose pass fits in a cache. The fastest one counts: it makes the best use of caches and calls."""
 
 COPIED = 1 << 24
-"""Entries of the copy that tells how fast memory is."""
+"""Number of entries of the copy that measures memory bandwidth."""
 
 DRAWN_FOR_ALL = 40
-"""Bytes a weight and pass: reads w, s, writes m and w m; reads s, m, w and the gradient, writes two gradients."""
+"""Bytes per weight and pass: reads w, s, writes m and w m; reads s, m, w and the gradient, writes two gradients."""
 
 DRAWN_FOR_FEW = 28
-"""Bytes a weight and pass: reads w, s, writes w m; reads s and the gradient, writes two gradients."""
+"""Bytes per weight and pass: reads w, s, writes w m; reads s and the gradient, writes two gradients."""
 
 AGAIN = 12
-"""Bytes a weight and further pass: the gradient of s is added to that of the pass before."""
+"""Bytes per weight and further pass: the gradient of s is added to that of the previous pass."""
 
 STEP = 12 + 28 + 4
-"""Bytes a weight and step: the clip's norm and scaling, Adam, and the search for undecided probabilities."""
+"""Bytes per weight and step: norm and scaling of the clip, Adam, and the search for undecided probabilities."""
 
 PROJECTION = 4 + 16
-"""Bytes a weight and projection: one sum; the clipped scores are made and put in their place."""
+"""Bytes per weight and projection: one sum; the clipped scores are computed and written back."""
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Seconds of one step at least.
+    """Lower bound of one step, in seconds.
 
     Attributes:
         network: two dense passes and one optimizer step.
-        arithmetic: of all gates in all passes.
-        memory: what gates, Adam and projection read and write.
+        arithmetic: the gates' arithmetic in all passes.
+        memory: the memory traffic of gates, clip, Adam and projection.
     """
 
     network: float
@@ -53,12 +54,12 @@ class Floor:
 
     @property
     def total(self) -> float:
-        """All three, one after the other."""
+        """Sum of the three parts."""
         return self.network + self.arithmetic + self.memory
 
 
 def fastest(call: Callable[[], object], clock: Callable[[], float], repeats: int) -> float:
-    """Return the seconds of the fastest of some calls."""
+    """Return the duration of the fastest of `repeats` calls, in seconds."""
     taken = []
     for _ in range(repeats):
         start = clock()
@@ -68,7 +69,7 @@ def fastest(call: Callable[[], object], clock: Callable[[], float], repeats: int
 
 
 def bytes_per_second(clock: Callable[[], float]) -> float:
-    """Return how many bytes a copy reads and writes in a second."""
+    """Return the memory bandwidth of a copy, in bytes read and written per second."""
     source, target = torch.ones(COPIED), torch.ones(COPIED)
     return 8 * COPIED / fastest(lambda: target.copy_(source), clock, 5)
 
@@ -76,7 +77,15 @@ def bytes_per_second(clock: Callable[[], float]) -> float:
 def floor(
     gates: list[ProbabilityGate], passes: int, network: float, clock: Callable[[], float], *, projects: bool
 ) -> Floor:
-    """Return the floor of a step with `gates` in the state that they are in, whose dense step takes `network`."""
+    """Return the lower bound of a step with `gates` in their current state.
+
+    Args:
+        gates: one per prunable layer.
+        passes: forward passes per step.
+        network: seconds of the dense passes and the optimizer step.
+        clock: seconds.
+        projects: whether the step includes a projection.
+    """
     arithmetic, moved = 0.0, 0
     for gate in gates:
         n = gate.probability.numel()
@@ -87,7 +96,7 @@ def floor(
 
 
 def in_cache(gate: ProbabilityGate, clock: Callable[[], float]) -> float:
-    """Return the seconds that a pass of the gate's own code takes per weight, on a part of the layer in the cache."""
+    """Return the seconds per weight of one pass of the gate's code, on a part of the layer that fits in a cache."""
     n = gate.probability.numel()
     return min(_pace(gate, min(part, n), clock) for part in PARTS)
 

@@ -1,7 +1,8 @@
-"""ProbMask as its authors' code computes it, written out in plain torch: what ours is timed beside.
+"""ProbMask as in the authors' code, in plain torch: the reference for our timings.
 
 The formulas are those of x-zho14/ProbMask-official@dff770a (utils/conv_type.py:33-43, trainers/default.py:33-52,
-utils/net_utils.py:83-120), written from their description; optimizers with torch's defaults, as there.
+utils/net_utils.py:83-120), reimplemented from a description. The optimizers use torch's defaults, as in
+the official code.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ EPS = 1e-20
 
 
 def relaxed_mask(s: Tensor, inverse_temperature: float, generator: torch.Generator | None = None) -> Tensor:
-    """Return sigmoid(T (log s - log(1 - s) + g)), g a difference of two Gumbels from two uniform draws."""
+    """Return sigmoid(T (log s - log(1 - s) + g)), where g is the difference of two Gumbel draws."""
     u0, u1 = (torch.empty_like(s).uniform_(generator=generator) for _ in range(2))
     noise = -torch.log(torch.log(u0 + EPS) / torch.log(u1 + EPS) + EPS)
     return torch.sigmoid((torch.log(s + EPS) - torch.log(1 - s + EPS) + noise) * inverse_temperature)
 
 
 def bisection(layers: Sequence[Tensor], k: float) -> float:
-    """Return the shift of the projection: 21 halvings of [0, max], a pass over every layer each."""
+    """Return the shift of the projection after 21 halvings of [0, max], each with a pass over every layer."""
     if sum(float(layer.clamp(0, 1).sum()) for layer in layers) <= k:
         return 0.0
     low, high = 0.0, max(float(layer.max()) for layer in layers)
@@ -46,10 +47,10 @@ def project_(layers: Sequence[Tensor], k: float) -> None:
 
 
 class Relaxation(nn.Module):
-    """One probability per weight in front of it; autograd does the rest."""
+    """A gate with one probability per weight; autograd computes the gradients."""
 
     def __init__(self, weight: Tensor) -> None:
-        """Start at 1, as the official code does."""
+        """Start with all probabilities at 1, as the official code does."""
         super().__init__()
         self.scores = nn.Parameter(torch.ones_like(weight))
         self.inverse_temperature = 1.0
@@ -60,10 +61,10 @@ class Relaxation(nn.Module):
 
 
 class Official:
-    """The official search on a network of ours: every convolution and linear weight has its probabilities."""
+    """The official search on one of our networks, with probabilities for every convolution and linear weight."""
 
     def __init__(self, network: nn.Module, prunable: Sequence[nn.Module]) -> None:
-        """Put probabilities in front of the weights of `prunable`, and build both optimizers."""
+        """Attach probabilities to the weights of `prunable`, and build both optimizers."""
         self.network = network.train()
         self.gates = [Relaxation(module.weight.detach()) for module in prunable]
         for module, gate in zip(prunable, self.gates, strict=True):
@@ -76,13 +77,13 @@ class Official:
 
     @torch.no_grad()
     def take(self, probabilities: Sequence[Tensor], inverse_temperature: float) -> None:
-        """Go to another state of the search."""
+        """Set the probabilities and the temperature to another state of the search."""
         for gate, probability in zip(self.gates, probabilities, strict=True):
             gate.scores.copy_(probability)
             gate.inverse_temperature = inverse_temperature
 
     def step(self, images: Tensor, labels: Tensor, k: float | None) -> None:
-        """Two relaxed passes averaged, joint clip, Adam, SGD, and the projection onto a budget of k, if any."""
+        """Average two relaxed passes, clip jointly, step Adam and SGD, and project onto the budget k if given."""
         self.of_scores.zero_grad()
         self.of_weights.zero_grad()
         for _ in range(2):

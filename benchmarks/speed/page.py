@@ -1,8 +1,9 @@
-"""The tables and the curves of docs/speed.md from what was measured.
+"""Generate the tables and the figure of docs/speed.md from the measurements.
 
     python benchmarks/speed/page.py [pytest-benchmark.json ...]
 
-With files, what the page needs of them becomes `measured.json` first. Prose outside of the generated marks stays.
+If files are given, the data that the page needs is first extracted to `measured.json`. Text outside the generated
+parts is not changed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Measured = Mapping[str, Any]
 
 
 def trimmed(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what the page needs of pytest-benchmark files of one machine: nothing of it names that or a person."""
+    """Return the data that the page needs from pytest-benchmark files of one machine, without host or user names."""
     machine = files[-1]["machine_info"]
     return {
         "machine": {
@@ -41,10 +42,10 @@ def trimmed(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def page(text: str, measured: Measured) -> str:
-    """Return `text` with every generated part made anew.
+    """Return `text` with every generated part replaced.
 
     Raises:
-        KeyError: a mark of a part that there is not.
+        KeyError: a marker names an unknown part.
     """
     return _PART.sub(lambda mark: f"<!-- measured: {mark[1]} -->\n{_PARTS[mark[1]](measured)}\n<!-- end -->", text)
 
@@ -69,7 +70,7 @@ def _summary(measured: Measured) -> str:
 def _section(letter: str) -> Callable[[Measured], str]:
     def table(measured: Measured) -> str:
         rows = [_row(row) for row in measured["rows"] if row["section"] == letter]
-        head = ("what", "against", "ours", "reference", "ratio (95 % interval)", "bound", "")
+        head = ("measurement", "compared with", "ours", "reference", "ratio (95 % interval)", "bound", "result")
         return _table(head, rows)
 
     return table
@@ -90,14 +91,14 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _amount(row: Mapping[str, Any], side: str) -> str:
-    """Return a side's median time, or how much it handles in a second."""
+    """Return the median time of a side, or its throughput if the row has a unit."""
     if row["unit"]:
         return f"{row[f'{side}_units'] / row[side]:,.0f} {row['unit']}"
     return seconds(row[side])
 
 
 def seconds(value: float) -> str:
-    """Return a time to three digits in a readable unit."""
+    """Format a time with three significant digits."""
     scale, unit = (1, "s") if value >= 1 else (1e3, "ms") if value >= 1e-3 else (1e6, "µs")
     return f"{value * scale:.3g} {unit}"
 
@@ -128,7 +129,7 @@ def _floor(measured: Measured) -> str:
         least = sum(parts)
         cells = [row["what"], *map(seconds, (row["seconds"], *parts, least)), f"{row['seconds'] / least:.2f}x"]
         rows.append(tuple(cells))
-    return _table(("eight steps of", "ours", "network", "arithmetic", "memory", "floor", "of the floor"), rows)
+    return _table(("eight steps of", "ours", "network", "arithmetic", "memory", "lower bound", "ratio"), rows)
 
 
 def _parts(measured: Measured) -> str:
@@ -154,7 +155,7 @@ def _memory(measured: Measured) -> str:
                 f"{row['selecting'] / 2**20:.0f} MiB",
             )
         )
-    return _table(("method", "two steps", "of dense", "more a weight", "its floor", "selecting masks"), rows)
+    return _table(("method", "two steps", "ratio to dense", "extra per weight", "lower bound", "mask selection"), rows)
 
 
 def _doubling(measured: Measured) -> str:
@@ -173,11 +174,11 @@ def _doubling(measured: Measured) -> str:
                     within,
                 )
             )
-    return _table(("work", "size", "time", "of half the size", "within 10 % of 2"), rows)
+    return _table(("work", "size", "time", "relative to half the size", "within 10 % of 2"), rows)
 
 
 def curves(measured: Measured) -> str:
-    """Return an SVG: each work's time over that of its smallest size, beside the line of proportion."""
+    """Return an SVG with time against size, both relative to the smallest size, and the line of proportionality."""
     import altair as alt
     import vl_convert
 
@@ -188,8 +189,8 @@ def curves(measured: Measured) -> str:
         for size, taken in zip(row["sizes"], row["seconds"], strict=True)
     ]
     axes = {
-        "x": alt.X("size:Q", title="size, of the smallest").scale(type="log", base=2),
-        "y": alt.Y("time:Q", title="time, of the smallest").scale(type="log", base=2),
+        "x": alt.X("size:Q", title="size, relative to the smallest").scale(type="log", base=2),
+        "y": alt.Y("time:Q", title="time, relative to the smallest").scale(type="log", base=2),
     }
     measured_lines = alt.Chart(alt.Data(values=points)).mark_line(point=True)
     proportion = alt.Chart(alt.Data(values=[{"size": end, "time": end} for end in (1, 8)]))
@@ -203,7 +204,7 @@ def curves(measured: Measured) -> str:
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [tuple(head), *rows]
     if len(lines) == 1:
-        return "No part of this measurement."
+        return "Not part of this measurement."
     cut = [lines[0], tuple("---" for _ in lines[0]), *lines[1:]]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in cut)
 
@@ -220,7 +221,7 @@ _PARTS: dict[str, Callable[[Measured], str]] = {
 
 
 def main() -> None:
-    """Write the page and its picture; with arguments, what was measured first."""
+    """Write the page and its figure; with arguments, write `measured.json` first."""
     if len(sys.argv) > 1:
         found = trimmed([json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:]])
         MEASURED.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
-"""The most memory that a method's steps take, in a process of its own: `python peak.py METHOD TRACK [KEY=VALUE]`.
+"""Measure the peak memory of a method in its own process: `python peak.py METHOD TRACK FRACTION [KEY=VALUE]`.
 
-Prints JSON: bytes resident above what was before the network was built, for two steps and for the selection of masks.
+Prints JSON with the peak resident bytes, beyond those before the network was built, of two steps and of mask selection.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ctypes
 import json
 import sys
 
-import deepspeed  # noqa: F401 - its own memory is no method's
+import deepspeed  # noqa: F401 - imported first, so that its own memory is not counted
 import torch
 from cases import STEPS, batch_of, bring, training
 
@@ -21,22 +21,22 @@ CPU = torch.device("cpu")
 
 
 def resident() -> int:
-    """Return the bytes resident now: a peak that has just been forgotten starts from them."""
+    """Return the resident bytes now: after the peak is reset, it equals the current value."""
     reset_peak_memory(CPU)
     return peak_memory_bytes(CPU)
 
 
 def main(method: str, track: str, fraction: str, *options: str) -> None:
-    """Measure one method on a ResNet-18 of 32 px at batch 8, where weights outweigh activations."""
+    """Measure one method on a ResNet-18 at 32 px and batch 8, where weights take more memory than activations."""
     torch.set_num_threads(1)
-    finish(Bench(KeepsAll(sparsity=0.0), "prune").ready())  # so that everything is loaded
+    finish(Bench(KeepsAll(sparsity=0.0), "prune").ready())  # loads every module that a step needs
     named = {name: int(value) for name, _, value in (option.partition("=") for option in options)}
     before = resident()
     run = training(method, "resnet18", batch=8, track=track, stem="stock", **named)
     batches, step = batch_of(run), round(float(fraction) * STEPS)
     bring(run, step)
     selecting = peak_memory_bytes(CPU) - before
-    ctypes.CDLL(None).malloc_trim(0)  # what the C library keeps of the selection is nothing that steps need
+    ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system, so that the steps are measured alone
     reset_peak_memory(CPU)
     for _ in range(2):
         loop.train_step(run, step, batches)

@@ -1,4 +1,4 @@
-"""A row of the table in docs/speed.md: what was timed, beside what, and how the ratio comes about."""
+"""A row of the tables in docs/speed.md: what was timed, the reference, and how their ratio is computed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class Row:
     """One comparison.
 
     Attributes:
-        section: of the page: `a` to `f` as in its headings.
-        what: ours, and the reference's name follows in `against`.
-        against: the reference.
-        kind: `cost` is our time over the reference's, at most `bound`; `gain` the reference's over ours, at least
-            `bound`; `seconds` our own time, at most `bound`.
-        bound: None where there is none.
-        note: about the inputs, for the page.
-        unit: what is counted, where the page shows how much of it a second handles; else empty.
-        ours_units: of these, how many one round of ours handles.
-        reference_units: the same of the reference.
-        states: rounds come in this many equal groups, each of another state of a run; times add up over groups.
+        section: letter of the section of the page, `a` to `f`.
+        what: name of our operation.
+        against: name of the reference.
+        kind: `cost` is our time divided by the reference's, at most `bound`; `gain` is the reference's time divided
+            by ours, at least `bound`; `seconds` is our own time, at most `bound`.
+        bound: None if the row has no bound.
+        note: remark on the inputs, for the page.
+        unit: if not empty, the page shows throughput in this unit instead of times.
+        ours_units: units that one round of ours processes.
+        reference_units: units that one round of the reference processes.
+        states: number of equal groups of rounds, each for another state of a run; times are summed over the groups.
     """
 
     section: str
@@ -41,10 +41,14 @@ class Row:
     states: int = 1
 
     def value(self, ours: Sequence[float], reference: Sequence[float]) -> float:
-        """Return the number that is held to the bound, from the seconds of each round.
+        """Return the number that is compared with the bound.
 
-        The median over rounds of the ratio within a round; over several states, the ratio of the sums of the
-        medians.
+        For one state, it is the median over rounds of the ratio within each round. For several states, it is the
+        ratio of the sums of the states' medians.
+
+        Args:
+            ours: seconds of each round of ours.
+            reference: seconds of each round of the reference, in the same order.
         """
         if self.kind == "seconds":
             return statistics.median(ours)
@@ -57,7 +61,7 @@ class Row:
         return 1 / found if self.kind == "gain" else found
 
     def interval(self, ours: Sequence[float], reference: Sequence[float]) -> tuple[float, float]:
-        """Return the 95 % percentile bootstrap interval of `value`: rounds are resampled within their state."""
+        """Return the 95 % percentile bootstrap interval of `value`; rounds are resampled within their state."""
         draw = random.Random(0)
         groups = grouped(list(zip(ours, reference, strict=True)), self.states)
         found = []
@@ -69,6 +73,6 @@ class Row:
 
 
 def grouped(items: Sequence, count: int) -> list[Sequence]:
-    """Cut `items` into `count` runs of equal length."""
+    """Split `items` into `count` consecutive groups of equal length."""
     size = len(items) // count
     return [items[start : start + size] for start in range(0, size * count, size)]

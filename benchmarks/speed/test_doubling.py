@@ -1,4 +1,4 @@
-"""Twice the work takes twice the time: of steps, of weights, of records."""
+"""Check that twice the work takes twice the time, for steps, weights and records."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from scale import write
 
 @pytest.fixture
 def doubling(benchmark):
-    """Do the work of every size in turn, as often as there are rounds, and leave a curve for the page.
+    """Return a function that times some work at every size, in turn in each round, and stores a curve for the page.
 
-    Work returns the seconds it took by `doubling.clock`.
+    The timed function returns its own duration in seconds, measured with `doubling.clock`.
     """
     clock = benchmark._timer
 
@@ -57,7 +57,7 @@ def doubling(benchmark):
 
 
 def timed(clock, work):
-    """Return the seconds that `work` takes."""
+    """Return the duration of `work` in seconds."""
     start = clock()
     work()
     return clock() - start
@@ -90,7 +90,7 @@ def test_weights_of_a_projection(doubling, rounds):
 
 
 def test_weights_of_a_mask(doubling, rounds):
-    """A pass through ProbMask's gates, forward and backward, in front of layers of a million weights."""
+    """A forward and backward pass through ProbMask's gates on layers of a million weights."""
     generator = torch.Generator().manual_seed(0)
 
     def layer():
@@ -105,7 +105,7 @@ def test_weights_of_a_mask(doubling, rounds):
 
     def one_pass(n):
         gated = layers[: n // 2**20]
-        made = [gate(weight) for gate, weight in gated]  # all forward before all backward, as a network has it
+        made = [gate(weight) for gate, weight in gated]  # all forward passes first, as in a network
         inputs = [tensor for gate, weight in gated for tensor in (weight, gate.probability)]
         torch.autograd.grad(made, inputs, [weight.detach() for _, weight in gated])
 
@@ -119,7 +119,7 @@ def test_weights_of_a_mask(doubling, rounds):
 
 
 def test_records(doubling, rounds, tmp_path):
-    """`pruneboard compare`, less what it takes on one record: what grows is what is asked."""
+    """`pruneboard compare`, minus its time for one record, so that only the part that grows is measured."""
     sizes = [1000, 2000, 4000]
     for size in [1, *sizes]:
         write(tmp_path / str(size), size)
@@ -135,5 +135,5 @@ def test_records(doubling, rounds, tmp_path):
         lambda size: compare(size) - fixed,
         sizes,
         rounds=rounds(3, 1),
-        note=f"less the {fixed:.2f} s that one record takes",
+        note=f"minus the {fixed:.2f} s for one record",
     )

@@ -1,4 +1,4 @@
-"""(f) What a run costs beside its steps: imports, the start of the engine, and the finish. No bounds."""
+"""(f) The fixed cost of a run apart from its steps: imports, engine start, and finish. There are no bounds."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pruneboard.testing.bench import Bench, KeepsAll
 
 
 def started(code: str) -> None:
-    """Run some Python in a fresh interpreter."""
+    """Run Python code in a new interpreter."""
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def test_imports(versus, rounds):
-    """What a run imports, the engine included, beside what a bare loop on a timm model does."""
+    """The imports of a run, including the engine, compared with those of a bare loop on a timm model."""
     row = Row(section="f", what="imports of a run", against="import torch, timm")
     versus(
         row,
@@ -35,7 +35,7 @@ def test_imports(versus, rounds):
 
 
 def test_engine_start(versus, rounds):
-    """Gates, optimizer and DeepSpeed around a network of 1,568 weights, beside a network and torch's SGD."""
+    """Gates, optimizer and DeepSpeed for a network of 1,568 weights, compared with a network and torch's SGD."""
     bench = Bench(KeepsAll(sparsity=0.0), "prune")
 
     def ours():
@@ -48,19 +48,19 @@ def test_engine_start(versus, rounds):
 
 
 class Phases(Silent):
-    """Notes when each phase of a run begins."""
+    """Records the start time of each phase of a run."""
 
     def __init__(self) -> None:
         """Start the clock."""
         self.began = {"start": time.perf_counter()}
 
     def on_phase(self, message: str) -> None:
-        """Note it by its first word."""
+        """Record the start of a phase under the first word of its message."""
         self.began[message.partition(" ")[0].rstrip(":")] = time.perf_counter()
 
 
 def test_run_of_two_steps(versus, rounds, benchmark, tmp_path):
-    """A whole run of two steps in this process, its parts, and the same steps and evaluation by hand."""
+    """A whole run of two steps in this process and its parts, compared with the same work in a hand-written loop."""
     overrides = {"epochs": 1, "batch_size": 32, "warmup_epochs": 0}
     spec = pruneboard.RunSpec(
         method="dense",
@@ -92,7 +92,7 @@ def test_run_of_two_steps(versus, rounds, benchmark, tmp_path):
     def bare():
         network = models.build_model(plan("test_resnet", "stock"), init="random", seed=0)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-        pixels = data.train.images.stored.float().div(255)  # channels last, as they are stored
+        pixels = data.train.images.stored.float().div(255)  # stored as channels last
         for part in range(2):
             chunk = slice(32 * part, 32 * part + 32)
             optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""Peak memory of each method beside dense training, each in a process of its own."""
+"""Peak memory of each method compared with dense training, each measured in its own process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METHODS = {
         "supermask",
         0.5,
         [],
-        (8, "score, its gradient, its momentum and the effective weight, less gradient and momentum of the weight"),
+        (8, "score, its gradient, its momentum and the effective weight, minus gradient and momentum of the weight"),
     ),
     "probmask": (
         "prune",
@@ -33,12 +33,15 @@ METHODS = {
         (24, "probability, its gradient, two Adam moments, and in each pass the mask and the effective weight"),
     ),
 }
-"""Method -> track, fraction of the budget, options, and its floor: bytes a weight beyond dense's twelve, of what."""
+"""Method -> track, fraction of the budget, options, and (bytes, reason) of its lower bound.
+
+The lower bound is in bytes per weight beyond the twelve of dense training: weight, gradient and momentum.
+"""
 
 
 @cache
 def peak(method: str) -> dict[str, int]:
-    """Return what `peak.py` finds."""
+    """Run `peak.py` on a method and return the JSON that it prints."""
     track, fraction, options, _ = METHODS[method]
     command = [sys.executable, str(Path(__file__).with_name("peak.py")), method, track, str(fraction), *options]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -47,7 +50,7 @@ def peak(method: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_peak_memory(benchmark, method):
-    """Two steps of a ResNet-18 at 32 px and batch 8: bytes resident beyond those before the network was built."""
+    """Two steps of a ResNet-18 at 32 px and batch 8: peak resident bytes beyond those before the network was built."""
     found = benchmark.pedantic(peak, args=[method], rounds=1)
     floor, why = METHODS[method][3]
     benchmark.extra_info |= {

@@ -1,4 +1,4 @@
-"""(d) The input pipeline: augmented, normalized batches in images per second, beside torchvision and its loader."""
+"""(d) The input pipeline: augmented, normalized images per second, compared with torchvision and its loader."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from torchvision.transforms import v2
 
 from pruneboard.data import BatchPlan, train_batches
 
-pytestmark = pytest.mark.benchmark(timer=time.perf_counter)  # of all processes
+pytestmark = pytest.mark.benchmark(timer=time.perf_counter)  # wall time: it covers the loader's worker processes
 
 COUNT, BATCH = 50_000, 128
 OURS, THEIRS = 100, 25
-"""Batches in a round."""
+"""Batches per round."""
 
 
 class AsTorchvision(Images):
-    """The same images as torchvision's CIFAR10 has them: an array of rows, given out as PIL images."""
+    """The same images as torchvision's CIFAR10 stores them: one array, returned as PIL images."""
 
     def __init__(self, dataset) -> None:
-        """Lay the images out as CIFAR10 does, and transform them as its users do."""
+        """Store the images as CIFAR10 does, with the usual transforms."""
         self.data = dataset.train.images.stored.permute(0, 2, 3, 1).contiguous().numpy()
         self.targets = dataset.train.labels.tolist()
         self.transform = v2.Compose(
@@ -48,13 +48,13 @@ class AsTorchvision(Images):
 
 
 def endless(batches_of_epoch):
-    """Yield the batches of one epoch after another."""
+    """Yield the batches of epoch 0, 1, 2, ... without end."""
     return itertools.chain.from_iterable(map(batches_of_epoch, itertools.count()))
 
 
 @pytest.mark.parametrize("workers", [2, 0])
 def test_pipeline(versus, rounds, workers):
-    """Crop, flip and normalize 50,000 images of 32 px; theirs is timed once its workers have started."""
+    """Crop, flip and normalize 50,000 images of 32 px; the reference is timed after its workers have started."""
     dataset = images(COUNT)
     plan = BatchPlan(BATCH, BATCH, 0, 1, "crop-flip", 1, 2, torch.device("cpu"))
     ours = endless(lambda epoch: train_batches(dataset, plan, epoch=epoch))
@@ -72,14 +72,14 @@ def test_pipeline(versus, rounds, workers):
         for found in itertools.islice(batches, count):
             assert len(found)
 
-    drawn(theirs, 2 * workers)  # what was made ahead
+    drawn(theirs, 2 * workers)  # the batches that the workers prefetched
     row = Row(
         section="d",
         what="crop, flip, normalize; CIFAR's size, batch 128",
         against=f"torchvision's v2 transforms and a DataLoader with {workers} workers",
         kind="gain",
         bound=10.0 if workers else None,
-        note="ours has no workers; PIL images as torchvision's CIFAR10 gives them",
+        note="pruneboard has no workers; the reference gets PIL images, as torchvision's CIFAR10 returns them",
         unit="images/s",
         ours_units=OURS * BATCH,
         reference_units=THEIRS * BATCH,

@@ -1,4 +1,4 @@
-"""ProbMask: its step beside two dense passes and beside the official formula, and its relaxed mask alone."""
+"""ProbMask: its step compared with two dense passes and with the official formula, and its relaxed mask alone."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ STATES = {
     "undecided": (0.32, (0.0, 0.0), "every probability between 0 and 1"),
     "middle": (0.5, (0.6, 0.08), "half-way: .6 of the probabilities at 0, .08 at 1"),
 }
-"""Name -> fraction of the search; shares of probabilities that are 0 and 1; in words."""
+"""Name -> fraction of the search; shares of probabilities that are 0 and 1; description."""
 
 
 def state_of(run, name, seed=0):
-    """Return probabilities as a search to .9 has them: the rest of a state is uniform between .02 and .98."""
+    """Return typical probabilities of a search to .9; those that are not 0 or 1 are uniform between .02 and .98."""
     generator = torch.Generator().manual_seed(seed)
     zeros, ones = STATES[name][1]
     found = []
@@ -36,20 +36,20 @@ def state_of(run, name, seed=0):
 
 
 def restore(run, probabilities):
-    """Put `run` back into a state; the gates look at it in `before_step`."""
+    """Restore the probabilities of `run`; its gates read them in `before_step`."""
     with torch.no_grad():
         for layer, probability in zip(run.layers, probabilities, strict=True):
             layer.gate.probability.copy_(probability)
 
 
 def step_at(run, fraction):
-    """Return the step at a fraction of the search."""
+    """Return the step number at a fraction of the search."""
     return round(fraction * run.budget.harden_step)
 
 
 @pytest.mark.parametrize("name", STATES)
 def test_step_beside_two_dense_passes(versus, rounds, name):
-    """(b) What drawing masks, their gradients, Adam and the projection add to two passes and a step."""
+    """(b) The overhead of sampling masks, their gradients, Adam and the projection on two passes and a step."""
     model, batch = "resnet32_cifar", 128
     dense, run = (training(method, model, batch=batch) for method in ("dense", "probmask"))
     dense.forward_passes = 2
@@ -60,7 +60,7 @@ def test_step_beside_two_dense_passes(versus, rounds, name):
         what=f"probmask, {model}, batch {batch}, {STATES[name][2]}",
         against="two dense passes and one optimizer step",
         bound=1.05,
-        note="sparsity .9; the official code: 1.14, on a ResNet-20 (bound and figure are the issue's)",
+        note="sparsity .9; reported for the official code, on a ResNet-20: 1.14x",
     )
     versus(
         row,
@@ -74,7 +74,7 @@ def test_step_beside_two_dense_passes(versus, rounds, name):
 
 
 def official_for(run, model, stem):
-    """Return the official search on the same network with the same initial weights."""
+    """Return the official search for the same network with the same initial weights."""
     network = models.build_model(plan(model, stem), init="random", seed=0)
     search = Official(network, [module for _, module in models.gated_layers(network)])
     assert len(search.gates) == len(run.layers)
@@ -82,7 +82,7 @@ def official_for(run, model, stem):
 
 
 def budget_at(run, step):
-    """Return K(t), or None before the projections begin."""
+    """Return the budget K(t), or None before the projections begin."""
     share = run.pruner.kept_share(run.progress(step).fraction)
     n, k = sum(layer.dense.numel() for layer in run.layers), sum(layer.keep for layer in run.layers)
     return None if share == 1.0 else k + (n - k) * share
@@ -93,7 +93,10 @@ def budget_at(run, step):
     [("resnet18", "stock", 2.0, 9), ("resnet50", "stock", 2.0, 5), ("resnet18", "small", None, 5)],
 )
 def test_undecided_step_beside_the_official_formula(versus, rounds, model, stem, bound, count):
-    """The whole step while no probability is 0 or 1: one draw and one logarithm for four, and no graph."""
+    """The whole step while no probability is 0 or 1.
+
+    Per weight, ours makes one random draw, takes one logarithm instead of four, and builds no autograd graph.
+    """
     run = training("probmask", model, batch=8, stem=stem)
     search = official_for(run, model, stem)
     batches = batch_of(run)
@@ -125,12 +128,12 @@ def test_undecided_step_beside_the_official_formula(versus, rounds, model, stem,
 
 
 class Search:
-    """A real search to .9 of both sides: our run goes on, and the official one is put where it stands."""
+    """A real search to .9. Our run trains, and the official one is set to the same state."""
 
     STATES = 8
 
     def __init__(self, model: str, repeats: int) -> None:
-        """Start both; every state is timed `repeats` times, evenly spaced over the search."""
+        """Build both sides; `STATES` evenly spaced states of the search are timed `repeats` times each."""
         self.run = training("probmask", model, batch=8, stem="stock")
         self.official = official_for(self.run, model, "stock")
         self.batches = batch_of(self.run)
@@ -139,7 +142,7 @@ class Search:
         self.kept: list[torch.Tensor] = []
 
     def before(self) -> None:
-        """Go to the state of the next call: called before each side of each round, the unrecorded one included."""
+        """Move both sides to the state of the next call; runs before each side of each round, recorded or not."""
         visit = self.visits[max(0, self.calls - 2) // (2 * self.repeats)]
         self.calls += 1
         self.go_to(visit)
@@ -147,7 +150,7 @@ class Search:
         self.official.take(self.kept, self.run.pruner.inverse_temperature(self.run.progress(visit).fraction))
 
     def go_to(self, visit: int) -> None:
-        """Train up to a step, and remember the probabilities there."""
+        """Train up to step `visit`, and store the probabilities."""
         if self.kept and self.step == visit:
             return
         while self.step < visit:
@@ -156,18 +159,18 @@ class Search:
         self.kept = [layer.gate.probability.detach().clone() for layer in self.run.layers]
 
     def ours(self) -> None:
-        """Take our step."""
+        """Take a step with our code."""
         loop.train_step(self.run, self.step, self.batches)
 
     def theirs(self) -> None:
-        """Take the official step."""
+        """Take a step with the official formula."""
         [(images, labels)] = self.batches
         self.official.step(images, labels, budget_at(self.run, self.step))
 
 
 @pytest.mark.parametrize(("model", "repeats"), [("resnet18", 3), ("resnet50", 2)])
 def test_run_to_90_percent_beside_the_official_formula(versus, rounds, model, repeats):
-    """The average over a real search of 94 steps: both sides are timed at eight of its states, evenly spaced."""
+    """The average over a real search of 94 steps, timed on both sides at eight evenly spaced states."""
     search = Search(model, rounds(repeats, 1))
     row = Row(
         section="b",
@@ -184,7 +187,7 @@ def test_run_to_90_percent_beside_the_official_formula(versus, rounds, model, re
 
 @pytest.mark.parametrize("model", ["resnet18", "resnet50"])
 def test_floor_of_a_run_to_90_percent(benchmark, rounds, model):
-    """What the same search takes, state by state, beside the least that its own parts take on this machine."""
+    """The same search, state by state, compared with the lower bound from its parts on this machine."""
     clock, repeats = benchmark._timer, rounds(5, 2)
     search, dense = Search(model, repeats), training("dense", model, batch=8, stem="stock")
     dense.forward_passes = 2
@@ -222,7 +225,7 @@ def test_floor_of_a_run_to_90_percent(benchmark, rounds, model):
 
 
 def clocked(clock, call, before=lambda: None):
-    """Return the seconds that a call takes."""
+    """Return the duration of a call in seconds."""
     before()
     start = clock()
     call()
@@ -231,7 +234,7 @@ def clocked(clock, call, before=lambda: None):
 
 @pytest.mark.parametrize("n", [2_000_000, 11_000_000])
 def test_relaxed_mask(versus, rounds, n):
-    """Forward and backward of one relaxed mask while every probability is strictly between 0 and 1."""
+    """Forward and backward pass of one relaxed mask, with every probability strictly between 0 and 1."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(n, generator=generator).requires_grad_()
     s = torch.rand(n, generator=generator).clamp(0.01, 0.99).requires_grad_()

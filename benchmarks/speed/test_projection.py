@@ -1,4 +1,4 @@
-"""The projection of all probabilities together: beside the official 21 halvings per layer, and beside a sort."""
+"""The joint projection of all probabilities, compared with the official bisection and with a sort."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from pruneboard.scores import kept_of, uniform
 from pruneboard.training.gates import DrawClock
 
 NETWORKS = {"resnet32_cifar": ("2 M", 1.0), "resnet50": ("25 M", 3.0)}
-"""Network whose layers the weights come in -> in words; how often as fast as the bisection it has to be."""
+"""Network that gives the layer shapes -> number of weights in words, and the required speedup over the bisection."""
 
 
 def sorted_project_(layers, k):
-    """Project by a sort: the sum is linear between the places where an entry reaches 1 or 0, which are its corners."""
+    """Project with a sort.
+
+    The clipped sum is a piecewise linear function of the shift. Its corners are the shifts at which an entry
+    reaches 1 or 0, so the sort locates the segment that contains the solution.
+    """
     flat = torch.cat([layer.reshape(-1) for layer in layers]).double()
     if float(flat.clamp(0, 1).sum()) <= k:
         v = 0.0
@@ -37,22 +41,22 @@ def sorted_project_(layers, k):
 
 
 class InPlace:
-    """What the engine lends to hooks where there is no master copy."""
+    """Replaces the engine's writer for hooks; there is no master copy of the weights."""
 
     def assign(self, parameter, new) -> None:
-        """Write."""
+        """Copy `new` into the parameter."""
         with torch.no_grad():
             parameter.copy_(new)
 
     def reset_optimizer_state(self, parameter, mask) -> None:
-        """Do nothing: there is no optimizer."""
+        """Do nothing, because there is no optimizer."""
 
 
 class Case:
-    """A search to .9 at the moment of its projection: one Adam step after the last one."""
+    """A search to sparsity .9, one Adam step after its last projection."""
 
     def __init__(self, shapes) -> None:
-        """Make layers of these shapes."""
+        """Create layers with these shapes and typical probabilities before and after an Adam step."""
         self.pruner = registry.build(registry.find("probmask"), 0.9, {})
         sizes = [math.prod(shape) for shape in shapes]
         n, kept = sum(sizes), kept_of(sum(sizes), 0.9)
@@ -72,7 +76,7 @@ class Case:
 
     @torch.no_grad()
     def before(self) -> None:
-        """Let the gates see the last projection, then take Adam's step, on both sides."""
+        """Restore the state on both sides: the last projection, then an Adam step."""
         for layer, settled in zip(self.layers, self.settled, strict=True):
             layer.gate.probability.copy_(settled)
         self.pruner.before_step(self.layers, self.at)
@@ -81,7 +85,7 @@ class Case:
             score.copy_(moved)
 
     def ours(self) -> None:
-        """Project: the one public way in."""
+        """Project with the pruner's own hook."""
         self.pruner.after_step(self.layers, self.at)
 
 
@@ -95,7 +99,7 @@ def shapes_of(network):
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(("name", "reference"), [("bisection", project_), ("sort", sorted_project_)])
 def test_projection(versus, rounds, network, name, reference):
-    """(c) Shift and clipped result together; both sides find the same to float32's rounding of a sum."""
+    """(c) Shift and clipped result; both sides agree up to the float32 rounding of a sum."""
     words, bound = NETWORKS[network]
     case = Case(shapes_of(network))
     case.before()

@@ -1,4 +1,4 @@
-"""(e) How long a person waits before a command that trains nothing answers, in a fresh interpreter."""
+"""(e) Duration of commands that train nothing, in a new interpreter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMANDS = {
     "compare DIR --format none": (["compare", "DIR", "--format", "none"], 0.3),
     "compare DIR": (["compare", "DIR"], None),
 }
-"""What is typed -> arguments, bound. The last also writes the page and the pictures, with the libraries they take."""
+"""Command -> arguments and bound in seconds. The last one also writes the page and figures, with more libraries."""
 
 
 def small_board(folder: Path) -> Path:
@@ -37,7 +37,7 @@ def small_board(folder: Path) -> Path:
 
 @pytest.mark.parametrize("typed", COMMANDS)
 def test_startup(versus, rounds, tmp_path, typed):
-    """From the start of the process to its end, beside that of an interpreter that does nothing."""
+    """From the start of the process to its end, compared with an interpreter that does nothing."""
     arguments, bound = COMMANDS[typed]
     folder = str(small_board(tmp_path / "results"))
     command = [sys.executable, "-m", "pruneboard", *(folder if word == "DIR" else word for word in arguments)]

@@ -1,6 +1,6 @@
-"""The training step: ours beside a bare PyTorch loop, and each method's beside the dense one.
+"""The training step, compared with a bare PyTorch loop, and the step of each method, compared with the dense step.
 
-Both sides get the same augmented batches, already on the device: the pipeline has a table of its own.
+Both sides get the same augmented batches, already on the device; the input pipeline is measured separately.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ METHODS = {
     "str": (0.5, {}, 1.10),
     "edge-popup": (0.5, {}, 1.25),
 }
-"""Method -> fraction of the budget, between two updates of its masks; options; bound."""
+"""Method -> fraction of the budget (between two mask updates), options, and bound."""
 
 
 @pytest.mark.parametrize(
     ("model", "batch", "bound", "count"), [(MODEL, BATCH, 1.05, 7), ("resnet8_cifar", 16, None, 200)]
 )
 def test_dense_step_beside_a_bare_loop(versus, rounds, model, batch, bound, count):
-    """(a) What hooks, gates that change nothing and DeepSpeed add to a step."""
+    """(a) The overhead of hooks, gates without effect and DeepSpeed per step."""
     run, bare = training("dense", model, batch=batch), Bare(model, batch)
     batches = batch_of(run)
     [(images, labels)] = batches
     first = [loop.train_step(run, 0, batches), bare.step(0, images, labels)]
-    torch.testing.assert_close(*first)  # the same work
+    torch.testing.assert_close(*first)  # both sides do the same work
     row = Row(
         section="a",
         what=f"step, {model}, batch {batch}",
@@ -51,7 +51,7 @@ def test_dense_step_beside_a_bare_loop(versus, rounds, model, batch, bound, coun
 
 @pytest.mark.parametrize("method", METHODS)
 def test_step_of_a_method(versus, rounds, method):
-    """(b) What a method adds to a dense step outside of its mask updates."""
+    """(b) The overhead of a method on a dense step, between its mask updates."""
     fraction, options, bound = METHODS[method]
     track = "supermask" if method == "edge-popup" else "prune"
     dense = training("dense", MODEL, batch=BATCH)
