@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruneboard_probmask import bulk
-from pruneboard_probmask.gate import FEW_OF_MANY, ProbabilityGate, relaxed
+from pruneboard_probmask.gate import GATHER_BELOW_LARGE, ProbabilityGate, relaxed
 
 LARGE = bulk.LARGE + 4321
 """More than one block, and no whole number of them."""
@@ -30,7 +30,7 @@ def inputs(seed=0):
 
 def draws(seed=0):
     """What a large layer draws from a generator with this seed."""
-    return bulk.source(generator(seed), torch.empty(LARGE)).uniform(torch.empty(LARGE)).clone()
+    return bulk.backend(generator(seed), torch.empty(LARGE)).uniform(torch.empty(LARGE)).clone()
 
 
 def test_draws_are_uniform():
@@ -45,7 +45,7 @@ def test_draws_are_keyed_by_the_generator():
     """The same seed gives the same draws; another seed, or a second use of one generator, independent ones."""
     assert torch.equal(draws(1), draws(1))
     shared = generator(1)
-    first, second = (bulk.source(shared, torch.empty(LARGE)).uniform(torch.empty(LARGE)).clone() for _ in range(2))
+    first, second = (bulk.backend(shared, torch.empty(LARGE)).uniform(torch.empty(LARGE)).clone() for _ in range(2))
     for other in (second, draws(2)):
         assert abs(np.corrcoef(first.numpy(), other.numpy())[0, 1]) < 4 / LARGE**0.5
 
@@ -157,6 +157,6 @@ def test_between_lists_what_is_between(seed, share, n):
     place = torch.rand(n, generator=generator(seed + 1))
     values = torch.where(place < share, values, place.round())
     expected = torch.nonzero((values > 0) & (values < 1)).flatten()
-    found = bulk.between(values, most=FEW_OF_MANY)
-    assert (found is None) == (len(expected) >= FEW_OF_MANY * n)
+    found = bulk.interior_indices(values, max_share=GATHER_BELOW_LARGE)
+    assert (found is None) == (len(expected) >= GATHER_BELOW_LARGE * n)
     assert found is None or torch.equal(found, expected)

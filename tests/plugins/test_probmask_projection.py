@@ -299,14 +299,14 @@ PASSES = {
 def test_a_projection_takes_a_third_of_the_passes_of_a_bisection(monkeypatch, name, share):
     """Two million scores are summed at most 7 times, where the official loop sums them 21 times."""
     scores = list(PASSES[name](2_000_000, generator(3)).split(300_000))
-    passes, summed = 0, projection._sum
+    passes, summed = 0, projection._clipped_sum
 
     def counted(pieces, v, *, exact):
         nonlocal passes
         passes += sum(piece.numel() for piece in pieces) == 2_000_000
         return summed(pieces, v, exact=exact)
 
-    monkeypatch.setattr(projection, "_sum", counted)
+    monkeypatch.setattr(projection, "_clipped_sum", counted)
     shift(scores, 2_000_000 * share)
     assert 1 <= passes <= 7
 
@@ -316,7 +316,7 @@ def test_a_projection_takes_a_third_of_the_passes_of_a_bisection(monkeypatch, na
 def test_what_an_accelerator_does_ends_at_the_same_point(name, share):
     """Its fixed number of steps, without a look at any number, finds the shift to 1e-6 and does not exceed K."""
     scores, k = [PASSES[name](100_000, generator(5))], 100_000 * share
-    blind = projection._root(projection._pieces(scores), k, waits=False)
+    blind = projection._find_root(projection._as_vectors(scores), k, may_sync=False)
     assert abs(float(blind - shift(scores, k))) <= 1e-6
     assert total_of([clipped(scores[0], blind)]) <= k
 
@@ -325,10 +325,10 @@ def test_an_accelerator_is_never_waited_for():
     """Its path runs on tensors without values: nothing on it depends on what a number is."""
     with FakeTensorMode():
         scores = [torch.empty(300, 300), torch.empty(1000)]
-        v = projection._root(projection._pieces(scores), 4000.0, waits=False)
+        v = projection._find_root(projection._as_vectors(scores), 4000.0, may_sync=False)
         assert clipped(scores[0], v).shape == (300, 300)
         with pytest.raises(DataDependentOutputException):
-            projection._root(projection._pieces(scores), 4000.0, waits=True)
+            projection._find_root(projection._as_vectors(scores), 4000.0, may_sync=True)
 
 
 # --- edges ------------------------------------------------------------------------------------------
