@@ -33,7 +33,7 @@ def gate_of(weight, score, keep):
     gate = PopupGate(weight)
     with torch.no_grad():
         gate.score.copy_(score)
-    gate.limit(keep)
+    gate.set_budget(keep)
     return gate
 
 

@@ -87,7 +87,7 @@ def test_every_budget_is_exact_where_the_official_rounding_is_not():
         wrong += int((1 - percent / 100) * n) != n - keep
         layer = nn.Linear(n, 1, bias=False)
         (attached,) = attach(EdgePopup(sparsity=1 - percent / 100), [("only", layer)], DrawClock(0), hits_target=True)
-        attached.gate.limit(attached.keep)
+        attached.gate.set_budget(attached.keep)
         assert int(attached.gate.kept(attached.dense).sum()) == keep
     assert (len(cases), wrong) == (204, 34)
 
@@ -179,7 +179,7 @@ def test_hardening_changes_nothing_but_sets_the_budget():
     layers = started(0.8)
     before = [(layer.gate.score.detach().clone(), layer.gate.kept(layer.dense)) for layer in layers]
     for layer in layers:
-        layer.gate.limit(layer.dense.numel())
+        layer.gate.set_budget(layer.dense.numel())
     pruner.harden(layers, at(STEPS), lambda: pytest.fail("edge-popup selects nothing"))
     for layer, (score, mask) in zip(layers, before, strict=True):
         assert torch.equal(layer.gate.score, score)

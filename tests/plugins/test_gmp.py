@@ -33,7 +33,7 @@ def test_masks_stand_still_between_updates(allocation):
 def test_nothing_happens_after_hardening():
     """Whatever the weights become, no later step is an update."""
     pruner = GMP(sparsity=0.9, **WINDOW)
-    assert not any(pruner.due(at(pruner, step)) for step in range(27, TOTAL + 1))
+    assert not any(pruner.is_update_step(at(pruner, step)) for step in range(27, TOTAL + 1))
 
 
 def test_pruned_weights_are_zero_in_the_forward_pass():

@@ -57,11 +57,11 @@ def test_counts_of_the_schedule_are_monotone_at_any_size(n, sparsity, window, to
     """Of up to a billion weights, the scheduled count never rises by one; it is n at `begin` and k at the end."""
     pruner, k = GMP(sparsity=sparsity, **window), kept_of(n, sparsity)
     harden = at(pruner, 0, total).harden_step
-    found = [still_kept(k, n, pruner.share(at(pruner, step, total))) for step in sorted(steps)]
+    found = [still_kept(k, n, pruner.surplus_share(at(pruner, step, total))) for step in sorted(steps)]
     assert all(k <= late <= early <= n for early, late in itertools.pairwise(found))
-    assert still_kept(k, n, pruner.share(at(pruner, harden, total))) == k
+    assert still_kept(k, n, pruner.surplus_share(at(pruner, harden, total))) == k
     begin = round(pruner.begin * total)
-    assert begin == harden or still_kept(k, n, pruner.share(at(pruner, begin, total))) == n
+    assert begin == harden or still_kept(k, n, pruner.surplus_share(at(pruner, begin, total))) == n
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
@@ -84,7 +84,7 @@ def test_every_update_follows_the_papers_formula(allocation):
 def test_the_defaults_are_the_published_cell():
     """Of Gale et al.'s 128,000 steps they are 40,000 to 76,000, every 2,000."""
     pruner = GMP(sparsity=0.9)
-    due = [step for step in range(0, 128_001, 500) if pruner.due(at(pruner, step, 128_000))]
+    due = [step for step in range(0, 128_001, 500) if pruner.is_update_step(at(pruner, step, 128_000))]
     assert due == list(range(40_000, 76_001, 2_000))
     assert pruner.allocation == "uniform"
 
@@ -101,7 +101,7 @@ def test_the_defaults_are_the_published_cell():
 def test_times_are_rounded_to_steps(window, total, expected):
     """Begin, end and interval are the nearest whole steps, the interval at least one; the end is always an update."""
     pruner = GMP(sparsity=0.9, **window)
-    assert [step for step in range(total + 1) if pruner.due(at(pruner, step, total))] == expected
+    assert [step for step in range(total + 1) if pruner.is_update_step(at(pruner, step, total))] == expected
 
 
 @pytest.mark.parametrize(
@@ -114,11 +114,14 @@ def test_the_target_is_met_where_the_official_schedule_misses_it(begin, end, eve
     last = begin + (end - begin) // every * every
     official = 1 - (1 - (last - begin) / (end - begin)) ** 3
     assert official == pytest.approx(reached, abs=5e-6)
-    assert float(1 - pruner.share(at(pruner, last, total))) == pytest.approx(official, rel=1e-12)
+    assert float(1 - pruner.surplus_share(at(pruner, last, total))) == pytest.approx(official, rel=1e-12)
     n, k = 25_500_000, 2_550_000
-    assert still_kept(k, n, pruner.share(at(pruner, last, total))) > k + 5_000
-    assert [step for step in range(last, total + 1, 500) if pruner.due(at(pruner, step, total))] == [last, end]
-    assert still_kept(k, n, pruner.share(at(pruner, end, total))) == k
+    assert still_kept(k, n, pruner.surplus_share(at(pruner, last, total))) > k + 5_000
+    assert [step for step in range(last, total + 1, 500) if pruner.is_update_step(at(pruner, step, total))] == [
+        last,
+        end,
+    ]
+    assert still_kept(k, n, pruner.surplus_share(at(pruner, end, total))) == k
 
 
 def test_the_target_is_met_where_strs_gmp_misses_it():
@@ -127,10 +130,10 @@ def test_the_target_is_met_where_strs_gmp_misses_it():
     rate = 0.9 - 0.9 * (1 - (79 - 20) / (79 - 20 + 1)) ** 3
     assert rate == pytest.approx(0.8999958, abs=5e-8)
     n, k = 25_500_000, 2_550_000
-    share = pruner.share(at(pruner, 79, 100))
+    share = pruner.surplus_share(at(pruner, 79, 100))
     assert 0.9 * float(1 - share) == pytest.approx(rate, rel=1e-12)
     assert still_kept(k, n, share) - k == 106
-    assert still_kept(k, n, pruner.share(at(pruner, 80, 100))) == k
+    assert still_kept(k, n, pruner.surplus_share(at(pruner, 80, 100))) == k
 
 
 def test_the_scheduled_sparsity_is_shown():

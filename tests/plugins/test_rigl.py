@@ -15,7 +15,7 @@ from torch import nn
 
 from pruneboard.scores import erk, kept_of, uniform
 from pruneboard_random import Random
-from pruneboard_rigl import RigL, moved
+from pruneboard_rigl import RigL, updated_mask
 
 DENSITIES = st.floats(0.02, 1)
 SEEDS = st.integers(0, 2**31)
@@ -99,7 +99,7 @@ def test_the_share_that_is_dropped_is_rounded_down(seed, density, share):
     """Of c kept weights the floor(share c) smallest go where enough pruned positions have larger gradients."""
     mask, weights, _, _ = (torch.from_numpy(array) for array in drawn(seed, density))
     before, gradient = mask.bool(), 1 + mask.numel() - torch.arange(mask.numel()).reshape(mask.shape) * (1 - mask)
-    after = moved(weights, before, gradient.where(~before, 1e-3), share)
+    after = updated_mask(weights, before, gradient.where(~before, 1e-3), share)
     lost, kept = int((before & ~after).sum()), int(before.sum())
     assert int(after.sum()) == kept
     assert lost == min(math.floor(share * kept), int((~before).sum()))
@@ -110,16 +110,18 @@ def test_the_share_that_is_dropped_is_rounded_down(seed, density, share):
 def test_a_kept_zero_ranks_above_a_pruned_weight():
     """Officially noise may revive a pruned weight with its stored value: here a kept 0 outranks any pruned one."""
     weight, keep = torch.tensor([9.0, 0.0, 9.0, 2.0]), torch.tensor([False, True, False, True])
-    assert moved(weight, keep, torch.tensor([0.0, 5, 1, 0]), 0.4).tolist() == keep.tolist()  # floor(.8): none
-    assert moved(weight, keep, torch.tensor([0.0, 5, 1, 0]), 0.5).tolist() == keep.tolist()  # dropped, and grown again
-    assert moved(weight, keep, torch.tensor([0.0, 5, 6, 0]), 0.5).tolist() == [False, False, True, True]
+    assert updated_mask(weight, keep, torch.tensor([0.0, 5, 1, 0]), 0.4).tolist() == keep.tolist()  # floor(.8): none
+    assert (
+        updated_mask(weight, keep, torch.tensor([0.0, 5, 1, 0]), 0.5).tolist() == keep.tolist()
+    )  # dropped, and grown again
+    assert updated_mask(weight, keep, torch.tensor([0.0, 5, 6, 0]), 0.5).tolist() == [False, False, True, True]
 
 
 def test_a_position_without_gradient_is_not_grown():
     """Of a unit that never fires all gradients are 0: what was dropped comes back, instead of the first position."""
     weight, keep = torch.tensor([9.0, 1.0, 2.0, 3.0]), torch.tensor([False, True, True, True])
-    assert moved(weight, keep, torch.zeros(4), 1.0).tolist() == keep.tolist()
-    assert moved(weight, keep, torch.tensor([1e-30, 0, 0, 0]), 0.4).tolist() == [True, False, True, True]
+    assert updated_mask(weight, keep, torch.zeros(4), 1.0).tolist() == keep.tolist()
+    assert updated_mask(weight, keep, torch.tensor([1e-30, 0, 0, 0]), 0.4).tolist() == [True, False, True, True]
 
 
 def test_gradients_that_are_no_numbers_move_nothing():
@@ -138,7 +140,7 @@ def test_gradients_that_are_no_numbers_move_nothing():
 def test_the_share_falls_along_a_cosine():
     """It is `drop` at 0, half of it halfway to T, its official value in between, and 0 from T on."""
     pruner = RigL(sparsity=0.9, end=0.5)
-    f = [pruner.share(at(pruner, step, 400)) for step in (0, 50, 100, 150, 200, 399)]
+    f = [pruner.drop_fraction(at(pruner, step, 400)) for step in (0, 50, 100, 150, 200, 399)]
     assert f == pytest.approx([0.3, 0.15 * (1 + math.sqrt(0.5)), 0.15, 0.15 * (1 - math.sqrt(0.5)), 0, 0], abs=1e-12)
 
 
@@ -242,8 +244,8 @@ def test_it_declares_where_its_mask_is_final():
         ({"allocation": "global"}, "erk or uniform; found 'global'"),
         ({"drop": 1.5}, r"\[0, 1\]; found 1.5"),
         ({"drop": math.nan}, r"\[0, 1\]; found nan"),
-        ({"interval": 0}, "1 step or more and updates 0 or more; found 0, 16"),
-        ({"updates": -1}, "1 step or more and updates 0 or more; found 100, -1"),
+        ({"interval": 0}, "1 step or more, and updates 0 or more; found 0, 16"),
+        ({"updates": -1}, "1 step or more, and updates 0 or more; found 100, -1"),
         ({"end": 0.0}, r"\(0, 1\]; found 0.0"),
         ({"end": math.nan}, r"\(0, 1\]; found nan"),
     ],

@@ -138,7 +138,7 @@ def test_scoring_leaves_no_trace_and_repeats_itself():
 
 def test_fewer_than_one_image_is_refused():
     """The message holds what was found."""
-    with pytest.raises(ValueError, match="images is 1 or more; found 0"):
+    with pytest.raises(ValueError, match="images must be 1 or more; found 0"):
         SNIP(sparsity=0.9, images=0)
 
 

@@ -152,7 +152,7 @@ def test_the_automatic_decay_reaches_its_aim(mode, sparsity, total):
     steps = round(total * pruner.traits("prune").harden_at)
     values = journey(pruner.gate_optimizer(steps), pruner.init, [schedule(t, total, total // 20) for t in range(steps)])
     assert all(later >= earlier for earlier, later in itertools.pairwise([pruner.init, *values]))
-    assert 0.5 < values[-1] / pruner.aim < 2
+    assert 0.5 < values[-1] / pruner.final_s < 2
     pruned = soft_threshold(draw(10_000, dtype=torch.float32) * 0.05, torch.tensor([values[-1]])) == 0
     assert float(pruned.float().mean()) >= sparsity - 0.12
 

@@ -217,7 +217,7 @@ def test_a_flow_that_overflows_float32_is_scored():
 def test_a_flow_that_overflows_float64_is_one_line():
     """The message says what was found."""
     pruner = SynFlow(sparsity=0.5)
-    with pytest.raises(ValueError, match="is inf in float64: it is too deep for SynFlow"):
+    with pytest.raises(ValueError, match="is inf in float64: this network is too deep for SynFlow"):
         pruner.score(viewed(pruner, powers(1e30, 12)), nothing())
 
 
@@ -234,7 +234,7 @@ def test_scoring_leaves_no_trace_and_repeats_itself():
 
 def test_fewer_than_one_round_is_refused():
     """The message holds what was found."""
-    with pytest.raises(ValueError, match="rounds is 1 or more; found 0"):
+    with pytest.raises(ValueError, match="rounds must be 1 or more; found 0"):
         SynFlow(sparsity=0.9, rounds=0)
 
 
