@@ -7,9 +7,9 @@ import math
 import pytest
 import scipy.stats
 import torch
+from edge_popup_cases import FEW, LAYOUTS, STEPS, at, gate_of, generator, layers_of, normal
 from hypothesis import given
 from hypothesis import strategies as st
-from popup_cases import FEW, LAYOUTS, STEPS, at, gate_of, generator, layers_of, normal
 from torch import nn
 
 from pruneboard.api import Traits

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from edge_popup_cases import FEW, LAYOUTS, at, gate_of, layers_of, normal
 from hypothesis import given
 from hypothesis import strategies as st
-from popup_cases import FEW, LAYOUTS, at, gate_of, layers_of, normal
 from torch.nn import functional
 
 from pruneboard_edge_popup import EdgePopup

@@ -14,7 +14,7 @@ from runs import folder, run
 from str_cases import FEW, at, draw, fill, gated, harden, kept, network, published, s_of
 
 from pruneboard.scores import budget, kept_of
-from pruneboard_str import STR, ThresholdGate
+from pruneboard_str import STR
 
 SPARSITIES = [0.01, 0.5, 0.8, 0.9, 0.98, 0.995, 0.999]
 
@@ -145,18 +145,6 @@ def test_a_hardened_gate_is_a_mask():
         )
         assert torch.equal(gradient, layer.gate.keep)
         assert to_s is None
-
-
-@pytest.mark.parametrize("hardened", [False, True])
-def test_a_loaded_gate_is_the_saved_one(hardened):
-    """All of a gate's state is in its tensors: loaded into a fresh one they give the same weight."""
-    weight = draw(20, 10, dtype=torch.float32)
-    saved, fresh = ThresholdGate(weight, -1.0, learn=True), ThresholdGate(weight, -5.0, learn=True)
-    if hardened:
-        saved.harden(weight > 0.5)
-    fresh.load_state_dict(saved.state_dict())
-    assert torch.equal(fresh(weight), saved(weight))
-    assert torch.equal(fresh.kept(weight), saved.kept(weight))
 
 
 def test_zero_sparsity_learns_nothing():
