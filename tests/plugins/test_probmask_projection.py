@@ -124,7 +124,7 @@ def test_projection_is_feasible(x, k):
 @FEW
 @given(SCORES, st.floats(0, 5))
 def test_projection_of_a_feasible_point_only_clips(x, slack):
-    """If the clipped sum is at most K, then v is 0 and P(x) = clip(x, 0, 1) bit for bit, as is the projection of that."""
+    """If the clipped sum is at most K, then v is 0 and P(x) = clip(x, 0, 1) bit for bit; so is P of that."""
     scores = float64(x)
     clip = scores.clamp(0, 1)
     k = float(clip.sum()) + slack
