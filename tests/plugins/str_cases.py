@@ -56,7 +56,7 @@ def harden(pruner, layers):
 
 
 def kept_count(layers):
-    """The number of kept_count positions over all layers."""
+    """The number of kept positions over all layers."""
     return sum(int(layer.gate.kept(layer.dense.detach()).sum()) for layer in layers)
 
 
