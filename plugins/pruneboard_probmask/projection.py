@@ -6,9 +6,9 @@ v is the Lagrange multiplier of the budget: it lowers all entries equally, and t
 non-increasing and piecewise linear, with breakpoints at every x_i - 1 and x_i and slope -#{i: 0 < x_i - v < 1}
 between them. It is neither convex nor concave, so Newton or secant steps alone need not converge.
 
-The root is found in two ways. Up to `SORT_LIMIT` entries: exactly, by sorting the breakpoints (`_root_by_sorting`).
-Above that: starting from the root of a sample of the entries, two or three secant steps inside a bracket
-(`_SecantSearch`), each of which evaluates F in one pass over the scores. The official code bisects 21 times, one pass
+Up to `SORT_LIMIT` entries the root is found by sorting the breakpoints (`_root_by_sorting`). With more entries, the
+root of a sample of them is the start of two or three secant steps inside a bracket (`_SecantSearch`), each of which
+evaluates F in one pass over the scores. A last pass verifies the sum. The official code bisects 21 times, one pass
 each, and stops at an absolute tolerance below the resolution of its float32 sum; its sum may exceed K. Here sums that
 decide are accumulated in float64, and the returned v is the right end of the bracket, so that F(v) never exceeds K.
 Nothing is carried from one step to the next, so a resumed run finds the same v.
