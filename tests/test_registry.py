@@ -269,10 +269,10 @@ def test_an_unknown_option_names_the_options(site, name):
 @pytest.mark.parametrize(
     ("method", "options", "expected"),
     [
-        ("magnitude", {"prune_at": "-1"}, "prune_at is a fraction of the step budget, in [0, 1]; found -1.0"),
+        ("magnitude", {"prune_at": "-1"}, "prune_at must be a fraction of the step budget in [0, 1]; found -1.0"),
         ("magnitude", {"allocation": "best"}, "one of global, uniform, erk, lamp; found 'best'"),
         ("random", {"allocation": "lamp"}, "one of uniform, global, erk; found 'lamp'"),
-        ("probmask", {"passes": "0"}, "passes and samples are 1 or more; found 0, 10"),
+        ("probmask", {"passes": "0"}, "passes and samples must be 1 or more; found 0, 10"),
     ],
 )
 def test_built_in_options_out_of_range_are_refused(method, options, expected):

@@ -1,4 +1,4 @@
-"""The dense control: the same training, and nothing pruned."""
+"""The dense control: the same training without pruning."""
 
 from __future__ import annotations
 
@@ -12,37 +12,41 @@ from pruneboard.api import Gate, Pruner, Track, Traits
 
 
 @final
-class Open(Gate):
-    """A gate that changes nothing."""
+class IdentityGate(Gate):
+    """A gate whose effective weight is the dense weight."""
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return `weight` itself."""
         return weight
 
     def kept(self, weight: Tensor) -> Tensor:
-        """Return all positions, a weight that happens to be 0.0 included."""
+        """Return all positions, including those of weights that are exactly 0.0."""
         return torch.ones_like(weight, dtype=torch.bool)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Dense(Pruner[Open]):
-    """No pruning: the reference every drop in accuracy is measured against. It takes no sparsity."""
+class Dense(Pruner[IdentityGate]):
+    """Dense training: the reference for every drop in accuracy. It accepts no sparsity but 0."""
 
     sparsity: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse any sparsity but 0."""
+        """Check the sparsity.
+
+        Raises:
+            ValueError: the sparsity is not 0.
+        """
         super().__post_init__()
         if self.sparsity:
             raise ValueError(f"the dense control prunes nothing: leave --sparsity out; found {self.sparsity}")
 
     def traits(self, track: Track) -> Traits:
-        """Declare the control."""
+        """Declare the dense control."""
         del track
         return Traits(control="dense")
 
-    def gate(self, weight: Tensor) -> Open:
-        """Return the open gate."""
+    def gate(self, weight: Tensor) -> IdentityGate:
+        """Return the identity gate."""
         del weight
-        return Open()
+        return IdentityGate()

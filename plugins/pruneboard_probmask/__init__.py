@@ -1,4 +1,4 @@
-"""ProbMask: keep-probabilities learned under one global sparsity budget (arXiv:2105.01571, CVPR 2021)."""
+"""ProbMask: learn keep-probabilities under one global sparsity budget (arXiv:2105.01571, CVPR 2021)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pruneboard_probmask.projection import clipped, shift
 
 __all__ = ["ProbMask", "ProbabilityGate"]
 
-FASTEST = 0.2
-"""A rate raised for a short budget stops here: five steps take a probability from certain to gone."""
+MAX_RAISED_LR = 0.2
+"""Upper limit of a learning rate raised for a short budget: at 0.2, five Adam steps take a probability from 1 to 0."""
 
 Layers = Sequence[Layer[ProbabilityGate]]
 
@@ -29,50 +29,50 @@ class ProbMask(Pruner[ProbabilityGate]):
 
         min over w, s of  E_{m ~ Bern(s)} L(w * m)    subject to  s in [0,1]^n,  sum s <= K(t)
 
-    One step, with f the fraction of the search that is over:
+    One step, where f is the completed fraction of the search:
 
-    1. `passes` relaxed samples m = sigmoid(T (logit s + logit u)), u ~ U(0,1), their losses averaged, with
-       1/T = (1 - final_temperature)(1 - f) + final_temperature;
-    2. the recipe's SGD on w and Adam(lr) on s, gradients clipped jointly;
-    3. s <- clip(s - v, 0, 1), the Euclidean projection onto the constraint, with K(t) falling from n to
-       the budget k along a cubic between `begin` and `end`.
+    1. `passes` forward passes, each with its own relaxed sample m = sigmoid(T (logit s + logit u)), u ~ U(0,1);
+       their losses are averaged, and 1/T = (1 - final_temperature)(1 - f) + final_temperature;
+    2. the recipe's SGD on w and Adam(lr) on s, with both gradients clipped jointly;
+    3. s <- clip(s - v, 0, 1), the Euclidean projection onto the constraint; K(t) falls from n to the budget k
+       along a cubic between `begin` and `end`.
 
-    At `harden_at` of the budget, `samples` masks are drawn, each repaired to exactly k, and the one with the
-    best *validation* top-1 is fixed; the rest of the budget fine-tunes w.
+    At `harden_at` of the step budget, `samples` masks are drawn and each is repaired to exactly k positions. The
+    one with the best *validation* top-1 is fixed, and the rest of the budget fine-tunes w.
 
     Source: the paper, and x-zho14/ProbMask-official@dff770a: utils/conv_type.py:33-43 (relaxation),
     main.py:95-111 (budget and temperature), utils/net_utils.py:83-120 (projection), main.py:183-269
-    (fine-tuning); its CIFAR configuration gives every default. No code was copied (it has no licence).
+    (fine-tuning). Its CIFAR configuration provides every default. No code was copied, because it has no licence.
 
     Deviations:
-        * Budget and temperature move per step, not per epoch, so short budgets see the whole schedule.
+        * Budget and temperature change per step, not per epoch, so that short budgets see the whole schedule.
         * One uniform draw per weight where the official code takes the difference of two Gumbels; both are
-          Logistic(0, 1). No epsilon inside the logarithms: a probability of exactly 0 gets no gradient, where
-          the official code gives it one by chance in the first epochs after `begin` (T below about 2).
-        * The projection is exact, in float64, and never exceeds K; the official one bisects 21 times.
-        * The mask is chosen among the samples by validation top-1 (official: training top-1, in train mode,
-          with augmentation), and repaired to exactly k (official: whatever was drawn, about K on average):
-          of a sample with too many weights those with the least probability go, of one with too few those
-          left out with the highest probability return.
+          Logistic(0, 1). There is no epsilon inside the logarithms, so a probability of exactly 0 gets no
+          gradient. In the official code it gets a random one in the first epochs after `begin` (T below about 2).
+        * The projection is exact, accumulates in float64 and never exceeds K. The official code bisects 21 times.
+        * The mask is chosen among the samples by validation top-1 (official: training top-1, in train mode, with
+          augmentation) and repaired to exactly k (official: the count that was drawn, about K on average). A
+          sample with too many positions loses the least probable of them; one with too few gains the most
+          probable of the others.
         * Fine-tuning is part of the budget and follows its cosine (official: 20 more epochs at 1e-3).
-        * A budget under `travel / lr` = 3,333 search steps raises the rate to travel / steps, at most 0.2: Adam moves a
-          probability by about its rate a step, so at 6e-3 two hundred steps leave nine in ten undecided and
-          the sampled mask near random (digits, test_resnet, .9: validation 61 %; with the raised rate 99 %).
-          The paper's budget (58,800 steps) is not touched.
-        * Batch statistics are recorded in the first pass of a step only (official: in both).
+        * With fewer than `travel / lr` = 3,333 search steps, the learning rate is raised to travel / steps, at most
+          0.2. Adam moves a probability by about its learning rate per step: at 6e-3, two hundred steps leave nine
+          of ten probabilities undecided and the sampled mask close to random (digits, test_resnet, .9: validation
+          61 %; with the raised rate 99 %). The paper's budget (58,800 steps) is not affected.
+        * BatchNorm statistics are updated in the first pass of a step only (official: in both).
 
-    A weight may come back until hardening: one whose probability is 0 gets no gradient, but Adam's momentum
-    may still lift it.
+    A pruned weight can return until hardening. A probability of 0 gets no gradient, but Adam's momentum can still
+    raise it.
 
     Attributes:
-        lr: peak learning rate of the probabilities (Adam, no weight decay), on the recipe's schedule shape.
-        travel: least product of that rate and the search steps; 0 never raises the rate.
+        lr: peak learning rate of the probabilities (Adam, no weight decay); it follows the recipe's schedule.
+        travel: minimum of learning rate times search steps; 0 never raises the learning rate.
         begin: fraction of the search at which the budget starts to fall.
-        end: fraction of the search at which it reaches the target.
+        end: fraction of the search at which the budget reaches the target.
         final_temperature: 1/T at the end of the search; it is 1 at the start.
-        passes: relaxed samples per step.
-        split_batch: not the published method: each sample sees its share of the batch, so that a step costs what
-            one pass does. Gradients are noisier, and batch statistics are those of the share.
+        passes: relaxed samples, and therefore forward passes, per step.
+        split_batch: give each sample its share of the batch, so that a step costs one pass (not the published
+            method). Gradients are noisier, and batch statistics are those of the share.
         samples: masks drawn at hardening.
         harden_at: fraction of the step budget spent on the search.
     """
@@ -90,25 +90,30 @@ class ProbMask(Pruner[ProbabilityGate]):
     harden_at: float = 0.9375
 
     def __post_init__(self) -> None:
-        """Refuse options no search could mean."""
+        """Check the options.
+
+        Raises:
+            ValueError: an option is out of range.
+        """
         super().__post_init__()
         if not 0 <= self.begin < self.end <= 1:
             raise ValueError(
-                f"begin and end are fractions of the search, 0 <= begin < end <= 1; found {self.begin}, {self.end}"
+                "begin and end must be fractions of the search with 0 <= begin < end <= 1; "
+                f"found {self.begin}, {self.end}"
             )
         if not 0 < self.final_temperature <= 1:
-            raise ValueError(f"final_temperature is in (0, 1]; found {self.final_temperature}")
+            raise ValueError(f"final_temperature must be in (0, 1]; found {self.final_temperature}")
         if self.passes < 1 or self.samples < 1:
-            raise ValueError(f"passes and samples are 1 or more; found {self.passes}, {self.samples}")
+            raise ValueError(f"passes and samples must be 1 or more; found {self.passes}, {self.samples}")
         if self.split_batch and self.passes == 1:
-            raise ValueError("split_batch shares a batch among two passes or more; found passes=1")
+            raise ValueError("split_batch needs two or more passes to split the batch among; found passes=1")
         if not 0 < self.harden_at <= 1:
-            raise ValueError(f"harden_at is a fraction of the step budget, in (0, 1]; found {self.harden_at}")
+            raise ValueError(f"harden_at must be a fraction of the step budget in (0, 1]; found {self.harden_at}")
         if self.lr <= 0 or self.travel < 0:
-            raise ValueError(f"lr is above 0 and travel 0 or more; found {self.lr}, {self.travel}")
+            raise ValueError(f"lr must be above 0 and travel 0 or more; found {self.lr}, {self.travel}")
 
     def traits(self, track: Track) -> Traits:
-        """Declare the passes per step and the hardening; at sparsity 0 there is nothing to search."""
+        """Declare the passes per step and when the masks are fixed; at sparsity 0 one pass suffices."""
         harden_at = 1.0 if track == "supermask" else self.harden_at
         passes = self.passes if self.sparsity else 1
         return Traits(forward_passes=passes, split_batch=self.split_batch and passes > 1, harden_at=harden_at)
@@ -118,26 +123,26 @@ class ProbMask(Pruner[ProbabilityGate]):
         return ProbabilityGate(weight, learn=self.sparsity > 0)
 
     def gate_optimizer(self, steps: int) -> GateOptimizer:
-        """Return Adam without weight decay, fast enough for the probabilities to be decided in `steps`."""
-        return GateOptimizer(rule="adam", lr=max(self.lr, min(FASTEST, self.travel / max(1, steps))))
+        """Return Adam without weight decay, with a learning rate high enough to decide the mask within `steps`."""
+        return GateOptimizer(rule="adam", lr=max(self.lr, min(MAX_RAISED_LR, self.travel / max(1, steps))))
 
     def inverse_temperature(self, fraction: float) -> float:
         """Return T at a fraction of the search: 1 at its start, 1 / final_temperature at its end."""
         return 1 / ((1 - self.final_temperature) * (1 - fraction) + self.final_temperature)
 
     def kept_share(self, fraction: float) -> float:
-        """Return the share of the way from the target to everything that is still kept: 1 at `begin`, 0 at `end`."""
+        """Return the share of the n - k surplus weights that K(t) still allows: 1 until `begin`, 0 from `end` on."""
         return cubic(fraction, self.begin, self.end, 1.0, 0.0)
 
     def before_step(self, layers: Layers, at: Progress) -> None:
-        """Set the temperature, and find the probabilities there is something to draw for."""
-        # Until `begin` that is none: every probability is 1, where its gradient is exactly 0 in float32.
+        """Set the temperature, and list the probabilities that need a random draw."""
+        # Until `begin` there are none: every probability is 1, where its gradient is exactly 0 in float32.
         for layer in layers:
             layer.gate.inverse_temperature = self.inverse_temperature(at.fraction)
             layer.gate.refresh()
 
     def after_step(self, layers: Layers, at: Progress) -> None:
-        """Project the probabilities of all layers together onto the budget of this step."""
+        """Project the probabilities of all layers together onto this step's budget."""
         share = self.kept_share(at.fraction)
         if share == 1.0:
             return
@@ -145,10 +150,10 @@ class ProbMask(Pruner[ProbabilityGate]):
         scores = [layer.gate.probability.detach() for layer in layers]
         v = shift(scores, k + (n - k) * share)
         for layer, score in zip(layers, scores, strict=True):
-            at.assign(layer.gate.probability, clipped(score, v, out=layer.gate.spare()))
+            at.assign(layer.gate.probability, clipped(score, v, out=layer.gate.spare_buffer()))
 
     def harden(self, layers: Layers, at: Progress, validate: Validate) -> None:
-        """Fix the best of `samples` masks, each of exactly the budget, by validation top-1."""
+        """Draw `samples` masks of exactly the budget, and fix the one with the best validation top-1."""
         if not self.sparsity:
             return
         probabilities = [layer.gate.probability.detach().clone() for layer in layers]
@@ -156,15 +161,15 @@ class ProbMask(Pruner[ProbabilityGate]):
         best: tuple[float, list[Tensor]] | None = None
         for _ in range(self.samples):
             masks = sample(probabilities, budget(layers), generators)
-            _fix(layers, masks, at)
-            found = validate()
-            if best is None or found > best[0]:
-                best = (found, masks)
+            _set_probabilities(layers, masks, at)
+            accuracy = validate()
+            if best is None or accuracy > best[0]:
+                best = (accuracy, masks)
         assert best is not None
-        _fix(layers, best[1], at)
+        _set_probabilities(layers, best[1], at)
 
     def diagnostics(self, layers: Layers, at: Progress) -> Mapping[str, float]:
-        """Return the temperature, the mean keep-probability, and the share strictly between 0 and 1."""
+        """Return the temperature, the mean probability, and the share of probabilities strictly between 0 and 1."""
         n = sum(layer.dense.numel() for layer in layers)
         probabilities = [layer.gate.probability.detach() for layer in layers]
         undecided = sum(int(((p > 0) & (p < 1)).sum()) for p in probabilities)
@@ -176,10 +181,10 @@ class ProbMask(Pruner[ProbabilityGate]):
 
 
 def sample(probabilities: Sequence[Tensor], k: int, generators: Sequence[torch.Generator]) -> list[Tensor]:
-    """Return one mask m ~ Bern(s) per tensor, repaired to exactly `k` kept positions over all.
+    """Return one bool mask m ~ Bern(s) per tensor, repaired to exactly `k` kept positions over all tensors.
 
-    The k highest of m + s are kept: every drawn position ranks above every other one, and within each of the
-    two groups the more probable goes first.
+    The repair keeps the k highest of m + s. Every drawn position (m = 1) ranks above every other one, and within
+    each of the two groups the more probable position ranks higher.
     """
     ranked = []
     for probability, generator in zip(probabilities, generators, strict=True):
@@ -188,7 +193,8 @@ def sample(probabilities: Sequence[Tensor], k: int, generators: Sequence[torch.G
     return top_k(ranked, k)
 
 
-def _fix(layers: Layers, masks: Sequence[Tensor], at: Progress) -> None:
+def _set_probabilities(layers: Layers, masks: Sequence[Tensor], at: Progress) -> None:
+    """Set every probability to its mask value, 0 or 1, which makes the gate deterministic."""
     for layer, mask in zip(layers, masks, strict=True):
         at.assign(layer.gate.probability, mask.to(layer.gate.probability.dtype))
         layer.gate.refresh()

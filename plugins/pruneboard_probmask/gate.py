@@ -1,4 +1,19 @@
-"""The ProbMask gate: one keep-probability per weight, relaxed in training, 0/1 once hardened."""
+"""The ProbMask gate: one keep-probability per weight, relaxed in training, 0/1 once hardened.
+
+The relaxation is the binary Concrete (Gumbel-softmax) distribution. For a weight with keep-probability s:
+
+    m = sigmoid(T (logit s + g)),   g = logit u ~ Logistic(0, 1),   u ~ U(0, 1)
+
+T is the inverse temperature, 1 or more. As T grows, m tends to 1{u > 1 - s}, a sample of Bernoulli(s); for small T
+the mean of m is above a small s. Unlike that sample, m is differentiable in s, and backpropagation reaches s:
+
+    dm/ds = T m (1 - m) / (s (1 - s))
+
+The ends of [0, 1] need care, because every probability starts at 1 and most end at 0. There logit s is infinite
+and dm/ds is 0/0. Clamping the odds and the divisor (`ODDS_FLOOR`, `_mask_derivative`) makes m exactly s and the
+gradient exactly 0. So no gradient moves a probability that is exactly 0 or 1; only the projection and Adam's momentum
+do.
+"""
 
 from __future__ import annotations
 
@@ -12,69 +27,71 @@ from torch.nn import functional
 from pruneboard.api import Gate
 from pruneboard_probmask import bulk
 
-NEVER = 1e-36
-"""Stands for 0 inside the odds: log(0) costs a CPU some twenty times an ordinary logarithm."""
+ODDS_FLOOR = 1e-36
+"""Replaces a smaller numerator or divisor of the odds: log(0) takes a CPU about 20 times as long as another log."""
 
-SMALLEST_DRAW = 2.0**-25
-"""Stands for a draw of exactly 0, which float32 gives once in 2^24: at s = 1 it would make the mask 1/2."""
+MIN_DRAW = 2.0**-25
+"""Replaces a draw of exactly 0, which float32 produces once in 2^24 draws: at s = 1 it would make the mask 1/2."""
 
-NOTHING = 1e-26
-"""A relaxed mask at or below this is 0: it changes no sum, and products with it would be subnormal and slow."""
+MASK_FLOOR = 1e-26
+"""A relaxed mask at or below this becomes 0: it changes no sum, and its products would be subnormal and slow."""
 
-FEW, FEW_OF_MANY = 0.25, 0.4
-"""Below this share of undecided probabilities, gathering them costs a CPU less than drawing for all.
+GATHER_BELOW, GATHER_BELOW_LARGE = 0.25, 0.4
+"""Share of undecided probabilities below which a CPU gathers them; drawing for all is faster above it.
 
-Of a large layer the second; the small ones of the committed boards were drawn for by the first.
+The second applies to large layers (`bulk.is_large`). The first is kept for the small layers of the committed boards:
+it decides which random numbers they draw.
 """
 
 
 @final
 class ProbabilityGate(Gate):
-    """Effective weight w * m, with m a relaxed Bernoulli(probability) sample in training.
+    """Effective weight w * m, where m is a relaxed sample of Bernoulli(probability) in training.
 
     Attributes:
-        probability: parameter of the weight's shape, in [0, 1] after every projection; 1 at the start. Where
-            it is exactly 0 or 1, m equals it, so a hardened gate is one whose probabilities are 0 and 1.
-        inverse_temperature: T of the relaxation; set before every step, so it is no state.
-        undecided: flat indices of the probabilities strictly between 0 and 1, the only ones drawn for; None
-            draws for all. Derived from `probability` before every step, so it is not saved.
-        room: [2, *shape], where m and w * m of a large weight stand in every pass, on a CPU; not saved either.
+        probability: parameter s of the weight's shape, in [0, 1] after every projection; starts at 1. Where s is
+            exactly 0 or 1, m equals s, so a hardened gate is one whose probabilities are all 0 or 1.
+        inverse_temperature: T of the relaxation; set before every step, so it needs no saving.
+        undecided: flat indices, int64, of the probabilities strictly between 0 and 1, the only ones that need a
+            draw; None to draw for all. Derived from `probability` before every step, so it is not saved.
+        workspace: [2, *shape], memory for m and w * m that every pass of a large weight on a CPU reuses; not saved.
     """
 
     probability: nn.Parameter
     undecided: Tensor | None
-    room: Tensor | None
+    workspace: Tensor | None
 
     def __init__(self, weight: Tensor, *, learn: bool) -> None:
-        """Start with every probability at 1; `learn=False` where the budget keeps everything."""
+        """Start with every probability at 1; pass `learn=False` where the budget keeps everything."""
         super().__init__()
         self.probability = nn.Parameter(torch.ones_like(weight), requires_grad=learn)
         self.inverse_temperature = 1.0
         self.register_buffer("undecided", None, persistent=False)
-        self.register_buffer("room", None, persistent=False)
+        self.register_buffer("workspace", None, persistent=False)
         self.refresh()
 
     def refresh(self) -> None:
-        """Find the undecided probabilities, where drawing for them alone pays."""
+        """Update `undecided` from the probabilities; None where drawing for all of them is faster."""
         values = self.probability.detach()
         if values.device.type != "cpu" or not values.is_contiguous():
-            self.undecided = None  # an accelerator would wait for the count
+            self.undecided = None  # counting them would synchronize an accelerator
             return
-        self.undecided = bulk.between(values, most=FEW_OF_MANY if bulk.is_large(values) else FEW)
+        limit = GATHER_BELOW_LARGE if bulk.is_large(values) else GATHER_BELOW
+        self.undecided = bulk.interior_indices(values, max_share=limit)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return w * m in training, and w * probability, the mean of w * Bernoulli, in evaluation."""
         if not self.training or not self.probability.requires_grad:
             return weight * self.probability.detach()
-        if self.room is None and bulk.is_large(weight):
-            self.room = torch.empty(2, *weight.shape)
-        nothing = self.undecided is not None and not self.undecided.numel()
-        generator = None if nothing else self.draw()
-        return relaxed(weight, self.probability, self.inverse_temperature, generator, self.undecided, self.room)
+        if self.workspace is None and bulk.is_large(weight):
+            self.workspace = torch.empty(2, *weight.shape)
+        all_decided = self.undecided is not None and not self.undecided.numel()
+        generator = None if all_decided else self.draw()
+        return relaxed(weight, self.probability, self.inverse_temperature, generator, self.undecided, self.workspace)
 
-    def spare(self) -> Tensor | None:
-        """Return a tensor of the weight's shape that stands unused between two passes, if there is one."""
-        return None if self.room is None else self.room[0]
+    def spare_buffer(self) -> Tensor | None:
+        """Return memory of the weight's shape that is unused between two passes, or None if there is none."""
+        return None if self.workspace is None else self.workspace[0]
 
     def kept(self, weight: Tensor) -> Tensor:
         """Return where the probability is not 0."""
@@ -88,25 +105,25 @@ def relaxed(
     inverse_temperature: float,
     generator: torch.Generator | None,
     undecided: Tensor | None = None,
-    room: Tensor | None = None,
+    workspace: Tensor | None = None,
 ) -> Tensor:
     """Return w * m for one relaxed sample m, differentiable in `weight` and `probability`.
 
         m = sigmoid(T (logit(s) + logit(u))),   u ~ U(0,1) iid
-        dL/dw = g m,   dL/ds = g w T m (1 - m) / (s (1 - s))
+        dL/dw = g m,   dL/ds = g w T m (1 - m) / (s (1 - s)),   g = dL/d(w m)
 
     Args:
         weight: w, any shape.
         probability: s, of the same shape, in [0, 1].
         inverse_temperature: T.
-        generator: draws u; None where there is nothing to draw.
-        undecided: flat indices outside of which every s is 0 or 1, so that m = s whatever is drawn; None
-            draws for all.
-        room: [2, *shape], takes m and w * m, which are allocated without it. To go backward after a later call has
-            taken the same room is an error, which autograd raises.
+        generator: draws u; may be None where `undecided` is empty.
+        undecided: flat indices outside of which every s is 0 or 1, so that m = s there without a draw; None draws
+            for all.
+        workspace: [2, *shape], memory for m and w * m; allocated if None. If a later call reuses it, going
+            backward through this one is an error, which autograd raises.
     """
     return _Relaxed.apply(  # type: ignore[no-any-return]
-        weight, probability, inverse_temperature, generator, undecided, room
+        weight, probability, inverse_temperature, generator, undecided, workspace
     )
 
 
@@ -117,31 +134,44 @@ def sample_mask(
     out: Tensor | None = None,
     log_: Callable[[Tensor], Tensor] = torch.log_,
 ) -> Tensor:
-    """Return sigmoid(T log(s u / ((1 - s)(1 - u)))), exactly s where s is 0 or 1, in one logarithm.
+    """Return the relaxed mask sigmoid(T log(s u / ((1 - s)(1 - u)))), exactly s where s is 0 or 1.
+
+    This is sigmoid(T (logit s + logit u)) with one logarithm instead of four.
 
     Args:
         probability: s.
-        inverse_temperature: T.
+        inverse_temperature: T, 1 or more.
         draw: u in [0, 1), of the shape of `probability`; overwritten.
-        out: takes the result, if given.
-        log_: replaces a tensor by its logarithm.
+        out: receives the result, if given.
+        log_: replaces a tensor by its logarithm in place.
     """
-    draw.clamp_min_(SMALLEST_DRAW)
-    odds = torch.mul(draw, probability, out=out).clamp_min_(NEVER)
-    against = torch.sub(1, draw, out=draw).mul_(1 - probability).clamp_min_(NEVER)
+    # In float32, s = 1 gives odds of 3e28 or more, whose sigmoid rounds to 1, and s = 0 gives odds of 2e-29 or
+    # less, whose sigmoid is below MASK_FLOOR.
+    draw.clamp_min_(MIN_DRAW)
+    odds = torch.mul(draw, probability, out=out).clamp_min_(ODDS_FLOOR)
+    against = torch.sub(1, draw, out=draw).mul_(1 - probability).clamp_min_(ODDS_FLOOR)
     mask = log_(odds.div_(against)).mul_(inverse_temperature).sigmoid_()
-    return functional.threshold(mask, NOTHING, 0.0, inplace=True)
+    return functional.threshold(mask, MASK_FLOOR, 0.0, inplace=True)
 
 
-def _slope(probability: Tensor, mask: Tensor, inverse_temperature: float, out: Tensor | None = None) -> Tensor:
-    """Return dm/ds = T m (1 - m) / (s (1 - s)); where s is 0 or 1 so is m, and any divisor will do but 0."""
+def _mask_derivative(
+    probability: Tensor, mask: Tensor, inverse_temperature: float, out: Tensor | None = None
+) -> Tensor:
+    """Return dm/ds = T m (1 - m) / (s (1 - s)), and 0 where s is 0 or 1.
+
+    There m is 0 or 1 too, so the numerator is exactly 0; the clamp only keeps the divisor from being 0.
+    """
     variance = torch.addcmul(probability, probability, probability, value=-1)
     slope = torch.addcmul(mask, mask, mask, value=-1, out=out).mul_(inverse_temperature)
     return slope.div_(variance.clamp_min_(torch.finfo(variance.dtype).tiny))
 
 
 class _Relaxed(torch.autograd.Function):
-    """Written out because autograd would keep six tensors of the weight's size per layer; this keeps one."""
+    """The forward and backward pass of `relaxed`.
+
+    Autograd through the formula would keep six tensors of the weight's size per layer; this keeps one, the mask.
+    Where `undecided` is given it keeps only s, w and m at those indices.
+    """
 
     @staticmethod
     def forward(
@@ -151,20 +181,23 @@ class _Relaxed(torch.autograd.Function):
         inverse_temperature: float,
         generator: torch.Generator | None,
         undecided: Tensor | None,
-        room: Tensor | None,
+        workspace: Tensor | None,
     ) -> Tensor:
         ctx.inverse_temperature = inverse_temperature
-        # Detached, they still share the room's count of writes, by which autograd finds what is used too late.
-        mask, product = (torch.empty_like(weight) if room is None else room[part].detach() for part in range(2))
+        # Detached views share the workspace's version counter, so autograd notices if a later pass overwrites
+        # what this pass still needs for its backward.
+        mask, product = (
+            torch.empty_like(weight) if workspace is None else workspace[part].detach() for part in range(2)
+        )
         if undecided is not None:
             torch.mul(weight, probability, out=product)
-            few = _draw_few(weight, probability, inverse_temperature, generator, undecided, product)
-            ctx.save_for_backward(probability, undecided, *few)
+            gathered = _forward_gathered(weight, probability, inverse_temperature, generator, undecided, product)
+            ctx.save_for_backward(probability, undecided, *gathered)
             return product
         assert generator is not None
-        source = bulk.source(generator, probability)
+        backend = bulk.backend(generator, probability)
         for s, m, w, out in bulk.blocks(probability, mask, weight, product):
-            sample_mask(s, inverse_temperature, source.uniform(s), out=m, log_=source.log_)
+            sample_mask(s, inverse_temperature, backend.uniform(s), out=m, log_=backend.log_)
             torch.mul(w, m, out=out)
         ctx.save_for_backward(probability, None, weight, mask)
         return product
@@ -172,39 +205,41 @@ class _Relaxed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None, None, None]:
         probability, undecided, *saved = ctx.saved_tensors
-        heat = ctx.inverse_temperature
-        # A convolution's gradient has at times another layout than its weight, and blocks must match.
+        inverse_temperature = ctx.inverse_temperature
+        # A convolution's gradient sometimes has another memory layout than its weight, and blocks must match.
         gradient = gradients[0].contiguous() if probability.is_contiguous() else gradients[0]
-        # The supermask track freezes the weight.
-        by_weight = torch.empty_like(probability) if ctx.needs_input_grad[0] else None
+        # On the supermask track the weight is frozen and needs no gradient.
+        to_weight = torch.empty_like(probability) if ctx.needs_input_grad[0] else None
         if undecided is None:
             weight, mask = saved
-            by_probability = _slopes(probability, weight, mask, gradient, heat, by_weight)
+            to_probability = _backward_dense(probability, weight, mask, gradient, inverse_temperature, to_weight)
         else:
             s, w, m = saved
-            by_probability = _slopes_of_few(probability, undecided, s, w, m, gradient, heat, by_weight)
-        return by_weight, by_probability, None, None, None, None
+            to_probability = _backward_gathered(
+                probability, undecided, s, w, m, gradient, inverse_temperature, to_weight
+            )
+        return to_weight, to_probability, None, None, None, None
 
 
-def _slopes(
+def _backward_dense(
     probability: Tensor,
     weight: Tensor,
     mask: Tensor,
     gradient: Tensor,
     inverse_temperature: float,
-    by_weight: Tensor | None,
+    to_weight: Tensor | None,
 ) -> Tensor:
-    """Return dL/ds; dL/dw goes into `by_weight`, if any."""
-    slope = torch.empty_like(probability)
-    results = [slope] if by_weight is None else [slope, by_weight]
-    for s, m, w, g, out, *scaled in bulk.blocks(probability, mask, weight, gradient, *results):
-        _slope(s, m, inverse_temperature, out=out).mul_(w).mul_(g)
-        for product in scaled:
+    """Return dL/ds, and write dL/dw into `to_weight` unless that is None."""
+    to_probability = torch.empty_like(probability)
+    results = [to_probability] if to_weight is None else [to_probability, to_weight]
+    for s, m, w, g, out, *weight_out in bulk.blocks(probability, mask, weight, gradient, *results):
+        _mask_derivative(s, m, inverse_temperature, out=out).mul_(w).mul_(g)
+        for product in weight_out:
             torch.mul(g, m, out=product)
-    return slope
+    return to_probability
 
 
-def _draw_few(
+def _forward_gathered(
     weight: Tensor,
     probability: Tensor,
     inverse_temperature: float,
@@ -212,19 +247,19 @@ def _draw_few(
     undecided: Tensor,
     product: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return s, w and m at the flat indices `undecided`, and put w * m there into `product`."""
+    """Return s, w and m at the flat indices `undecided`, and write w * m there into `product`."""
     s, w = (tensor.reshape(-1).index_select(0, undecided) for tensor in (probability, weight))
     m = torch.empty_like(s)
     if undecided.numel():
         assert generator is not None
-        source, flat = bulk.source(generator, probability), product.view(-1)
+        backend, flat = bulk.backend(generator, probability), product.view(-1)
         for places, s_part, w_part, m_part in bulk.blocks(undecided, s, w, m):
-            sample_mask(s_part, inverse_temperature, source.uniform(s_part), out=m_part, log_=source.log_)
+            sample_mask(s_part, inverse_temperature, backend.uniform(s_part), out=m_part, log_=backend.log_)
             flat.index_copy_(0, places, w_part * m_part)
     return s, w, m
 
 
-def _slopes_of_few(
+def _backward_gathered(
     probability: Tensor,
     undecided: Tensor,
     s: Tensor,
@@ -232,16 +267,19 @@ def _slopes_of_few(
     m: Tensor,
     gradient: Tensor,
     inverse_temperature: float,
-    by_weight: Tensor | None,
+    to_weight: Tensor | None,
 ) -> Tensor:
-    """Return dL/ds, which is 0 but for `undecided`, where `s`, `w` and `m` are; dL/dw goes into `by_weight`, if any."""
-    slope = torch.zeros_like(probability)
-    if by_weight is not None:
-        torch.mul(gradient, probability, out=by_weight)
-    flat = [result.view(-1) for result in (slope, by_weight) if result is not None]
+    """Return dL/ds, which is 0 outside `undecided`, and write dL/dw into `to_weight` unless that is None.
+
+    `s`, `w` and `m` are the values at the indices `undecided`; elsewhere m = probability.
+    """
+    to_probability = torch.zeros_like(probability)
+    if to_weight is not None:
+        torch.mul(gradient, probability, out=to_weight)
+    flat = [result.view(-1) for result in (to_probability, to_weight) if result is not None]
     for places, s_part, w_part, m_part in bulk.blocks(undecided, s, w, m):
         g_part = gradient.view(-1).index_select(0, places)
-        parts = _slope(s_part, m_part, inverse_temperature).mul_(w_part).mul_(g_part), g_part * m_part
-        for result, part in zip(flat, parts, strict=False):  # the second is not always wanted
+        parts = _mask_derivative(s_part, m_part, inverse_temperature).mul_(w_part).mul_(g_part), g_part * m_part
+        for result, part in zip(flat, parts, strict=False):  # dL/dw has no result where `to_weight` is None
             result.index_copy_(0, places, part)
-    return slope
+    return to_probability

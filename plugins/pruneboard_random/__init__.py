@@ -1,4 +1,4 @@
-"""The floor: a random mask, drawn once before training. A method worth its name is clearly above it."""
+"""The floor control: a random mask, drawn once before training. A useful method is clearly better."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pruneboard.scores import select, set_masks
 class Random(MaskPruner):
     """Keep a uniformly random set of exactly k weights, fixed before step 0.
 
-    On the supermask track nothing is left to learn then, so no step is taken.
+    On the supermask track nothing is left to learn after that, so no training step is taken.
 
     Attributes:
         allocation: `uniform` (every layer keeps the same share), `global` (every weight of the network is
@@ -29,7 +29,7 @@ class Random(MaskPruner):
     allocation: Literal["uniform", "global", "erk"] = "uniform"
 
     def traits(self, track: Track) -> Traits:
-        """Declare the floor control, hardened before the first step."""
+        """Declare the floor control, whose mask is fixed before the first step."""
         del track
         return Traits(harden_at=0.0, control="floor")
 

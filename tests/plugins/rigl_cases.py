@@ -1,4 +1,4 @@
-"""What the tests of RigL share: its official update in numpy, an optimizer for hooks, and a recorded real run."""
+"""Shared by the tests of RigL: the official update in numpy, an optimizer for hooks, and a recorded real run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = [math.prod(shape) for shape in SHAPES]
 
 
 def highest(scores, k):
-    """The k highest of `scores` as an array of zeros and ones; like TensorFlow's top_k, ties go to the lower index."""
+    """The k highest of `scores` as an array of 0 and 1; ties go to the lower index, as in TensorFlow's top_k."""
     chosen = np.zeros(scores.size)
     chosen[np.argsort(-scores.ravel(), kind="stable")[:k]] = 1
     return chosen.reshape(scores.shape)
@@ -43,17 +43,17 @@ def official_update(mask, weights, momentum, gradient, fraction):
 
 
 class Stepper:
-    """SGD with momentum and decay, and the writes that hooks may do to what it holds."""
+    """SGD with momentum and weight decay, and the writes that hooks may do to its parameters and state."""
 
     def __init__(self, net, lr=0.3, momentum=0.9, decay=0.02):
         self.sgd = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
 
     def momentum(self, parameter):
-        """The momentum of a parameter."""
+        """The momentum buffer of a parameter."""
         return self.sgd.state[parameter]["momentum_buffer"]
 
     def assign(self, parameter, new):
-        """Write at once."""
+        """Write in place."""
         with torch.no_grad():
             parameter.copy_(new)
 
@@ -63,7 +63,7 @@ class Stepper:
 
 
 def layers_of(pruner, net=None):
-    """Attach a pruner to a small network, by default of SHAPES."""
+    """Attach a pruner to the linear layers of `net`, by default to a small network of SHAPES."""
     if net is None:
         net = {"conv": nn.Conv2d(3, 8, 3), "wide": nn.Linear(30, 40), "head": nn.Linear(40, 10)}
     else:
@@ -72,21 +72,24 @@ def layers_of(pruner, net=None):
 
 
 def at(pruner, step, total, durable=None) -> Progress:
-    """The place of a hook call in a run of `total` steps, which hardens where the harness would."""
+    """The state that hooks receive at `step` of a run of `total` train_steps, which hardens where the harness would."""
     harden = round(pruner.traits("prune").harden_at * total)
     clock = DrawClock(0)
     clock.step = step
     return Progress(step, total, harden, "search" if step < harden else "finetune", clock.for_hook, durable)
 
 
-def steps(pruner, total, disturb=lambda layers, stepper: None):
-    """Train the classifier through the hooks, in the harness's order; yield what there is after each step."""
+def train_steps(pruner, total, disturb=lambda layers, stepper: None):
+    """Train the classifier through the hooks, in the harness's order; yield the state after each step.
+
+    `disturb` may change layers and optimizer after each step.
+    """
     net, images, labels = classifier()
     layers, stepper = layers_of(pruner, net), Stepper(net)
     for t in range(total):
         now = at(pruner, t, total, stepper)
         if t == now.harden_step:
-            pruner.harden(layers, now, lambda: pytest.fail("nothing is selected"))
+            pruner.harden(layers, now, lambda: pytest.fail("RigL must not validate"))
         elif t < now.harden_step:
             pruner.before_step(layers, now)
         stepper.sgd.zero_grad()
@@ -107,10 +110,10 @@ def steps(pruner, total, disturb=lambda layers, stepper: None):
 
 
 def recorded(results, **changes):
-    """A real run whose every update was watched: (record, updates, states after every step of the search)."""
+    """A real run: its record, every update with the states around it, and the state after every search step."""
     update, updates, states = RigL.update, [], []
 
-    def look(layers, now):
+    def snapshot(layers, now):
         return SimpleNamespace(
             step=now.step,
             masks=[layer.gate.keep.bool() for layer in layers],
@@ -118,14 +121,14 @@ def recorded(results, **changes):
             momenta=[now.durable.optimizer_state(layer.dense)["momentum_buffer"].clone() for layer in layers],
         )
 
-    def watched(pruner, layers, gradients, now):
-        before = look(layers, now)
+    def recording_update(pruner, layers, gradients, now):
+        before = snapshot(layers, now)
         update(pruner, layers, gradients, now)
         found = [gradient.clone() for gradient in gradients]
-        updates.append(SimpleNamespace(at=now, before=before, after=look(layers, now), gradients=found))
+        updates.append(SimpleNamespace(at=now, before=before, after=snapshot(layers, now), gradients=found))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RigL, "update", watched)
-        patch.setattr(RigL, "after_step", lambda pruner, layers, now: states.append(look(layers, now)))
+        patch.setattr(RigL, "update", recording_update)
+        patch.setattr(RigL, "after_step", lambda pruner, layers, now: states.append(snapshot(layers, now)))
         record = run(results, "rigl", **changes)
     return record, updates, states

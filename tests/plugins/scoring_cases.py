@@ -1,4 +1,4 @@
-"""What the tests of SNIP and SynFlow share: small networks in float64, and the view that the harness would give."""
+"""Shared by the tests of SNIP and SynFlow: small networks in float64, and the harness's view of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIDE = 8
 
 
 def seeded(build, seed=0):
-    """What `build` makes, with draws of its own."""
+    """The module that `build` makes, with random numbers from this seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
@@ -67,7 +67,7 @@ BUILDS = {"plain": _plain, "normalized": _normalized, "residual": _Residual}
 
 
 def network(name, seed=0):
-    """One of BUILDS in float64, with scales, shifts and statistics that are not those of a fresh one."""
+    """One of BUILDS in float64, whose scales, shifts and statistics differ from those of a new network."""
     net = seeded(BUILDS[name], seed).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -88,18 +88,18 @@ def viewed(pruner, net, label_smoothing=0.0, side=SIDE) -> View:
 
 
 def batch(count=32, seed=0):
-    """Images in float64 and labels."""
+    """Images in float64, and labels."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 3, SIDE, SIDE, dtype=torch.float64, generator=generator)
     return images, torch.randint(10, (count,), generator=generator)
 
 
-def chosen(view, scores):
-    """The masks that the harness makes of scores."""
+def masks_of(view, scores):
+    """The masks that the harness makes from scores."""
     return top_k(scores, budget(view.layers))
 
 
-def nothing():
-    """A stream that must not be drawn from."""
+def no_data():
+    """A batch stream that fails when it is read."""
     raise AssertionError("this method needs no data")
     yield

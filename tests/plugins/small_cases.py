@@ -1,4 +1,4 @@
-"""A network small enough to be trained in float64 beside a transcription of a method, step by step."""
+"""A network small enough to train in float64, step by step, beside a plain implementation of a method."""
 
 from __future__ import annotations
 

@@ -1,19 +1,19 @@
-"""edge-popup's straight-through gradient against its paper, and the weights it leaves alone."""
+"""edge-popup's straight-through gradient, and the frozen weights."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from edge_popup_cases import FEW, LAYOUTS, at, gate_of, layers_of, normal
 from hypothesis import given
 from hypothesis import strategies as st
-from popup_cases import FEW, LAYOUTS, at, gate_of, layers_of, normal
 from torch.nn import functional
 
 from pruneboard_edge_popup import EdgePopup
 
 
 class SortedTop(torch.autograd.Function):
-    """1 at the k last of the sorted scores, 0 elsewhere; the gradient goes straight through."""
+    """1 at the last k of the sorted scores, 0 elsewhere, with a straight-through gradient."""
 
     @staticmethod
     def forward(ctx, positive, k):
@@ -28,17 +28,17 @@ class SortedTop(torch.autograd.Function):
 
 
 def reference(weight, score, k):
-    """The masked weight, with absolute value and product left to autograd."""
+    """The masked weight; autograd differentiates the absolute value and the product."""
     return weight * SortedTop.apply(score.abs(), k)
 
 
 def network(first, second):
-    """A loss, nonlinear in two weights: convolution, relu, linear, cross-entropy on fixed data."""
+    """A loss that is nonlinear in two weights: convolution, relu, linear, cross-entropy on fixed data."""
     hidden = functional.relu(functional.conv2d(normal((5, 2, 5, 5), 70), first)).mean((2, 3))
     return functional.cross_entropy(hidden @ second.T, torch.arange(5) % 4)
 
 
-def test_score_gradient_is_the_slope_of_the_mask():
+def test_score_gradient_is_the_derivative_in_the_mask():
     """dL/dscore_i is d L(w * (m + eps e_i)) / d eps * sign(score_i), by central differences, for every entry."""
     weights = [normal((4, 2, 3, 3), 1), normal((4, 4), 2)]
     scores = [normal((4, 2, 3, 3), 3), normal((4, 4), 4)]
@@ -59,8 +59,8 @@ def test_score_gradient_is_the_slope_of_the_mask():
         assert (dropped != 0).sum() > len(dropped) / 2
 
 
-def test_every_entry_gets_the_gradient_pruned_ones_included():
-    """dL/dscore = dL/dw~ * w * sign(score) everywhere; with k = 0 nothing is kept and all gradients still flow."""
+def test_pruned_entries_get_the_gradient_too():
+    """dL/dscore = dL/dw~ * w * sign(score) for every entry, even if none is kept."""
     weight, score, upstream = (normal((7, 9), seed) for seed in (1, 2, 3))
     for keep in (0, 5, 63):
         gate = gate_of(weight, score, keep)
@@ -72,7 +72,7 @@ def test_every_entry_gets_the_gradient_pruned_ones_included():
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("keep", [0, 1, 40, 161, 162])
 def test_agrees_with_the_formula_in_plain_pytorch(layout, keep):
-    """Forward and both gradients equal autograd through w * top_k(|score|) with a sort, to 1e-6 in float64."""
+    """Value and gradients equal autograd of w * top_k(|score|) with a sort, to 1e-6 in float64."""
     weight = normal((6, 3, 3, 3), 1).to(memory_format=layout).requires_grad_()
     score = normal((6, 3, 3, 3), 2).to(memory_format=layout).requires_grad_()
     gate = gate_of(weight.detach(), score.detach(), keep)
@@ -87,15 +87,15 @@ def test_agrees_with_the_formula_in_plain_pytorch(layout, keep):
 
 
 def test_a_score_of_zero_gets_no_gradient():
-    """sign(0) = 0: a score of exactly 0 has no loss gradient, as in the official code."""
+    """A score of exactly 0 has no loss gradient, as in the official code, because sign(0) = 0."""
     weight = normal((4,), 1)
     gate = gate_of(weight, torch.tensor([0.0, 1.0, -1.0, 0.0]), 2)
     gate(weight).sum().backward()
     torch.testing.assert_close(gate.score.grad, weight * torch.tensor([0.0, 1.0, -1.0, 0.0]))
 
 
-def test_backward_keeps_no_tensor_of_its_own():
-    """With the weight frozen, what is saved for backward is the weight and the score themselves."""
+def test_backward_keeps_no_extra_tensor():
+    """With the weight frozen, only the weight and the score themselves are saved for the backward pass."""
     weight = normal((4, 5), 1)
     gate = gate_of(weight, normal((4, 5), 2), 7)
     saved = [tensor for tensor in gate(weight).grad_fn.saved_tensors if tensor is not None]
@@ -104,8 +104,8 @@ def test_backward_keeps_no_tensor_of_its_own():
 
 @FEW
 @given(st.integers(0, 1000), st.integers(1, 29))
-def test_a_swap_of_edges_lowers_a_linear_loss(seed, keep):
-    """The paper's theorem: where a step carries no score past 0 and edges are swapped, a linear loss falls."""
+def test_swapping_edges_lowers_a_linear_loss(seed, keep):
+    """The paper's theorem: if a step swaps edges and carries no score past 0, a linear loss falls."""
     weight, slope, drawn = (normal((30,), 3 * seed + i) for i in range(3))
     score = drawn.sign() * (1 + 0.1 * drawn.abs())
     gate = gate_of(weight, score, keep)
@@ -119,7 +119,7 @@ def test_a_swap_of_edges_lowers_a_linear_loss(seed, keep):
     assert torch.equal(before, after) or fall > 0
 
 
-def test_a_pruned_weight_comes_back():
+def test_pruned_weights_return():
     """Gradient descent on the scores alone finds the mask under which random weights equal a target."""
     weight = normal((200,), 1)
     wanted = normal((200,), 2).abs()
@@ -136,7 +136,7 @@ def test_a_pruned_weight_comes_back():
 
 
 def test_frozen_weights_stay_bit_for_bit():
-    """With `requires_grad` off a weight gets no gradient and keeps its bits while the scores are trained."""
+    """A frozen weight gets no gradient and keeps its bits while the scores are trained."""
     pruner = EdgePopup(sparsity=0.5)
     layers = layers_of(pruner)
     pruner.before_step(layers, at(0))

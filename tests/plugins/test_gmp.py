@@ -1,4 +1,4 @@
-"""Gradual magnitude pruning's masks: updates, regrowth, the exact end, a plain transcription, a real run."""
+"""GMP's masks: updates, returning weights, exact counts, a plain implementation, a real run."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from runs import folder, run
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
-def test_masks_stand_still_between_updates(allocation):
-    """While weights move every step, masks change at the updates only, the last of which is the hardening."""
+def test_masks_change_only_at_updates(allocation):
+    """Although weights change every step, masks change at update steps only, the last of which is the hardening."""
     pruner = GMP(sparsity=0.9, allocation=allocation, **WINDOW)
     before, changed = [torch.ones(shape) for shape in SHAPES], []
     for step, masks in drive(pruner, layers_of(pruner)):
         if any(not torch.equal(a, b) for a, b in zip(before, masks, strict=True)):
             changed.append(step)
         before = masks
-    assert changed == UPDATES[1:]  # at `begin` itself the schedule still keeps everything
+    assert changed == UPDATES[1:]  # the update at `begin` still keeps everything
 
 
-def test_nothing_happens_after_hardening():
-    """Whatever the weights become, no later step is an update."""
+def test_no_update_follows_hardening():
+    """No step after hardening is an update step."""
     pruner = GMP(sparsity=0.9, **WINDOW)
-    assert not any(pruner.due(at(pruner, step)) for step in range(27, TOTAL + 1))
+    assert not any(pruner.is_update_step(at(pruner, step)) for step in range(27, TOTAL + 1))
 
 
 def test_pruned_weights_are_zero_in_the_forward_pass():
-    """A layer computes with w * mask, all the while, and the stored weights keep every bit."""
+    """A layer computes with w * mask at every step, and the stored weights keep every bit."""
     pruner = GMP(sparsity=0.9, **WINDOW)
     net = nn.Linear(30, 40)
     (layer,) = layers = attach(pruner, [("net", net)], DrawClock(0), hits_target=True)
@@ -51,7 +51,7 @@ def test_pruned_weights_are_zero_in_the_forward_pass():
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_hardening_keeps_the_best_of_the_stored_weights(allocation):
-    """The final mask has the allocation's counts, and is the ranking of the weights as they are then."""
+    """The final masks have the allocation's counts and rank the weights as they are at hardening."""
     pruner = GMP(sparsity=0.9, allocation=allocation, **WINDOW)
     layers, k = layers_of(pruner), kept_of(sum(SIZES), 0.9)
     *_, (_, masks) = drive(pruner, layers)
@@ -66,8 +66,8 @@ def test_hardening_keeps_the_best_of_the_stored_weights(allocation):
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 @pytest.mark.parametrize("keep_pruned", [False, True])
-def test_a_pruned_weight_comes_back_unless_forbidden(allocation, keep_pruned):
-    """With weights that move, masks recomputed from the stored ones bring some back; `keep_pruned` brings none."""
+def test_a_pruned_weight_returns_unless_keep_pruned(allocation, keep_pruned):
+    """As weights change, masks from the stored weights let some return; with `keep_pruned` none returns."""
     pruner = GMP(sparsity=0.9, allocation=allocation, keep_pruned=keep_pruned, **WINDOW)
     history = [masks for _, masks in drive(pruner, layers_of(pruner))]
     returned = [
@@ -80,8 +80,8 @@ def test_a_pruned_weight_comes_back_unless_forbidden(allocation, keep_pruned):
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
-def test_kept_zeros_rank_above_what_must_not_come_back(allocation):
-    """Where all kept weights become 0 and all pruned ones huge, `keep_pruned` still takes from the kept."""
+def test_kept_zeros_rank_above_pruned_weights(allocation):
+    """With `keep_pruned`, kept weights that are all 0 still rank above huge pruned ones."""
     pruner = GMP(sparsity=0.9, allocation=allocation, keep_pruned=True, **WINDOW)
     layers = layers_of(pruner)
     kept = {step: [mask.bool() for mask in masks] for step, masks in drive(pruner, layers, moving=False)}
@@ -95,8 +95,8 @@ def test_kept_zeros_rank_above_what_must_not_come_back(allocation):
     assert all(bool((layer.gate.keep <= mask).all()) for layer, mask in zip(layers, kept[20], strict=True))
 
 
-def test_lamp_forgets_the_weights_that_never_come_back():
-    """Under `keep_pruned`, however large the stored values of pruned weights, the LAMP scores of the others stay."""
+def test_lamp_ignores_pruned_weights_under_keep_pruned():
+    """With `keep_pruned`, the stored values of pruned weights do not change the LAMP scores of the others."""
     pruner = GMP(sparsity=0.9, allocation="lamp", keep_pruned=True)
     layers = layers_of(pruner)
     for layer in layers:
@@ -111,15 +111,15 @@ def test_lamp_forgets_the_weights_that_never_come_back():
 @pytest.mark.parametrize("keep_pruned", [False, True])
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_at_sparsity_zero_the_mask_is_all_ones_at_every_step(allocation, keep_pruned):
-    """No off-by-one anywhere on the ramp."""
+    """At sparsity 0 every mask along the ramp keeps everything."""
     pruner = GMP(sparsity=0.0, allocation=allocation, keep_pruned=keep_pruned, **WINDOW)
     assert all(counts(masks) == SIZES for _, masks in drive(pruner, layers_of(pruner)))
 
 
 @pytest.mark.parametrize("keep_pruned", [False, True])
 @pytest.mark.parametrize("cut", [7, 8, 13, 16, 25])
-def test_a_resumed_run_needs_the_gates_only(cut, keep_pruned):
-    """Fresh objects that load the masks of a step go on to the masks of the uninterrupted run."""
+def test_a_resumed_run_has_the_same_masks(cut, keep_pruned):
+    """New objects that load the masks of a step produce the masks of the uninterrupted run."""
     options = {"sparsity": 0.9, "keep_pruned": keep_pruned, **WINDOW}
     whole = dict(drive(GMP(**options), layers_of(GMP(**options))))
     resumed = layers_of(GMP(**options))
@@ -148,19 +148,19 @@ class Reference:
             self.masks[i] = (magnitudes > threshold).double()
 
     def effective(self):
-        """Return w * mask, in the graph."""
+        """W * mask, in the autograd graph."""
         return [weight * mask for weight, mask in zip(self.weights, self.masks, strict=True)]
 
     def step(self, gradients, lr, momentum, decay):
-        """Take one step of SGD with momentum, decay on the stored weights."""
+        """Take one step of SGD with momentum, and decay on the stored weights."""
         with torch.no_grad():
             for weight, velocity, gradient in zip(self.weights, self.velocity, gradients, strict=True):
                 velocity.mul_(momentum).add_(gradient + decay * weight)
                 weight.sub_(lr * velocity)
 
 
-def test_masks_values_and_gradients_equal_a_plain_transcription():
-    """Over 60 steps of real training in float64, ours and the reference agree to 1e-6, and weights did come back."""
+def test_training_equals_a_plain_implementation():
+    """Over 60 steps of training in float64 masks, values and gradients agree to 1e-6, and some weights return."""
     net, images, labels = classifier()
     reference = Reference([net[0].weight.detach(), net[2].weight.detach()], 0.75, begin=9, end=46)
     pruner = GMP(sparsity=0.75, begin=0.15, end=46 / 60, interval=0.05)
@@ -194,30 +194,30 @@ def test_masks_values_and_gradients_equal_a_plain_transcription():
     assert counts([layer.gate.keep for layer in layers]) == [160, 64]
 
 
-def test_it_hardens_where_the_schedule_ends():
-    """The declared fraction is `end`; one pass per step, the exact target, no control."""
+def test_traits():
+    """GMP hardens at `end`, takes one pass per step, hits its target, is no control, and runs on `prune` only."""
     traits = GMP(sparsity=0.9, end=0.7).traits("prune")
     assert (traits.harden_at, traits.hits_target, traits.forward_passes, traits.control) == (0.7, True, 1, None)
     assert GMP.tracks == {"prune"}
 
 
 @pytest.mark.parametrize("bad", [{"begin": -0.1}, {"begin": 0.6}, {"begin": 0.59375}, {"end": 1.1}, {"end": 0.2}])
-def test_a_window_that_is_none_is_refused(bad):
-    """Pruning begins in the budget, before it ends; the message holds both values."""
+def test_an_invalid_window_is_rejected(bad):
+    """Begin and end must be an increasing pair in [0, 1]; the message names both values."""
     begin, end = bad.get("begin", 0.3125), bad.get("end", 0.59375)
     with pytest.raises(ValueError, match=f"0 <= begin < end <= 1; found {begin}, {end}"):
         GMP(sparsity=0.9, **bad)
 
 
 @pytest.mark.parametrize("interval", [0.0, -0.5, 1.5, math.nan])
-def test_an_interval_that_is_none_is_refused(interval):
-    """An interval is a positive share of the budget."""
+def test_an_invalid_interval_is_rejected(interval):
+    """An interval must be a positive fraction of the budget; the message names the value."""
     with pytest.raises(ValueError, match=f"in \\(0, 1\\]; found {interval}"):
         GMP(sparsity=0.9, interval=interval)
 
 
-def test_a_real_run_is_done_with_the_exact_count(tmp_path):
-    """Eight real steps end as a finished row of exactly n - round(.9 n), and the log shows the schedule."""
+def test_a_real_run_keeps_exactly_the_budget(tmp_path):
+    """A real run of eight steps keeps exactly n - round(.9 n) weights, and its log shows the schedule."""
     made = run(tmp_path, "gmp", 0.9, options={"begin": 0.25, "end": 0.75})
     assert made["status"] == "done"
     assert made["sparsity"]["kept"] == made["sparsity"]["prunable"] - round(0.9 * made["sparsity"]["prunable"])

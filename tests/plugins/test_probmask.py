@@ -1,4 +1,4 @@
-"""ProbMask's schedules and hardening. Its relaxation, projection and official equations have files of their own."""
+"""ProbMask's schedules, hardening and options."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from probmask_cases import EPOCHS, FEW, generator, official_inverse_temperature, official_rate
 from torch import nn
 
 from pruneboard.api import Layer, Progress
@@ -19,22 +20,15 @@ from runs import run
 from verify_cases import found
 from writer import Writer
 
-FEW = settings(max_examples=50, deadline=None)
 
-
-def generator(seed=0):
-    """A CPU generator with this seed."""
-    return torch.Generator().manual_seed(seed)
-
-
-def progress(step, total=320, harden_step=300):
-    """What hooks are told at `step` of a run of 320 steps that hardens at 300."""
+def at_step(step, total=320, harden_step=300):
+    """The state that hooks receive at `step` of a run of 320 steps that hardens at 300."""
     phase = "search" if step < harden_step else "finetune"
     return Progress(step, total, harden_step, phase, lambda index: generator(index + 1), Writer())
 
 
 def layers_of(pruner, *shapes):
-    """Layers of random weights with the pruner's gates, as the harness would build them."""
+    """Layers of random weights behind the pruner's gates, as the harness builds them."""
     built = []
     for index, shape in enumerate(shapes):
         weight = nn.Parameter(torch.randn(shape, generator=generator(index)))
@@ -44,10 +38,10 @@ def layers_of(pruner, *shapes):
     return built
 
 
-# --- schedules --------------------------------------------------------------------------------------
+# Schedules
 
 
-def test_temperature_follows_the_official_line():
+def test_temperature_falls_linearly():
     """1/T falls linearly from 1 to 0.03: T is 1.18, 1.94, 5.2 and 33.3 at epochs 48, 150, 250 and 300 of 300."""
     pruner = ProbMask(sparsity=0.9)
     found = [pruner.inverse_temperature(epoch / 300) for epoch in (0, 48, 150, 250, 300)]
@@ -55,7 +49,7 @@ def test_temperature_follows_the_official_line():
 
 
 def test_budget_follows_the_official_cubic():
-    """The kept share is 1 until .16, the paper's cubic until .6, and the target from there on."""
+    """The kept share is 1 until .16 of the search, follows the paper's cubic until .6, and then equals the target."""
     pruner = ProbMask(sparsity=0.9)
     rate = [0.1 + 0.9 * pruner.kept_share(epoch / 300) for epoch in (47, 48, 49, 60, 80, 100, 120, 150, 180, 299)]
     np.testing.assert_allclose(rate, [1, 1, 0.980, 0.776, 0.491, 0.300, 0.185, 0.111, 0.1, 0.1], atol=1e-3)
@@ -63,8 +57,8 @@ def test_budget_follows_the_official_cubic():
 
 @FEW
 @given(st.floats(0, 0.98), st.floats(0.01, 1), st.floats(0, 0.99), st.lists(st.floats(0, 1), min_size=2, max_size=20))
-def test_schedules_are_monotone(begin, length, sparsity, fractions):
-    """The kept share never rises and T never falls; both are exact at the ends: 1 and 0, 1 and 1 / 0.03."""
+def test_schedules_are_monotone_and_exact_at_the_ends(begin, length, sparsity, fractions):
+    """The kept share never rises, T never falls, and both are exact at the ends: 1 and 0, 1 and 1 / 0.03."""
     end = min(1.0, begin + length)
     pruner = ProbMask(sparsity=sparsity, begin=begin, end=end)
     ordered = sorted(fractions)
@@ -77,23 +71,23 @@ def test_schedules_are_monotone(begin, length, sparsity, fractions):
     assert (pruner.inverse_temperature(0.0), pruner.inverse_temperature(1.0)) == (1.0, pytest.approx(1 / 0.03))
 
 
-def test_schedules_do_not_remember():
-    """What a hook sets depends on the step alone, so a run that is taken up again follows the same schedule."""
+def test_schedules_have_no_state():
+    """What a hook sets depends only on the step, so that a resumed run follows the same schedule."""
     pruner = ProbMask(sparsity=0.9)
     (walked,), (fresh,) = layers_of(pruner, (10, 10)), layers_of(pruner, (10, 10))
     for step in range(151):
-        pruner.before_step([walked], progress(step))
-    pruner.before_step([fresh], progress(150))
+        pruner.before_step([walked], at_step(step))
+    pruner.before_step([fresh], at_step(150))
     assert walked.gate.inverse_temperature == fresh.gate.inverse_temperature != 1.0
 
 
-def test_the_budget_is_reached_to_the_weight():
-    """From `end` on the probabilities sum to the board's own k, to float32's resolution of them, never above it."""
+def test_probabilities_sum_to_the_budget_from_end_on():
+    """From `end` on the probabilities sum to the board's k, up to float32 rounding and never above it."""
     for sparsity in (0.123, 0.9, 0.987):
         pruner = ProbMask(sparsity=sparsity)
         layers = layers_of(pruner, (20, 30), (50,))
         k = sum(layer.keep for layer in layers)
-        pruner.after_step(layers, progress(180))
+        pruner.after_step(layers, at_step(180))
         total = sum(float(layer.gate.probability.detach().sum(dtype=torch.float64)) for layer in layers)
         assert k * (1 - 1e-5) <= total <= k
 
@@ -106,26 +100,57 @@ def test_constraint_holds_after_every_projection():
         for layer in layers:
             noise = torch.randn(layer.dense.shape, generator=generator(step)) * 0.05
             layer.gate.probability.data.add_(noise)
-        pruner.after_step(layers, progress(step))
+        pruner.after_step(layers, at_step(step))
         total = sum(float(layer.gate.probability.detach().sum(dtype=torch.float64)) for layer in layers)
         assert step <= 48 or total <= 65 + 585 * pruner.kept_share(step / 300)
 
 
-# --- hardening --------------------------------------------------------------------------------------
+def at_epoch(epoch, steps_per_epoch):
+    """The state that hooks receive at the first step of an epoch of 300, in a run that hardens after them."""
+    step, harden = epoch * steps_per_epoch, EPOCHS * steps_per_epoch
+    return Progress(step, harden + 20 * steps_per_epoch, harden, "search", generator, Writer())
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 7])
+def test_every_epoch_starts_with_the_official_budget_and_temperature(steps_per_epoch):
+    """T and the sum of the probabilities, as the hooks set them, equal the official ones at each of the 300 epochs."""
+    pruner = ProbMask(sparsity=0.9)
+    weight = nn.Parameter(torch.randn(1000, dtype=torch.float64, generator=generator()))
+    for epoch in range(EPOCHS):
+        layer = Layer(0, "layer", weight, pruner.gate(weight.detach()), 100)
+        at = at_epoch(epoch, steps_per_epoch)
+        pruner.before_step([layer], at)
+        pruner.after_step([layer], at)
+        assert layer.gate.inverse_temperature == pytest.approx(official_inverse_temperature(epoch), rel=1e-12)
+        assert float(layer.gate.probability.detach().sum()) == pytest.approx(1000 * official_rate(epoch, 0.1), rel=1e-9)
+
+
+def test_budget_and_temperature_change_within_an_epoch():
+    """Deviation: within an epoch the budget falls and T rises per step, between the official values of its ends."""
+    pruner = ProbMask(sparsity=0.9)
+    for epoch in (60, 100, 170):
+        inside = (epoch + 0.5) / EPOCHS
+        rate = 0.1 + 0.9 * pruner.kept_share(inside)
+        assert official_rate(epoch + 1, 0.1) < rate < official_rate(epoch, 0.1)
+        temperatures = [official_inverse_temperature(e) for e in (epoch, epoch + 1)]
+        assert temperatures[0] < pruner.inverse_temperature(inside) < temperatures[1]
+
+
+# Hardening
 
 
 @FEW
 @given(st.integers(0, 60), st.integers(0, 1000))
 def test_sampled_masks_keep_exactly_k(k, seed):
-    """Whatever was drawn, the repaired mask keeps exactly k positions over all layers."""
+    """A repaired mask keeps exactly k positions over all layers, whatever was drawn."""
     probabilities = [torch.rand(20, generator=generator(seed)), torch.rand(5, 8, generator=generator(seed + 1))]
     masks = sample(probabilities, k, [generator(seed), generator(seed + 1)])
     assert sum(int(mask.sum()) for mask in masks) == k
     assert [mask.shape for mask in masks] == [p.shape for p in probabilities]
 
 
-def test_repair_drops_the_least_certain_and_returns_the_most():
-    """A drawn position is dropped only for more probable drawn ones; one returns only after all drawn ones."""
+def test_repair_drops_the_least_probable_and_adds_the_most_probable():
+    """Repair drops the least probable drawn positions, or keeps all drawn ones and adds the most probable others."""
     p = torch.rand(1000, generator=generator(1))
     drawn = torch.rand(1000, generator=generator(2)) < p
     count = int(drawn.sum())
@@ -138,7 +163,7 @@ def test_repair_drops_the_least_certain_and_returns_the_most():
 
 
 def test_samples_are_bernoulli_before_repair():
-    """With the budget at the drawn count, position i is kept with probability s_i."""
+    """With the budget at the expected count, position i is kept with probability s_i."""
     p = torch.tensor([0.1, 0.5, 0.9]).repeat(4000)
     (mask,) = sample([p], 6000, [generator(3)])
     kept = mask.reshape(-1, 3).double().mean(0)
@@ -146,7 +171,7 @@ def test_samples_are_bernoulli_before_repair():
 
 
 def test_hardening_keeps_the_sample_with_the_best_validation():
-    """The mask left in the gates is the one whose validation was highest, and validation ran once a sample."""
+    """Hardening validates once per sample, and fixes the mask with the best result."""
     pruner = ProbMask(sparsity=0.5, samples=5)
     layers = layers_of(pruner, (40,), (10, 10))
     for layer in layers:
@@ -157,25 +182,25 @@ def test_hardening_keeps_the_sample_with_the_best_validation():
         seen.append([layer.gate.probability.detach().clone() for layer in layers])
         return next(answers)
 
-    pruner.harden(layers, progress(300), validate)
+    pruner.harden(layers, at_step(300), validate)
     assert len(seen) == 5
     assert all(torch.equal(layer.gate.probability, best) for layer, best in zip(layers, seen[1], strict=True))
     assert sum(int(layer.gate.kept(layer.dense).sum()) for layer in layers) == 70
 
 
 def test_hardened_gate_is_a_mask():
-    """After hardening training and evaluation give the same weight, with exact zeros where nothing is kept."""
+    """After hardening, training and evaluation mode give the same weight, with exact zeros at pruned positions."""
     pruner = ProbMask(sparsity=0.8)
     (layer,) = layers_of(pruner, (10, 10))
     layer.gate.probability.data.uniform_(generator=generator(4))
-    pruner.harden([layer], progress(300), lambda: 0.5)
+    pruner.harden([layer], at_step(300), lambda: 0.5)
     effective = layer.gate.train()(layer.dense)
     assert torch.equal(effective, layer.gate.eval()(layer.dense))
     assert int((effective != 0).sum()) == 20
 
 
 def test_zero_sparsity_learns_nothing():
-    """At sparsity 0 there is one pass, no trainable probability, and the gate is the identity bit for bit."""
+    """At sparsity 0 there is one pass, no probability is trainable, and the gate is the identity bit for bit."""
     pruner = ProbMask(sparsity=0.0)
     (layer,) = layers_of(pruner, (10, 10))
     assert pruner.traits("prune").forward_passes == 1
@@ -197,21 +222,21 @@ def test_zero_sparsity_learns_nothing():
         {"lr": 0},
     ],
 )
-def test_impossible_options_are_refused(options):
-    """Options that no search could mean raise ValueError naming what is allowed."""
+def test_invalid_options_are_rejected(options):
+    """An option out of range raises a ValueError that names the value found."""
     with pytest.raises(ValueError, match="found"):
         ProbMask(sparsity=0.9, **options)
 
 
-def test_a_shared_batch_costs_one_pass_and_is_verified(tmp_path):
-    """With `split_batch` the record says two passes, and multiply-adds of training as a dense one has; both hold."""
+def test_a_split_batch_costs_one_pass(tmp_path):
+    """With `split_batch` a run records two passes but the multiply-adds of dense training, and is certified."""
     record = run(tmp_path, "probmask", options={"split_batch": True})
     assert (record["cost"]["forward_passes"], record["cost"]["relative_train_macs"]) == (2, 1.0)
     assert record["method"]["traits"]["split_batch"] is True
     assert found(run_folder(tmp_path)).verdict == "certified"
 
 
-def test_an_uneven_share_is_refused(tmp_path):
-    """Three passes cannot share 32 images: the message names both numbers and the options that choose the second."""
+def test_a_batch_that_cannot_be_split_evenly_is_rejected(tmp_path):
+    """Three passes cannot split 32 images; the message names both numbers and the option to change."""
     with pytest.raises(UsageError, match=r"32 images .* among 3 passes: choose --norm-batch"):
         run(tmp_path, "probmask", options={"split_batch": True, "passes": 3})

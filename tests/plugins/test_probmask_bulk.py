@@ -1,4 +1,4 @@
-"""What ProbMask does with large layers on a CPU: the same formulas, in blocks, on draws of numpy's."""
+"""Large layers on a CPU: ProbMask's formulas in blocks, with numpy's draws."""
 
 from __future__ import annotations
 
@@ -8,52 +8,48 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from probmask_cases import generator
 
 from pruneboard_probmask import bulk
-from pruneboard_probmask.gate import FEW_OF_MANY, ProbabilityGate, relaxed
+from pruneboard_probmask.gate import GATHER_BELOW_LARGE, ProbabilityGate, relaxed
 
 LARGE = bulk.LARGE + 4321
-"""More than one block, and no whole number of them."""
-
-
-def generator(seed=0):
-    """A CPU generator with this seed."""
-    return torch.Generator().manual_seed(seed)
+"""More than one block, and not a multiple of the block size."""
 
 
 def inputs(seed=0):
-    """Weights, undecided probabilities and a gradient from above, of a large layer."""
+    """Weights, undecided probabilities and an upstream gradient of a large layer."""
     weight, upstream = (torch.randn(LARGE, generator=generator(seed + n)) for n in range(2))
     s = torch.rand(LARGE, generator=generator(seed + 2)).mul(0.98).add(0.01)
     return weight.requires_grad_(), s.requires_grad_(), upstream
 
 
 def draws(seed=0):
-    """What a large layer draws from a generator with this seed."""
-    return bulk.source(generator(seed), torch.empty(LARGE)).uniform(torch.empty(LARGE)).clone()
+    """The random numbers that a large layer draws from a generator with this seed."""
+    return bulk.backend(generator(seed), torch.empty(LARGE)).uniform(torch.empty(LARGE)).clone()
 
 
 def test_draws_are_uniform():
-    """Draws for a large layer are U(0, 1), by a Kolmogorov-Smirnov test, and never 1."""
+    """Draws for a large layer are U(0, 1) by a Kolmogorov-Smirnov test, and never 1."""
     found = draws()
     assert scipy.stats.kstest(found.numpy(), "uniform").pvalue > 0.01
     assert float(found.min()) >= 0
     assert float(found.max()) < 1
 
 
-def test_draws_are_keyed_by_the_generator():
-    """The same seed gives the same draws; another seed, or a second use of one generator, independent ones."""
+def test_draws_depend_on_the_generator_only():
+    """Equal seeds give equal draws; another seed, or a second use of one generator, gives uncorrelated ones."""
     assert torch.equal(draws(1), draws(1))
     shared = generator(1)
-    first, second = (bulk.source(shared, torch.empty(LARGE)).uniform(torch.empty(LARGE)).clone() for _ in range(2))
+    first, second = (bulk.backend(shared, torch.empty(LARGE)).uniform(torch.empty(LARGE)).clone() for _ in range(2))
     for other in (second, draws(2)):
         assert abs(np.corrcoef(first.numpy(), other.numpy())[0, 1]) < 4 / LARGE**0.5
 
 
 @pytest.mark.parametrize("size", [1 << 12, (1 << 14) + 1, 1 << 20])
 @pytest.mark.parametrize("share", [1.0, 0.2])
-def test_results_do_not_depend_on_how_a_layer_is_cut(monkeypatch, size, share):
-    """Whatever the length of a block, a large layer gets the same masks and gradients, bit for bit."""
+def test_results_do_not_depend_on_the_block_size(monkeypatch, size, share):
+    """Masks and gradients of a large layer are equal bit for bit for every block size."""
     weight, s, upstream = inputs()
     undecided = None if share == 1 else torch.arange(0, LARGE, round(1 / share))
 
@@ -66,8 +62,8 @@ def test_results_do_not_depend_on_how_a_layer_is_cut(monkeypatch, size, share):
     assert all(map(torch.equal, results(), expected))
 
 
-def test_gradients_equal_autograd_of_the_paper_formula():
-    """Mask and both gradients agree with autograd of sigmoid(T (logit s + logit u)) in float64, on the same draws."""
+def test_large_layers_follow_the_papers_formula():
+    """Mask and gradients equal autograd of sigmoid(T (logit s + logit u)) in float64, on the same draws."""
     weight, s, upstream = inputs()
     ours = relaxed(weight, s, 3.0, generator(4))
     u = draws(4).clamp_min(2.0**-25).double()
@@ -82,8 +78,8 @@ def test_gradients_equal_autograd_of_the_paper_formula():
         )  # of m (1 - m), over a variance of .01 or more
 
 
-def test_few_undecided_follow_the_same_formula():
-    """Where only some are drawn for, they agree with the formula on the draws in order; the others keep m = s."""
+def test_gathered_probabilities_follow_the_same_formula():
+    """Gathered entries follow the formula on the draws in order; all other entries have m = s."""
     weight, s, upstream = inputs()
     few = torch.arange(3, LARGE, 5)
     decided = torch.ones(LARGE, dtype=torch.bool)
@@ -107,7 +103,7 @@ def test_few_undecided_follow_the_same_formula():
 
 @pytest.mark.parametrize("share", [1.0, 0.2])
 def test_a_frozen_weight_gets_no_gradient(share):
-    """On the supermask track the probabilities get the same gradient, and the weight none."""
+    """A frozen weight gets no gradient, and the gradient of the probabilities is the same as with a trained one."""
     weight, s, upstream = inputs()
     undecided = None if share == 1 else torch.arange(0, LARGE, round(1 / share))
     expected = torch.autograd.grad(relaxed(weight, s, 1.7, generator(5), undecided), (weight, s), upstream)[1]
@@ -116,7 +112,7 @@ def test_a_frozen_weight_gets_no_gradient(share):
 
 
 def training_gate():
-    """A gate in front of a large weight, its probabilities undecided, and that weight."""
+    """A gate in training mode with undecided probabilities, and its large weight."""
     weight = torch.randn(512, 300, generator=generator())
     gate = ProbabilityGate(weight, learn=True)
     gate.probability.data.fill_(0.5)
@@ -126,8 +122,8 @@ def training_gate():
     return gate, weight.requires_grad_()
 
 
-def test_passes_share_one_room_and_no_state():
-    """Every pass of a large layer stands in the same memory, which neither a checkpoint nor the folded weight sees."""
+def test_passes_share_a_workspace_that_is_not_saved():
+    """Every pass of a large layer uses the same memory, which neither checkpoints nor the folded weight contain."""
     gate, weight = training_gate()
     first = gate(weight)
     kept = first.detach().clone()
@@ -140,8 +136,8 @@ def test_passes_share_one_room_and_no_state():
     torch.testing.assert_close(gate.folded(weight), weight * 0.5)
 
 
-def test_going_backward_too_late_is_an_error():
-    """A pass whose memory a later one has taken cannot go backward: autograd says so instead of using other numbers."""
+def test_backward_after_the_workspace_was_reused_is_an_error():
+    """Autograd raises for a pass whose memory a later pass has overwritten, instead of using wrong values."""
     gate, weight = training_gate()
     first = (gate(weight) ** 2).sum()
     gate(weight)
@@ -151,12 +147,12 @@ def test_going_backward_too_late_is_an_error():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.sampled_from([1, 100, bulk.BLOCK, bulk.BLOCK + 7]))
-def test_between_lists_what_is_between(seed, share, n):
-    """`between` is where 0 < s < 1, or None where that is as many as the share or more."""
+def test_interior_indices_are_those_strictly_between_0_and_1(seed, share, n):
+    """`interior_indices` lists where 0 < s < 1, or returns None if there are as many as the share or more."""
     values = torch.rand(n, generator=generator(seed))
     place = torch.rand(n, generator=generator(seed + 1))
     values = torch.where(place < share, values, place.round())
     expected = torch.nonzero((values > 0) & (values < 1)).flatten()
-    found = bulk.between(values, most=FEW_OF_MANY)
-    assert (found is None) == (len(expected) >= FEW_OF_MANY * n)
+    found = bulk.interior_indices(values, max_share=GATHER_BELOW_LARGE)
+    assert (found is None) == (len(expected) >= GATHER_BELOW_LARGE * n)
     assert found is None or torch.equal(found, expected)

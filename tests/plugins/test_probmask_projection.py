@@ -1,4 +1,4 @@
-"""ProbMask's projection onto {s in [0,1]^n, sum s <= K}: against independent solvers, and its properties."""
+"""ProbMask's projection onto {s in [0,1]^n, sum s <= K}: independent solvers, properties and edge cases."""
 
 from __future__ import annotations
 
@@ -8,35 +8,23 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from probmask_cases import FEW, generator
 
-from pruneboard_probmask import projection
 from pruneboard_probmask.projection import clipped, project, shift
 
-FEW = settings(max_examples=50, deadline=None)
 TIED = st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0, 2.0])
 SCORES = st.lists(st.floats(-2, 3, allow_nan=False) | TIED, min_size=1, max_size=40)
 BUDGETS = st.floats(0, 45) | st.integers(0, 45).map(float)
 
 
-def generator(seed=0):
-    """A CPU generator with this seed."""
-    return torch.Generator().manual_seed(seed)
-
-
-def double(values):
+def float64(values):
     """A float64 tensor of these values."""
     return torch.tensor(values, dtype=torch.float64)
 
 
-def total_of(tensors):
-    """The sum over all tensors, accumulated in float64."""
-    return sum(float(tensor.sum(dtype=torch.float64)) for tensor in tensors)
-
-
-# --- against other solvers --------------------------------------------------------------------------
+# Against other solvers
 
 
 def by_sorting(x, k):
@@ -58,15 +46,15 @@ def by_sorting(x, k):
 @FEW
 @given(SCORES, BUDGETS)
 def test_projection_equals_the_sorting_solution(x, k):
-    """The search ends at the exact breakpoint solution, in float64."""
-    (found,) = project([double(x)], k)
+    """The projection equals the exact breakpoint solution to 1e-9, in float64."""
+    (found,) = project([float64(x)], k)
     np.testing.assert_allclose(found.numpy(), by_sorting(x, k), atol=1e-9)
 
 
 def by_active_sets(x, k):
-    """The nearest feasible point among the minimizers of all faces: each entry at 0, at 1 or free, K spent or not.
+    """The nearest feasible point among the minimizers of all faces: each entry at 0, at 1 or free, K reached or not.
 
-    The solution of the quadratic program is one of them, whatever form it has.
+    The solution of the quadratic program is one of them.
     """
     x = np.asarray(x, dtype=np.float64)
     state = np.stack(np.meshgrid(*[np.arange(3)] * len(x), indexing="ij"), axis=-1).reshape(-1, len(x))
@@ -82,14 +70,14 @@ def by_active_sets(x, k):
 @FEW
 @given(st.lists(st.floats(-2, 3) | TIED, min_size=1, max_size=6), st.floats(0, 7) | st.integers(0, 7).map(float))
 def test_projection_solves_the_quadratic_program_by_enumeration(x, k):
-    """Up to six entries, no assignment of active constraints gives a nearer feasible point."""
-    (found,) = project([double(x)], k)
+    """For up to six entries, no assignment of active constraints gives a nearer feasible point."""
+    (found,) = project([float64(x)], k)
     np.testing.assert_allclose(found.numpy(), by_active_sets(x, k), atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_projection_solves_the_quadratic_program_of_scipy(seed):
-    """At twelve entries a general solver of min ||s - x||^2 under the constraints ends at the same point."""
+def test_projection_equals_scipys_quadratic_program(seed):
+    """For twelve entries, a general solver of min ||s - x||^2 under the constraints finds the same point."""
     random = np.random.default_rng(seed)
     x, k = random.uniform(-0.5, 1.5, 12), random.uniform(0.5, 5)
     budget = {"type": "ineq", "fun": lambda s: k - s.sum(), "jac": lambda s: -np.ones(12)}
@@ -110,8 +98,8 @@ def test_projection_solves_the_quadratic_program_of_scipy(seed):
 @FEW
 @given(SCORES, BUDGETS)
 def test_projection_satisfies_the_kkt_conditions(x, k):
-    """P = clip(x - v, 0, 1) with one v >= 0 for all entries, and v is 0 unless the budget is spent."""
-    scores = double(x)
+    """P = clip(x - v, 0, 1) with one v >= 0 for all entries, and v is 0 unless the sum equals the budget."""
+    scores = float64(x)
     v = shift([scores], k)
     (found,) = project([scores], k)
     assert v >= 0
@@ -119,14 +107,14 @@ def test_projection_satisfies_the_kkt_conditions(x, k):
     assert v == 0 or k - float(found.sum()) <= 1e-6 * k + 1e-12
 
 
-# --- its properties ---------------------------------------------------------------------------------
+# Properties
 
 
 @FEW
 @given(SCORES, BUDGETS)
 def test_projection_is_feasible(x, k):
-    """P(x) lies in [0,1]^n and its float64 sum is at most K, without any tolerance; K is met where it can be."""
-    scores = double(x)
+    """P(x) lies in [0,1]^n, its float64 sum is at most K without tolerance, and equals K where it can."""
+    scores = float64(x)
     (found,) = project([scores], k)
     assert 0 <= float(found.min()) <= float(found.max()) <= 1
     possible = float(scores.clamp(0, 1).sum())
@@ -136,8 +124,8 @@ def test_projection_is_feasible(x, k):
 @FEW
 @given(SCORES, st.floats(0, 5))
 def test_projection_of_a_feasible_point_only_clips(x, slack):
-    """With K at or above the clipped sum v is 0 and P(x) = clip(x, 0, 1) bit for bit; projecting again is nothing."""
-    scores = double(x)
+    """If the clipped sum is at most K, then v is 0 and P(x) = clip(x, 0, 1) bit for bit; so is P of that."""
+    scores = float64(x)
     clip = scores.clamp(0, 1)
     k = float(clip.sum()) + slack
     assert shift([scores], k) == 0
@@ -148,20 +136,20 @@ def test_projection_of_a_feasible_point_only_clips(x, slack):
 @FEW
 @given(SCORES, BUDGETS)
 def test_projection_is_idempotent(x, k):
-    """P(P(x)) = P(x): bit for bit in float64, to a rounding in float32."""
+    """P(P(x)) = P(x): bit for bit in float64, up to rounding in float32."""
     for dtype, tolerance in ((torch.float64, 0.0), (torch.float32, 1e-6)):
-        (once,) = project([double(x).to(dtype)], k)
+        (once,) = project([float64(x).to(dtype)], k)
         (twice,) = project([once], k)
         torch.testing.assert_close(twice, once, rtol=0, atol=tolerance)
 
 
 @FEW
 @given(SCORES, BUDGETS, st.randoms(use_true_random=False))
-def test_projection_follows_a_permutation(x, k, random):
-    """P(permuted x) is the permuted P(x)."""
+def test_projection_commutes_with_permutations(x, k, random):
+    """P of a permuted x is the permuted P(x)."""
     order = list(range(len(x)))
     random.shuffle(order)
-    (plain,), (permuted,) = project([double(x)], k), project([double(x)[order]], k)
+    (plain,), (permuted,) = project([float64(x)], k), project([float64(x)[order]], k)
     torch.testing.assert_close(permuted, plain[order], rtol=0, atol=1e-9)
 
 
@@ -173,19 +161,19 @@ def test_projection_follows_a_permutation(x, k, random):
     st.floats(0, 5),
 )
 def test_the_shift_falls_with_the_budget_and_rises_with_the_scores(x, more, k, extra):
-    """A larger K needs a smaller v, larger scores a larger one (in [0, 1] at first, where v is unique)."""
-    scores = double(x)
+    """A larger K gives a smaller v, and larger scores a larger one (for scores in [0, 1], where v is unique)."""
+    scores = float64(x)
     v = shift([scores], k)
     assert shift([scores], k + extra) <= v + 1e-9
-    assert shift([scores + double(more[: len(x)])], k) >= v - 1e-9
+    assert shift([scores + float64(more[: len(x)])], k) >= v - 1e-9
 
 
 @FEW
 @given(SCORES, SCORES, BUDGETS)
-def test_projection_does_not_expand_and_keeps_order(x, y, k):
+def test_projection_is_nonexpansive_and_keeps_order(x, y, k):
     """||P(x) - P(y)|| <= ||x - y||, and x_i >= x_j implies P_i >= P_j."""
     n = min(len(x), len(y))
-    a, b = double(x[:n]), double(y[:n])
+    a, b = float64(x[:n]), float64(y[:n])
     (pa,), (pb,) = project([a], k), project([b], k)
     assert float((pa - pb).norm()) <= float((a - b).norm()) + 1e-9
     assert torch.equal(pa[a.argsort(stable=True)], pa.sort().values)
@@ -194,14 +182,14 @@ def test_projection_does_not_expand_and_keeps_order(x, y, k):
 @FEW
 @given(SCORES, BUDGETS, st.integers(0, 40))
 def test_projection_of_layers_is_the_projection_of_their_concatenation(x, k, cut):
-    """One budget for all layers: splitting the scores into layers changes nothing."""
-    whole = double(x)
+    """All layers share one budget: splitting the scores into layers changes nothing."""
+    whole = float64(x)
     parts = [part for part in (whole[:cut], whole[cut:]) if part.numel()]
     torch.testing.assert_close(torch.cat(project(parts, k)), project([whole], k)[0], rtol=0, atol=1e-9)
 
 
-def test_projection_sees_through_shapes_and_strides():
-    """Channels-last, transposed and sliced layers are projected as their flat copies, and keep shape and values."""
+def test_projection_does_not_depend_on_memory_layout():
+    """Channels-last, transposed and sliced layers are projected like their flat copies, and are not modified."""
     image, matrix, wide = (torch.rand(shape, generator=generator(4)) for shape in ((4, 3, 2, 2), (5, 7), (8, 6)))
     strided = [image.to(memory_format=torch.channels_last), matrix.t(), wide[::2]]
     before = [layer.clone() for layer in strided]
@@ -212,156 +200,34 @@ def test_projection_sees_through_shapes_and_strides():
 
 @FEW
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), BUDGETS)
-def test_projection_is_feasible_however_far_the_scores(x, k):
-    """Scores no search produces still end in the feasible set, and the search ends."""
-    (found,) = project([double(x)], k)
+def test_projection_is_feasible_for_extreme_scores(x, k):
+    """Scores up to 1e6 in magnitude are projected onto the feasible set too."""
+    (found,) = project([float64(x)], k)
     assert 0 <= float(found.min()) <= float(found.max()) <= 1
     assert float(found.sum()) <= k
 
 
-# --- precision --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("share", [0.9, 0.3, 0.01])
-def test_float32_and_float64_agree(share):
-    """The same scores in single and double precision are projected to the same point, to single precision."""
-    scores = torch.rand(20_000, generator=generator(1)) * 1.2
-    (single,), (exact,) = project([scores], 20_000 * share), project([scores.double()], 20_000 * share)
-    assert single.dtype == torch.float32
-    torch.testing.assert_close(single.double(), exact, rtol=0, atol=1e-6)
-
-
-def test_autocast_does_not_reach_the_projection():
-    """Under bfloat16 autocast every bit is that of float32."""
-    scores = [torch.rand(3000, generator=generator(i)) for i in range(2)]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = project(scores, 700.0)
-    assert all(torch.equal(a, b) for a, b in zip(mixed, project(scores, 700.0), strict=True))
-
-
-@FEW
-@given(st.integers(0, 10**6), st.integers(1, 70_000), st.floats(0, 1))
-def test_a_budget_within_rounding_of_the_sum_is_not_exceeded(seed, n, place):
-    """Between the float32 and the float64 sum of the scores, K still bounds the float64 sum of the result."""
-    scores = torch.rand(n, generator=generator(seed))
-    rounded, exact = float(scores.sum()), float(scores.sum(dtype=torch.float64))
-    k = rounded + place * (exact - rounded)
-    assert total_of(project([scores], k)) <= k
-
-
-def test_sums_are_accumulated_beyond_float32():
-    """A thousand small layers after a large one vanish from a float32 running sum, which would accept 3 too many."""
-    scores = [torch.ones(65_536), *[torch.full((1,), 0.003)] * 1024]
-    k = 65_537.0
-    running = torch.zeros(())
-    for score in scores:
-        running = running + score.sum()
-    assert float(running) <= k < k + 2 < total_of(scores)
-    assert k * (1 - 1e-6) <= total_of(project(scores, k)) <= k
-
-
-def test_projection_of_25_million_float32_entries():
-    """At 25 million entries the float64 sum hits K to 1e-6 of it and does not exceed it."""
-    scores = [torch.rand(5_000_000, generator=generator(i)) for i in range(5)]
-    k = 2_500_000.0
-    assert k * (1 - 1e-6) <= total_of(project(scores, k)) <= k
-
-
-@pytest.mark.parametrize("share", [0.999, 0.9, 0.5, 0.1, 0.01])
-@pytest.mark.parametrize("seed", range(6))
-def test_projection_in_float32_hits_the_budget_step_after_step(seed, share):
-    """Over 30 steps of small noise on 50,000 float32 scores each sum is within 1e-5 of K and never above it.
-
-    Rounding hides the progress of a small Newton step; taking the end of the bracket instead would prune all.
-    """
-    scores = torch.full((50_000,), 1.0)
-    for step in range(30):
-        k = 50_000 * (share + (1 - share) * (1 - step / 30) ** 3)
-        scores = scores + 6e-3 * torch.randn(50_000, generator=generator(100 * seed + step)).sign()
-        possible = float(scores.clamp(0, 1).sum(dtype=torch.float64))
-        (scores,) = project([scores], k)
-        total = float(scores.sum(dtype=torch.float64))
-        assert min(k, possible) * (1 - 1e-5) <= total <= k
-
-
-# --- what it costs ------------------------------------------------------------------------------------
-
-PASSES = {
-    "uniform": lambda n, random: torch.rand(n, generator=random),
-    "one step after all were 1": lambda n, random: 1 + 6e-3 * torch.randn(n, generator=random).sign(),
-    "decided but for noise": lambda n, random: (torch.rand(n, generator=random) < 0.1).float() + 2e-3 * torch.randn(n),
-    "few near 1": lambda n, random: torch.rand(n, generator=random).pow(9) + 6e-3 * torch.randn(n, generator=random),
-}
-
-
-@pytest.mark.parametrize("name", PASSES)
-@pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
-def test_a_projection_takes_a_third_of_the_passes_of_a_bisection(monkeypatch, name, share):
-    """Two million scores are summed at most 7 times, where the official loop sums them 21 times."""
-    scores = list(PASSES[name](2_000_000, generator(3)).split(300_000))
-    passes, summed = 0, projection._sum
-
-    def counted(pieces, v, *, exact):
-        nonlocal passes
-        passes += sum(piece.numel() for piece in pieces) == 2_000_000
-        return summed(pieces, v, exact=exact)
-
-    monkeypatch.setattr(projection, "_sum", counted)
-    shift(scores, 2_000_000 * share)
-    assert 1 <= passes <= 7
-
-
-@pytest.mark.parametrize("name", PASSES)
-@pytest.mark.parametrize("share", [0.999, 0.5, 0.1, 0.01])
-def test_what_an_accelerator_does_ends_at_the_same_point(name, share):
-    """Its fixed number of steps, without a look at any number, finds the shift to 1e-6 and does not exceed K."""
-    scores, k = [PASSES[name](100_000, generator(5))], 100_000 * share
-    blind = projection._root(projection._pieces(scores), k, waits=False)
-    assert abs(float(blind - shift(scores, k))) <= 1e-6
-    assert total_of([clipped(scores[0], blind)]) <= k
-
-
-def test_an_accelerator_is_never_waited_for():
-    """Its path runs on tensors without values: nothing on it depends on what a number is."""
-    with FakeTensorMode():
-        scores = [torch.empty(300, 300), torch.empty(1000)]
-        v = projection._root(projection._pieces(scores), 4000.0, waits=False)
-        assert clipped(scores[0], v).shape == (300, 300)
-        with pytest.raises(DataDependentOutputException):
-            projection._root(projection._pieces(scores), 4000.0, waits=True)
-
-
-# --- edges ------------------------------------------------------------------------------------------
+# Edge cases
 
 
 @pytest.mark.parametrize("x", [[0.5] * 7, [2.0] * 7, [-1.0] * 7, [1.0], [0.3], [1.7], [-0.2]])
 @pytest.mark.parametrize("k", [0.0, 0.5, 1.0, 3.0, 3.7, 7.0, 9.0])
 def test_projection_edge_cases(x, k):
-    """Equal scores, all above 1, all below 0, one entry; K of 0, fractional, n and above n."""
-    (found,) = project([double(x)], k)
+    """Equal scores, all above 1, all below 0, one entry; K = 0, fractional, n and above n."""
+    (found,) = project([float64(x)], k)
     np.testing.assert_allclose(found.numpy(), by_sorting(x, k), atol=1e-9)
     assert float(found.sum()) <= k
 
 
-def test_a_budget_of_nothing_and_of_everything():
-    """K = 0 gives exact zeros; K = n and above clips only."""
-    scores = double([-1.0, 0.2, 0.7, 1.5])
+def test_a_budget_of_zero_and_of_everything():
+    """K = 0 gives exact zeros; K >= n only clips."""
+    scores = float64([-1.0, 0.2, 0.7, 1.5])
     assert not project([scores], 0.0)[0].any()
     for k in (4.0, 5.0):
         assert project([scores], k)[0].tolist() == [0.0, 0.2, 0.7, 1.0]
 
 
-def test_projection_refuses_a_negative_budget():
-    """A negative budget has no feasible point and is refused."""
+def test_a_negative_budget_is_rejected():
+    """A negative budget, which has no feasible point, raises a ValueError."""
     with pytest.raises(ValueError, match="0 or more"):
         shift([torch.ones(3)], -1.0)
-
-
-@pytest.mark.gpu
-def test_projection_on_a_gpu_is_that_of_the_cpu():
-    """Both devices find the same point, to single precision, and stay within the budget."""
-    scores = [torch.rand(shape, generator=generator(i)) for i, shape in enumerate([(64, 32, 3, 3), (1000, 500)])]
-    there = [found.cpu() for found in project([score.cuda() for score in scores], 50_000.0)]
-    for found, expected in zip(there, project(scores, 50_000.0), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    assert total_of(there) <= 50_000 * (1 + 1e-12)  # accumulated in another order

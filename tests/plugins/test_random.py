@@ -1,4 +1,4 @@
-"""The floor control: exactly k positions, uniformly random, equal for equal seeds."""
+"""The random control: exactly k positions, uniformly random, equal for equal seeds."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ SIZES = [math.prod(shape) for shape in SHAPES.values()]
 
 
 def masks_of(sparsity, allocation, seed=0, step=0) -> list[torch.Tensor]:
-    """Return the masks that a run with this seed would train under."""
+    """The masks that a run with this seed trains under."""
     net = nn.ModuleDict({"conv": nn.Conv2d(3, 8, 3), "wide": nn.Linear(30, 40), "head": nn.Linear(40, 10)})
     pruner = Random(sparsity=sparsity, allocation=allocation)
     clock = DrawClock(seed)
     clock.step = step
     layers = attach(pruner, list(net.items()), clock, hits_target=True)
     at = Progress(step, 10, step, "finetune", clock.for_hook, durable=None)
-    pruner.harden(layers, at, lambda: pytest.fail("a random mask selects nothing"))
+    pruner.harden(layers, at, lambda: pytest.fail("the random control must not validate"))
     assert budget(layers) == kept_of(sum(SIZES), sparsity)
     return [layer.gate.kept(layer.dense) for layer in layers]
 
 
 def counts(masks) -> list[int]:
-    """Return the number of kept positions per layer."""
+    """The number of kept positions per layer."""
     return [int(mask.sum()) for mask in masks]
 
 
@@ -42,22 +42,22 @@ def counts(masks) -> list[int]:
 @given(sparsity=st.floats(0, 0.99))
 @settings(deadline=None, max_examples=15)
 def test_exactly_the_budget_is_kept(allocation, sparsity):
-    """At any sparsity and under any allocation the masks hold exactly k positions."""
+    """At any sparsity and under any allocation the masks keep exactly k positions."""
     assert sum(counts(masks_of(sparsity, allocation))) == kept_of(sum(SIZES), sparsity)
 
 
 @pytest.mark.parametrize(
     ("allocation", "expected"), [("uniform", uniform(SIZES, 182)), ("erk", erk(list(SHAPES.values()), 182))]
 )
-def test_layers_keep_what_their_allocation_says(allocation, expected):
-    """Under `uniform` and `erk` each layer's count is the shared arithmetic's."""
+def test_layer_counts_follow_the_allocation(allocation, expected):
+    """Under `uniform` and `erk` each layer's count is that of `pruneboard.scores`."""
     assert kept_of(sum(SIZES), 0.9) == 182
     assert counts(masks_of(0.9, allocation)) == expected
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
-def test_the_seed_decides_the_mask(allocation):
-    """Equal seeds give equal masks, other seeds others, and the global generator is left alone."""
+def test_the_mask_depends_on_the_seed_only(allocation):
+    """Equal seeds give equal masks, other seeds others, whatever the global generator's state."""
     one, again, other = (masks_of(0.5, allocation, seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -69,7 +69,7 @@ def test_the_seed_decides_the_mask(allocation):
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_every_position_of_a_layer_is_equally_likely(allocation):
-    """Over seeds, each position's rate is its layer's, within five standard errors."""
+    """Over seeds, each position is kept at its layer's rate, within five standard errors."""
     runs = 60
     drawn = [masks_of(0.7, allocation, seed) for seed in range(runs)]
     for layer in range(3):
@@ -78,8 +78,8 @@ def test_every_position_of_a_layer_is_equally_likely(allocation):
         assert bool(((rates - mean).abs() < 5 * (mean * (1 - mean) / runs).sqrt() + 1e-9).all())
 
 
-def test_global_draws_spread_over_layers_by_chance():
-    """Under `global` every layer's mean rate is the network's, but its count varies from seed to seed."""
+def test_global_masks_vary_in_their_layer_counts():
+    """Under `global` every layer's mean rate is the network's, and its count varies from seed to seed."""
     drawn = torch.tensor([counts(masks_of(0.7, "global", seed)) for seed in range(60)], dtype=torch.float64)
     sizes = torch.tensor(SIZES)
     assert bool(((drawn.mean(0) / sizes - 0.3).abs() < 5 * (0.21 / (60 * sizes)).sqrt()).all())
@@ -87,7 +87,7 @@ def test_global_draws_spread_over_layers_by_chance():
 
 
 def test_layers_draw_independently():
-    """Two layers of one shape do not share a mask."""
+    """Two layers of one shape get different masks."""
     net = nn.ModuleDict({"a": nn.Linear(20, 20), "b": nn.Linear(20, 20)})
     pruner, clock = Random(sparsity=0.5), DrawClock(0)
     layers = attach(pruner, list(net.items()), clock, hits_target=True)
@@ -95,8 +95,8 @@ def test_layers_draw_independently():
     assert not torch.equal(layers[0].gate.keep, layers[1].gate.keep)
 
 
-def test_the_mask_is_set_before_the_first_step():
-    """It hardens at 0: the whole budget trains the kept weights. It is the floor of a board."""
+def test_traits():
+    """The random control hardens at 0, takes one pass per step, is the floor, and runs on both tracks."""
     traits = Random(sparsity=0.9).traits("prune")
     assert (traits.harden_at, traits.hits_target, traits.forward_passes, traits.control) == (0.0, True, 1, "floor")
     assert Random(sparsity=0.9).tracks == {"prune", "supermask"}

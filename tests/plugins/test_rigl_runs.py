@@ -1,4 +1,4 @@
-"""RigL in real runs: what its updates do to masks, weights and momentum, at each ZeRO stage and on two processes."""
+"""RigL in real runs: masks, weights and momentum around updates, at each ZeRO stage and on two processes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from pruneboard.scores import erk
 from runs import folder, run, tiny
 
 TWENTY = {"overrides": {"epochs": 5, "lr": 0.001}, "options": {"interval": 3, "updates": 0}}
-"""20 steps, of which 15 search, with updates in steps 3, 6, 9 and 12; at this rate rounding does not grow in so few."""
+"""20 steps, 15 of them in the search, with updates at 3, 6, 9 and 12; at this lr rounding errors stay small."""
 UPDATES = [3, 6, 9, 12]
 
 
 @cache
-def watched(zero):
-    """A run of 20 steps at a ZeRO stage: record, updates, and states after the steps of the search."""
+def recorded_run(zero):
+    """A run of 20 steps at a ZeRO stage: record, updates, and the state after every search step."""
     with TemporaryDirectory() as place:
         return recorded(place, zero=zero, **TWENTY)
 
 
 def pairs(update, *names):
-    """For each layer of an update, masks before and after and what else is named, as `before.dense`."""
+    """For each layer of an update: masks before and after, and the other attributes named, such as `before.dense`."""
     found = [update.before.masks, update.after.masks]
     for name in names:
         part, _, attribute = name.partition(".")
@@ -38,9 +38,9 @@ def pairs(update, *names):
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2])
-def test_counts_stay_and_the_mask_is_fixed_from_the_last_update_on(zero):
-    """Updates are where the schedule says, masks differ after each, no layer's count changes, and the end is exact."""
-    record, updates, states = watched(zero)
+def test_masks_change_at_updates_only_and_keep_their_counts(zero):
+    """Masks differ after each scheduled update and at no other step, and no layer's count ever changes."""
+    record, updates, states = recorded_run(zero)
     assert record["status"] == "done"
     assert [update.at.step for update in updates] == UPDATES
     sparsity = record["sparsity"]
@@ -55,9 +55,9 @@ def test_counts_stay_and_the_mask_is_fixed_from_the_last_update_on(zero):
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2])
-def test_grown_weights_start_at_zero_without_momentum_and_then_move(zero):
-    """What was pruned before starts anew; all else keeps value and momentum; after the next step they have moved."""
-    _, updates, states = watched(zero)
+def test_grown_weights_start_at_zero_without_momentum(zero):
+    """Newly grown weights get value and momentum 0, all others keep both, and the next step changes the new ones."""
+    _, updates, states = recorded_run(zero)
     by_step, moved, grown = {state.step: state for state in states}, 0, 0
     for update in updates:
         following = by_step[update.at.step + 1]
@@ -74,9 +74,9 @@ def test_grown_weights_start_at_zero_without_momentum_and_then_move(zero):
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2])
-def test_the_smallest_go_and_the_largest_gradients_come(zero):
-    """As many as the cosine says; no weight that stays is smaller than a dropped one, no gradient left out larger."""
-    for update in watched(zero)[1]:
+def test_small_weights_are_dropped_and_large_gradients_grown(zero):
+    """The cosine's share of the smallest weights is dropped, and no gradient left out exceeds a grown one."""
+    for update in recorded_run(zero)[1]:
         share = 0.15 * (1 + torch.cos(torch.tensor(torch.pi * update.at.step / 15, dtype=torch.float64)))
         for before, after, dense, gradient in pairs(update, "before.dense", "gradients"):
             dropped = int(share * int(before.sum()))
@@ -90,10 +90,10 @@ def test_the_smallest_go_and_the_largest_gradients_come(zero):
 
 
 @pytest.mark.parametrize("zero", [1, 2])
-def test_masks_are_those_of_stage_0(zero):
-    """The first mask is the same to the bit, and updates move the same positions but for ties within rounding."""
-    _, plain, _ = watched(0)
-    _, found, _ = watched(zero)
+def test_masks_equal_those_of_stage_0(zero):
+    """The first mask equals that of stage 0 bit for bit, and updates change the same positions up to rounding."""
+    _, plain, _ = recorded_run(0)
+    _, found, _ = recorded_run(zero)
     assert all(torch.equal(a, b) for a, b in zip(plain[0].before.masks, found[0].before.masks, strict=True))
     for one, other in zip(plain, found, strict=True):
         kept = sum(int(mask.sum()) for mask in one.after.masks)
@@ -102,8 +102,8 @@ def test_masks_are_those_of_stage_0(zero):
 
 
 @pytest.mark.slow
-def test_two_processes_move_the_same_positions(tmp_path):
-    """On two processes and ZeRO 2 masks agree with each other, or the run would fail, and with those of one process."""
+def test_two_processes_change_the_same_positions(tmp_path):
+    """Masks on two processes with ZeRO 2 agree with those of one process, within 1 % of the flips."""
     options = {"model": "test_vit", "overrides": {"epochs": 3, "lr": 0.01}, "options": {"interval": 3, "updates": 0}}
     kept = []
     for place, more in (("one", {}), ("two", {"procs": 2, "zero": 2})):
@@ -115,15 +115,15 @@ def test_two_processes_move_the_same_positions(tmp_path):
     assert sum(kept[0][1]) > 0
 
 
-def test_at_sparsity_zero_it_is_dense_training(tmp_path):
-    """Updates happen, drop what they grow again, and change no bit of what dense training ends with."""
+def test_sparsity_zero_is_dense_training(tmp_path):
+    """At sparsity 0 updates drop what they grow again, and the run's weights equal those of dense training."""
     record = run(tmp_path / "rigl", "rigl", 0.0)
     assert record["weights_sha256"] == run(tmp_path / "dense", "dense", None)["weights_sha256"]
     assert record["sparsity"]["kept"] == record["sparsity"]["prunable"]
 
 
-def test_the_same_run_twice_is_the_same(tmp_path):
-    """Equal seeds give equal weights, another seed others; training is charged as dense training."""
+def test_runs_are_reproducible(tmp_path):
+    """Equal seeds give equal weights, another seed gives others, and training costs as much as dense training."""
     one, again, other = (run(tmp_path / str(i), "rigl", seed=seed) for i, seed in enumerate((1, 1, 2)))
     assert one["weights_sha256"] == again["weights_sha256"] != other["weights_sha256"]
     assert one["cost"]["relative_train_macs"] == 1
@@ -132,7 +132,7 @@ def test_the_same_run_twice_is_the_same(tmp_path):
     assert [row["mask"]["kept"] for row in rows] == [one["sparsity"]["kept"]] * 2
 
 
-def test_a_run_that_diverges_says_so(tmp_path):
-    """Weights that are no numbers reach the harness's own message, not an error about scores."""
+def test_a_diverged_run_is_reported_as_such(tmp_path):
+    """Weights that are not finite raise the harness's DivergedError, not an error about scores."""
     with pytest.raises(DivergedError):
         lifecycle.run(tiny(tmp_path, "rigl", overrides={"lr": 1e30, "epochs": 4}))

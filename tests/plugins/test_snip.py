@@ -1,4 +1,4 @@
-"""SNIP: the score is the loss's derivative in the mask, of so many images, and a real run keeps its highest."""
+"""SNIP's scores against the official formula, its images, and a real run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from scoring_cases import BUILDS, batch, chosen, network, viewed
+from scoring_cases import BUILDS, batch, masks_of, network, viewed
 from torch import nn
 from torch.nn import functional
 
@@ -18,7 +18,7 @@ from runs import run
 
 
 class WithMask(nn.Module):
-    """A layer of the official code's kind: it computes with `c * weight`, and c is what is differentiated."""
+    """A layer like the official code's: it computes with `c * weight`, and the loss is differentiated in c."""
 
     def __init__(self, layer):
         super().__init__()
@@ -33,7 +33,7 @@ class WithMask(nn.Module):
 
 
 def masked(net):
-    """A copy of `net` with a multiplier on each of its weights, and the multipliers."""
+    """A copy of `net` with a multiplier for each of its weights, and the multipliers."""
     net = copy.deepcopy(net)
     found = []
     for name, layer in prunable_layers(net):
@@ -45,7 +45,7 @@ def masked(net):
 
 
 def official(net, images, labels):
-    """Connection sensitivities as the paper writes them: |dL/dc|, divided by their sum."""
+    """Connection sensitivities as in the paper: |dL/dc|, divided by their sum."""
     net, c = masked(net)
     functional.cross_entropy(net(images), labels).backward()
     total = sum(each.grad.abs().sum() for each in c)
@@ -54,8 +54,8 @@ def official(net, images, labels):
 
 @pytest.mark.parametrize("name", BUILDS)
 @pytest.mark.parametrize("sparsity", [0.5, 0.95])
-def test_scores_and_masks_equal_a_plain_transcription(name, sparsity):
-    """In float64 the scores are the official ones to 1e-6 but for their sum, and the k highest are the same."""
+def test_scores_and_masks_equal_a_plain_implementation(name, sparsity):
+    """In float64 the scores are proportional to the official ones to 1e-6, and the masks are equal."""
     net, pruner = network(name), SNIP(sparsity=sparsity, images=32)
     view = viewed(pruner, net)
     found = pruner.score(view, iter([batch()]))
@@ -66,13 +66,13 @@ def test_scores_and_masks_equal_a_plain_transcription(name, sparsity):
         torch.testing.assert_close(ours / total, theirs, rtol=1e-6, atol=1e-12)
     flat = torch.cat([score.flatten() for score in expected])
     kept = flat.topk(kept_of(len(flat), sparsity)).indices.sort().values
-    mask = torch.cat([keep.flatten() for keep in chosen(view, found)])
+    mask = torch.cat([keep.flatten() for keep in masks_of(view, found)])
     assert torch.equal(mask.nonzero().flatten(), kept)
 
 
 @pytest.mark.parametrize("name", BUILDS)
-def test_a_score_is_the_slope_of_the_loss_in_the_mask(name):
-    """The lowest, a middle and the highest score of each layer: a central difference of the loss in that entry."""
+def test_a_score_is_the_derivative_of_the_loss_in_the_mask(name):
+    """The lowest, a middle and the highest score of each layer equal a central difference of the loss."""
     net, pruner = network(name), SNIP(sparsity=0.9, images=32)
     scores = pruner.score(viewed(pruner, net), iter([batch()]))
     probe, masks = masked(net)
@@ -92,8 +92,8 @@ def test_a_score_is_the_slope_of_the_loss_in_the_mask(name):
             assert abs(slope) == pytest.approx(float(score.flatten()[place]), rel=1e-4, abs=1e-8)
 
 
-def test_batches_add_up_to_one():
-    """Where images are not normalized together, four batches of eight give the scores of one of 32."""
+def test_scores_do_not_depend_on_the_batch_size():
+    """Without batch statistics, four batches of eight images give the scores of one batch of 32."""
     images, labels = batch()
     parts = list(zip(images.split(8), labels.split(8), strict=True))
     whole, split = (
@@ -106,7 +106,7 @@ def test_batches_add_up_to_one():
 
 @pytest.mark.parametrize(("images", "batches"), [(1, 1), (8, 1), (9, 2), (32, 4), (33, 5)])
 def test_whole_batches_are_taken_until_there_are_enough(images, batches):
-    """`images` is the least number; what is passed through the network is counted, and no batch is drawn beyond."""
+    """Whole batches are taken until they hold `images`, all of them are counted, and no further one is read."""
     pruner = SNIP(sparsity=0.9, images=images)
     view = viewed(pruner, network("plain"))
     stream = (batch(8, seed) for seed in itertools.count())
@@ -125,8 +125,8 @@ def test_the_recipes_loss_is_differentiated():
         torch.testing.assert_close(ours, theirs.grad.abs(), rtol=1e-9, atol=1e-12)
 
 
-def test_scoring_leaves_no_trace_and_repeats_itself():
-    """The same batch gives the same scores bit for bit, and no weight, gradient or statistic has changed."""
+def test_scoring_is_deterministic_and_has_no_side_effect():
+    """Equal batches give equal scores bit for bit, and no weight or gradient changes."""
     pruner = SNIP(sparsity=0.9, images=32)
     view = viewed(pruner, network("normalized"))
     before = [layer.dense.detach().clone() for layer in view.layers]
@@ -136,23 +136,23 @@ def test_scoring_leaves_no_trace_and_repeats_itself():
     assert all(layer.dense.grad is None and layer.dense.requires_grad for layer in view.layers)
 
 
-def test_fewer_than_one_image_is_refused():
-    """The message holds what was found."""
-    with pytest.raises(ValueError, match="images is 1 or more; found 0"):
+def test_fewer_than_one_image_is_rejected():
+    """The error names the value found."""
+    with pytest.raises(ValueError, match="images must be 1 or more; found 0"):
         SNIP(sparsity=0.9, images=0)
 
 
-def test_masks_are_fixed_before_the_first_step():
-    """It declares so, and is no control."""
+def test_traits():
+    """SNIP hardens at 0, takes one pass per step, hits its target, is no control, and runs on `prune` only."""
     traits = SNIP(sparsity=0.9).traits("prune")
     assert (traits.harden_at, traits.hits_target, traits.forward_passes, traits.control) == (0.0, True, 1, None)
     assert SNIP.tracks == {"prune"}
 
 
-def test_a_real_run_is_done_with_the_exact_count(tmp_path):
-    """Eight real steps end with n - round(.98 n) weights, and 128 images are charged twice beside the training's.
+def test_a_real_run_keeps_exactly_the_budget(tmp_path):
+    """A real run keeps exactly n - round(.98 n) weights, and scoring adds 128 images twice to the training cost.
 
-    The network has residual branches that start closed, so that it is looked at in both ways.
+    The network has residual branches that start closed, so it is scored in both states.
     """
     made = run(tmp_path, "snip", 0.98)
     assert made["sparsity"]["kept"] == kept_of(made["sparsity"]["prunable"], 0.98)

@@ -1,4 +1,4 @@
-"""STR's end: exactly the budget, by one shift of its thresholds; what it declares, and real runs."""
+"""STR's hardening, traits and options, and real runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from str_cases import FEW, at, draw, fill, gated, harden, kept, network, published, s_of
+from str_cases import FEW, at, gated, harden, kept_count, map_weights, network, normal, published, s_of
 
 from pruneboard.scores import budget, kept_of
-from pruneboard_str import STR, ThresholdGate
+from pruneboard_str import STR
 from runs import folder, run
 
 SPARSITIES = [0.01, 0.5, 0.8, 0.9, 0.98, 0.995, 0.999]
@@ -32,16 +32,16 @@ AWKWARD = {
 
 @pytest.mark.parametrize("kind", AWKWARD)
 @pytest.mark.parametrize("sparsity", SPARSITIES)
-def test_exactly_the_budget_survives(kind, sparsity):
-    """Whatever the weights, n - round(s n) positions are kept, each holds a number, and nothing else does."""
+def test_exactly_the_budget_is_kept(kind, sparsity):
+    """For any weights, n - round(s n) positions are kept, each kept weight is non-zero, and all others are 0."""
     pruner = STR(sparsity=sparsity)
     layers = gated(pruner)
-    fill(layers, AWKWARD[kind])
+    map_weights(layers, AWKWARD[kind])
     signs = [layer.dense.detach().sign() for layer in layers]
     harden(pruner, layers)
     folded = [layer.gate.folded(layer.dense.detach()) for layer in layers]
     n = sum(weight.numel() for weight in folded)
-    assert kept(layers) == sum(int((weight != 0).sum()) for weight in folded) == kept_of(n, sparsity)
+    assert kept_count(layers) == sum(int((weight != 0).sum()) for weight in folded) == kept_of(n, sparsity)
     for sign, weight, layer in zip(signs, folded, layers, strict=True):
         assert torch.equal(layer.gate.kept(layer.dense.detach()), weight != 0)
         assert bool((sign * weight >= 0).all())
@@ -50,16 +50,16 @@ def test_exactly_the_budget_survives(kind, sparsity):
 
 @given(sparsity=st.floats(0.001, 0.99), shift=st.floats(-3200, 2))
 @FEW
-def test_the_budget_is_exact_wherever_the_thresholds_are(sparsity, shift):
-    """From deep underflow to far too high, one common shift ends at exactly the budget."""
+def test_the_budget_is_exact_for_any_thresholds(sparsity, shift):
+    """From deep underflow to far too high, one common shift of the thresholds keeps exactly the budget."""
     pruner = STR(sparsity=sparsity)
     layers = gated(pruner, thresholds=(shift - 3.0, shift - 1.0, shift))
     harden(pruner, layers)
-    assert kept(layers) == budget(layers)
+    assert kept_count(layers) == budget(layers)
 
 
 def by_bisection(layers, k):
-    """Return the masks |w| > sigmoid(s + delta), with delta bisected until exactly k are true: the reference."""
+    """The masks |w| > sigmoid(s + delta), where delta is bisected until exactly k entries are true."""
     weights = [layer.dense.detach().double().abs() for layer in layers]
     s = [layer.gate.threshold.detach().double() for layer in layers]
     low, high = -100.0, 100.0
@@ -74,7 +74,7 @@ def by_bisection(layers, k):
 
 
 @pytest.mark.parametrize("sparsity", SPARSITIES)
-def test_the_survivors_are_those_of_a_bisected_shift(sparsity):
+def test_masks_equal_those_of_a_bisected_shift(sparsity):
     """The masks are those of the one delta at which |w| > sigmoid(s + delta) holds k times over all layers."""
     pruner = STR(sparsity=sparsity)
     layers = gated(pruner)
@@ -85,8 +85,8 @@ def test_the_survivors_are_those_of_a_bisected_shift(sparsity):
 
 
 @pytest.mark.parametrize("sparsity", SPARSITIES)
-def test_survivors_end_soft_thresholded(sparsity):
-    """The dense weights become S_g(w, s + delta), one delta for all layers, and the thresholds s + delta."""
+def test_kept_weights_become_soft_thresholded(sparsity):
+    """The dense weights become S_g(w, s + delta) and the thresholds s + delta, with one delta for all layers."""
     pruner = STR(sparsity=sparsity)
     layers, before = gated(pruner), gated(pruner)
     harden(pruner, layers)
@@ -98,32 +98,32 @@ def test_survivors_end_soft_thresholded(sparsity):
 
 
 def test_ties_keep_the_earlier_layer_and_position():
-    """Among equal weights under equal thresholds the first in the order of layers and positions survive."""
+    """Of equal weights under equal thresholds, the first in the order of layers and positions are kept."""
     pruner = STR(sparsity=0.9)
     layers = gated(pruner, thresholds=(-2.0, -2.0, -2.0))
-    fill(layers, AWKWARD["all equal"])
+    map_weights(layers, AWKWARD["all equal"])
     harden(pruner, layers)
     flat = torch.cat([layer.gate.kept(layer.dense.detach()).flatten() for layer in layers])
     assert torch.equal(flat, torch.arange(len(flat)) < budget(layers))
 
 
-def test_zeros_go_first_whatever_the_thresholds():
-    """No exact zero is kept while a weight anywhere is not zero, even where thresholds lie thousands apart."""
+def test_exact_zeros_are_pruned_first():
+    """No exact zero is kept while any weight is not zero, even if the thresholds differ by thousands."""
     pruner = STR(sparsity=0.5)
     layers = gated(pruner, thresholds=(-3200.0, -1.0, -2.0))
-    fill(layers[:1], torch.zeros_like)
+    map_weights(layers[:1], torch.zeros_like)
     harden(pruner, layers)
     assert int(layers[0].gate.keep.sum()) == 0
-    assert kept(layers) == budget(layers)
+    assert kept_count(layers) == budget(layers)
 
 
-def test_export_gives_the_same_logits():
-    """A plain network holding S_g(w, s) gives the gated network's logits bit for bit, before and after hardening."""
+def test_a_plain_network_gives_the_same_logits():
+    """A plain network with weights S_g(w, s) gives the gated network's logits bit for bit, hardened or not."""
     pruner = STR(sparsity=0.8)
     plain = network()
     net = copy.deepcopy(plain)
     layers = gated(pruner, net=net)
-    images = draw(5, 3, 4, 4, dtype=torch.float32)
+    images = normal(5, 3, 4, 4, dtype=torch.float32)
     for export in ("search", "hardened"):
         for layer, name in zip(layers, ("0", "2", "4"), strict=True):
             weight, gate = layer.dense.detach(), layer.gate
@@ -135,7 +135,7 @@ def test_export_gives_the_same_logits():
 
 
 def test_a_hardened_gate_is_a_mask():
-    """After hardening the gradient of every survivor passes whole, no other does, and s gets none."""
+    """After hardening every kept weight gets its whole gradient, no other weight gets one, and s gets none."""
     pruner = STR(sparsity=0.9)
     layers = gated(pruner)
     harden(pruner, layers)
@@ -147,20 +147,8 @@ def test_a_hardened_gate_is_a_mask():
         assert to_s is None
 
 
-@pytest.mark.parametrize("hardened", [False, True])
-def test_a_loaded_gate_is_the_saved_one(hardened):
-    """All of a gate's state is in its tensors: loaded into a fresh one they give the same weight."""
-    weight = draw(20, 10, dtype=torch.float32)
-    saved, fresh = ThresholdGate(weight, -1.0, learn=True), ThresholdGate(weight, -5.0, learn=True)
-    if hardened:
-        saved.harden(weight > 0.5)
-    fresh.load_state_dict(saved.state_dict())
-    assert torch.equal(fresh(weight), saved(weight))
-    assert torch.equal(fresh.kept(weight), saved.kept(weight))
-
-
 def test_zero_sparsity_learns_nothing():
-    """At sparsity 0 the gate is the identity from the start, gradient at 0 included, and trains no threshold."""
+    """At sparsity 0 the gate is the identity, gradient at 0 included, and no threshold is trainable."""
     for mode in ("target", "faithful"):
         gate = STR(sparsity=0.0, mode=mode).gate(torch.zeros(3))
         weight = torch.tensor([0.0, 1e-40, -2.0], requires_grad=True)
@@ -170,8 +158,8 @@ def test_zero_sparsity_learns_nothing():
         assert torch.equal(gradient, torch.ones(3))
 
 
-def test_traits_follow_the_mode():
-    """`target` hits the budget and hardens where it is told; `faithful` lets sparsity emerge to the end."""
+def test_traits_depend_on_the_mode():
+    """`target` hits the budget and hardens at `harden_at`; in `faithful` sparsity emerges until the end."""
     target, faithful = (
         STR(sparsity=0.9, harden_at=0.6).traits("prune"),
         STR(sparsity=0.9, mode="faithful").traits("prune"),
@@ -198,14 +186,14 @@ def test_traits_follow_the_mode():
         {"harden_at": 1.5},
     ],
 )
-def test_impossible_options_are_refused(options):
-    """Options that no search could mean raise ValueError naming what was found."""
+def test_invalid_options_are_rejected(options):
+    """An option out of range raises a ValueError that names the value found."""
     with pytest.raises(ValueError, match="found"):
         STR(sparsity=0.9, **options)
 
 
 def test_diagnostics_are_the_thresholds():
-    """What is logged is the mean, the lowest and the highest sigmoid(s) of the layers."""
+    """The diagnostics are the mean, the lowest and the highest sigmoid(s) of the layers."""
     pruner = STR(sparsity=0.9)
     found = pruner.diagnostics(gated(pruner, thresholds=(-2.0, 0.0, 2.0)), at())
     levels = [1 / (1 + math.exp(-s)) for s in (-2.0, 0.0, 2.0)]
@@ -213,13 +201,13 @@ def test_diagnostics_are_the_thresholds():
 
 
 def test_a_target_run_keeps_exactly_the_budget(tmp_path):
-    """The record of a real run holds exactly n - round(s n) positions, all of them non-zero."""
+    """The record of a real run has exactly n - round(s n) kept positions, all of them non-zero."""
     found = run(tmp_path, "str", 0.98)["sparsity"]
     assert found["kept"] == found["nonzero"] == kept_of(found["prunable"], 0.98)
 
 
-def test_a_faithful_run_stands_at_what_it_measured(tmp_path):
-    """Sparsity emerges: the record declares so, and gives the share of zeros that the thresholds made."""
+def test_a_faithful_run_reports_its_measured_sparsity(tmp_path):
+    """In mode `faithful` the record declares emerging sparsity, and states the measured share of zeros."""
     made = run(tmp_path, "str", 0.9, options={"mode": "faithful"})
     found = made["sparsity"]
     assert made["method"]["traits"]["hits_target"] is False

@@ -1,4 +1,4 @@
-"""ProbMask's relaxed mask: its distribution, its limits, its gradients, and where its noise comes from."""
+"""ProbMask's relaxed mask: distribution, limits, gradients and random draws."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 import torch
+from probmask_cases import generator
 from torch import nn
 
 from pruneboard.training.gates import DrawClock, attach
@@ -17,17 +18,12 @@ from pruneboard_probmask import ProbMask
 from pruneboard_probmask.gate import ProbabilityGate, relaxed, sample_mask
 
 
-def generator(seed=0):
-    """A CPU generator with this seed."""
-    return torch.Generator().manual_seed(seed)
-
-
 def implied_mask(probability, inverse_temperature, seed=0):
-    """The relaxed mask itself: the effective weight of an all-ones weight."""
+    """The relaxed mask itself: the effective weight of a weight of ones."""
     return relaxed(torch.ones_like(probability), probability, inverse_temperature, generator(seed))
 
 
-def test_relaxed_mask_is_the_concrete_distribution():
+def test_relaxed_mask_has_the_concrete_distribution():
     """logit(m)/T - logit(s) is Logistic(0, 1), by a Kolmogorov-Smirnov test on 20,000 draws."""
     s = torch.full((20_000,), 0.3, dtype=torch.float64)
     m = implied_mask(s, 2.0)
@@ -51,7 +47,7 @@ def mean_mask(s, inverse_temperature):
     return scipy.integrate.quad(weighted, -40, 40, points=[-scipy.special.logit(s)], limit=200)[0]
 
 
-def check_mean(m, expected):
+def assert_mean(m, expected):
     """Assert that the mean of the draws is `expected` within four standard errors."""
     assert abs(float(m.mean()) - expected) < 4 * float(m.std()) / math.sqrt(m.numel())
 
@@ -67,24 +63,24 @@ def check_mean(m, expected):
         (0.001, 2.0, 0.0015),
     ],
 )
-def test_the_relaxed_mean_is_biased_as_the_papers_is(s, inverse_temperature, published):
-    """For small T the mean of the mask is above s, by the amounts of the official relaxation."""
+def test_the_mean_is_biased_at_small_inverse_temperatures(s, inverse_temperature, published):
+    """For small T the mean of the mask exceeds s by the amounts of the official relaxation."""
     expected = mean_mask(s, inverse_temperature)
     assert expected == pytest.approx(published, rel=0.04)
-    check_mean(implied_mask(torch.full((200_000,), s, dtype=torch.float64), inverse_temperature), expected)
+    assert_mean(implied_mask(torch.full((200_000,), s, dtype=torch.float64), inverse_temperature), expected)
 
 
 @pytest.mark.parametrize("s", [0.001, 0.02, 0.3, 0.5, 0.9])
 def test_the_bias_vanishes_as_the_temperature_falls(s):
-    """The distance of E[m] to s shrinks with growing T, to under a hundredth of s at T = 33."""
+    """The distance of E[m] from s shrinks with growing T, to below a hundredth of s at T = 33."""
     distances = [abs(mean_mask(s, inverse_temperature) - s) for inverse_temperature in (1.0, 1.5, 2.0, 5.0, 33.3)]
     assert all(a > b or a < 1e-9 for a, b in itertools.pairwise(distances))
     assert distances[-1] < 0.01 * s
-    check_mean(implied_mask(torch.full((200_000,), s, dtype=torch.float64), 33.3), mean_mask(s, 33.3))
+    assert_mean(implied_mask(torch.full((200_000,), s, dtype=torch.float64), 33.3), mean_mask(s, 33.3))
 
 
 def test_the_limit_is_the_hard_sample_of_the_same_draw():
-    """As T grows, m becomes 1 where u > 1 - s and 0 elsewhere, draw by draw."""
+    """As T grows, m tends to 1 where u > 1 - s and to 0 elsewhere, draw by draw."""
     s = torch.rand(20_000, dtype=torch.float64, generator=generator(1))
     u = torch.empty_like(s).uniform_(generator=generator(2))
     hard = (u > 1 - s).double()
@@ -96,8 +92,8 @@ def test_the_limit_is_the_hard_sample_of_the_same_draw():
 
 
 @pytest.mark.parametrize("inverse_temperature", [1.0, 2.0, 33.3])
-def test_certain_probabilities_are_exact(inverse_temperature):
-    """Where s is 0 or 1 the mask equals it exactly, and no gradient reaches s, in float32."""
+def test_decided_probabilities_are_exact(inverse_temperature):
+    """Where s is 0 or 1 the mask equals it exactly, and s gets no gradient, in float32."""
     s = torch.tensor([0.0, 1.0]).repeat(100_000).requires_grad_()
     m = relaxed(torch.ones_like(s), s, inverse_temperature, generator())
     assert torch.equal(m, s.detach())
@@ -105,8 +101,8 @@ def test_certain_probabilities_are_exact(inverse_temperature):
     assert not gradient.any()
 
 
-def test_gradients_equal_autograd_of_the_paper_formula():
-    """Both gradients agree with autograd through sigmoid(T (logit s + logit u)) to 1e-10 in float64."""
+def test_gradients_equal_autograd_of_the_papers_formula():
+    """Both gradients agree with autograd of sigmoid(T (logit s + logit u)) to 1e-10 in float64."""
     w = torch.randn(500, dtype=torch.float64, generator=generator(1), requires_grad=True)
     s = torch.rand(500, dtype=torch.float64, generator=generator(2)).mul(0.98).add(0.01).requires_grad_()
     upstream = torch.randn(500, dtype=torch.float64, generator=generator(3))
@@ -122,21 +118,21 @@ def test_gradients_equal_autograd_of_the_paper_formula():
 
 @pytest.mark.parametrize("inverse_temperature", [1.0, 5.0])
 def test_gradients_equal_finite_differences(inverse_temperature):
-    """Both gradients agree with the slope between two evaluations on the same draw (torch's gradcheck)."""
+    """Both gradients agree with finite differences on the same draw (torch's gradcheck)."""
     w = torch.randn(12, dtype=torch.float64, generator=generator(1), requires_grad=True)
     s = torch.rand(12, dtype=torch.float64, generator=generator(2)).mul(0.8).add(0.1).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: relaxed(a, b, inverse_temperature, generator(3)), (w, s))
 
 
-def test_no_subnormal_masks():
-    """No relaxed mask is a subnormal number, which would slow every product with it."""
+def test_masks_are_never_subnormal():
+    """No relaxed mask is a subnormal number, which would slow down every product with it."""
     s = torch.rand(100_000, generator=generator(1)).pow(12)
     m = implied_mask(s, 33.0)
     assert not ((m > 0) & (m < torch.finfo(torch.float32).tiny)).any()
 
 
-def test_extreme_draws_leave_certain_probabilities_exact():
-    """Even a draw of 0 or of the largest float below 1 gives m = s where s is 0 or 1: no slope, no NaN."""
+def test_extreme_draws_leave_decided_probabilities_exact():
+    """A draw of 0 or of the largest float below 1 gives m = s where s is 0 or 1, without NaN."""
     draws = torch.tensor([0.0, 2.0**-24, 0.5, 1 - 2.0**-24])
     for certain in (0.0, 1.0):
         for inverse_temperature in (1.0, 33.3):
@@ -144,8 +140,8 @@ def test_extreme_draws_leave_certain_probabilities_exact():
             assert torch.equal(m, torch.full((4,), certain))
 
 
-def test_drawing_for_the_undecided_only_changes_nothing_else():
-    """With few undecided probabilities the rest keep m = s, and both gradients follow the same formula."""
+def test_gathering_leaves_decided_probabilities_alone():
+    """With gathered probabilities the others have m = s, and both gradients follow the same formula."""
     weight = torch.randn(1000, generator=generator(), requires_grad=True)
     s = torch.zeros(1000)
     s[::2] = 1
@@ -162,8 +158,8 @@ def test_drawing_for_the_undecided_only_changes_nothing_else():
     torch.testing.assert_close(to_s[few], weight.detach()[few] * 2.0 * m * (1 - m) / 0.21)
 
 
-def test_undecided_are_found_before_every_step():
-    """`refresh` lists exactly the probabilities strictly inside (0, 1), or gives up the list where it is long."""
+def test_refresh_lists_the_undecided_probabilities():
+    """`refresh` lists exactly the probabilities strictly inside (0, 1), or None where they are many."""
     gate = ProbabilityGate(torch.ones(10, 10), learn=True)
     gate.refresh()
     assert gate.undecided.numel() == 0
@@ -175,11 +171,11 @@ def test_undecided_are_found_before_every_step():
     assert gate.undecided is None
 
 
-# --- where the noise comes from ---------------------------------------------------------------------
+# Random draws
 
 
 def attached(seed=0):
-    """Two gates in front of equal all-ones weights, every probability at 1/2 and T = 1, where m is the draw itself."""
+    """Two gates before equal weights of ones, all probabilities at 1/2 and T = 1, so that m equals the draw."""
     net = nn.ModuleList([nn.Linear(150, 200, bias=False), nn.Linear(150, 200, bias=False)])
     clock = DrawClock(seed)
     layers = attach(ProbMask(sparsity=0.5), [(str(i), module) for i, module in enumerate(net)], clock, hits_target=True)
@@ -191,14 +187,14 @@ def attached(seed=0):
 
 
 def draws_of(attached_, index, step=0, forward_pass=0):
-    """What gate `index` draws at this place."""
+    """The draws of gate `index` at this step and pass."""
     net, _, clock = attached_
     clock.step, clock.forward_pass = step, forward_pass
     return net[index].weight.detach().flatten().double()
 
 
 def test_noise_is_independent_across_passes_steps_and_layers():
-    """The draws of two passes, two steps, two layers, and of neighbours in a layer are uniform and uncorrelated."""
+    """Draws of different passes, steps, layers and neighbouring positions are uniform and uncorrelated."""
     there = attached()
     places = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 0, 1)]
     drawn = [draws_of(there, *place) for place in places]
@@ -209,8 +205,8 @@ def test_noise_is_independent_across_passes_steps_and_layers():
         assert abs(scipy.stats.pearsonr(one, other).statistic) < 4 / math.sqrt(len(one))
 
 
-def test_noise_is_a_function_of_the_seed_and_the_place():
-    """The same seed, step, pass and layer give the same mask in a network built anew; another seed another one."""
+def test_noise_depends_on_seed_step_pass_and_layer_only():
+    """The same seed, step, pass and layer give the same mask in a new network; another seed gives another."""
     one, again, other = attached(), attached(), attached(seed=1)
     draws_of(one, 0, step=3)
     assert torch.equal(draws_of(one, 1, step=7, forward_pass=1), draws_of(again, 1, step=7, forward_pass=1))
@@ -218,7 +214,7 @@ def test_noise_is_a_function_of_the_seed_and_the_place():
 
 
 def test_evaluation_draws_nothing():
-    """In evaluation mode the effective weight is w s, the same for every batch, step and pass."""
+    """In evaluation mode the effective weight is w s for every batch, step and pass."""
     there = attached()
     net, layers, _ = there
     net.eval()
@@ -228,7 +224,7 @@ def test_evaluation_draws_nothing():
 
 
 def test_autocast_leaves_probabilities_in_float32():
-    """Under bfloat16 autocast mask, effective weight and both gradients keep float32 and every bit."""
+    """Under bfloat16 autocast the effective weight and both gradients stay float32 and equal bit for bit."""
 
     def passed(*, mixed):
         net, (layer, _), _ = attached()

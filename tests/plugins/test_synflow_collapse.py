@@ -1,10 +1,10 @@
-"""Layer collapse: magnitude at initialization cuts a network through at sparsities where SynFlow's still works."""
+"""Layer collapse: magnitude at initialization empties a layer at sparsities where SynFlow empties none."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from scoring_cases import chosen, nothing
+from scoring_cases import masks_of, no_data
 
 import networks  # noqa: F401 - registers the tiny ones
 from model_cases import plan
@@ -27,37 +27,37 @@ def pruned(pruner, name=VGG):
     layers = attach(pruner, gated_layers(net), DrawClock(0), hits_target=True)
     if isinstance(pruner, SynFlow):
         view = View(net, layers, 32, 0.0)
-        set_masks(layers, chosen(view, pruner.score(view, nothing())))
+        set_masks(layers, masks_of(view, pruner.score(view, no_data())))
     else:
         set_masks(layers, pruner.masks(layers))
     return net.eval(), layers
 
 
 def emptied(layers):
-    """The layers that keep nothing."""
+    """The names of the layers that keep nothing."""
     return [layer.name for layer in layers if not layer.gate.keep.any()]
 
 
-def answers(net):
-    """How many different rows of logits eight images get."""
+def distinct_logits(net):
+    """The number of different rows of logits for eight images."""
     with torch.no_grad():
         images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         return len(net(images).unique(dim=0))
 
 
 @pytest.mark.parametrize("sparsity", [0.98, 0.99])
-def test_magnitude_at_initialization_cuts_through_and_synflow_does_not(sparsity):
-    """Among weights of other scales the head's are the smallest: without them every image gets the same logits."""
+def test_magnitude_at_initialization_empties_a_layer_and_synflow_does_not(sparsity):
+    """Magnitude empties the head, so that all images get the same logits; SynFlow empties no layer."""
     net, layers = pruned(Magnitude(sparsity=sparsity, prune_at=0))
     assert "head.fc" in emptied(layers)
-    assert answers(net) == 1
+    assert distinct_logits(net) == 1
     net, layers = pruned(SynFlow(sparsity=sparsity, rounds=30))
     assert emptied(layers) == []
-    assert answers(net) == 8
+    assert distinct_logits(net) == 8
 
 
-def test_a_cut_network_guesses(tmp_path):
-    """A run of magnitude at initialization ends with the accuracy of one class for all, and names what collapsed."""
+def test_a_collapsed_network_predicts_one_class(tmp_path):
+    """A collapsed run has the accuracy of predicting one class, and its record names the collapsed layer."""
     made = run(tmp_path, "magnitude", 0.98, model=VGG, options={"prune_at": 0})
     assert made["sparsity"]["collapsed"] == ["head.fc"]
     assert made["budget"]["harden_step"] == 0
@@ -69,8 +69,8 @@ def test_a_cut_network_guesses(tmp_path):
 
 
 @pytest.mark.slow
-def test_synflow_trains_where_magnitude_at_initialization_guesses(tmp_path):
-    """After six epochs of digits at .98: one class in ten against more than six images of ten right."""
+def test_synflow_learns_where_magnitude_at_initialization_does_not(tmp_path):
+    """After six epochs of digits at .98, magnitude is at chance, SynFlow above .6."""
     cut = run(tmp_path, "magnitude", 0.98, model=VGG, options={"prune_at": 0}, **FULL)["metrics"]["test"]
     whole = run(tmp_path, "synflow", 0.98, model=VGG, options={"rounds": 100}, **FULL)["metrics"]["test"]
     assert cut["top1"] < 0.12

@@ -1,4 +1,4 @@
-"""What the tests of edge-popup share: gates, layers and hooks of a small network."""
+"""Shared by the tests of edge-popup: gates, layers and hooks of a small network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def generator(seed=0):
 
 
 def normal(shape, seed=0, dtype=torch.float64):
-    """Normal numbers of this shape."""
+    """Normal random numbers of this shape."""
     return torch.randn(shape, dtype=dtype, generator=generator(seed))
 
 
@@ -33,12 +33,12 @@ def gate_of(weight, score, keep):
     gate = PopupGate(weight)
     with torch.no_grad():
         gate.score.copy_(score)
-    gate.limit(keep)
+    gate.set_budget(keep)
     return gate
 
 
 def at(step, seed=0, total=STEPS) -> Progress:
-    """What hooks are told at `step`; the search takes the whole budget."""
+    """The state that hooks receive at `step`; the search takes the whole budget."""
     clock = DrawClock(seed)
     clock.step = step
     return Progress(step, total, total, "search" if step < total else "finetune", clock.for_hook, Writer())
