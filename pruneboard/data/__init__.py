@@ -18,7 +18,7 @@ from pruneboard.data.batches import (
 )
 from pruneboard.data.folder import SMALL_IMAGE
 from pruneboard.data.listing import first_image_side
-from pruneboard.data.sources import DATASETS, kept_open, open_dataset, standing_in
+from pruneboard.data.sources import DATASETS, dataset_cache, open_dataset, override_dataset
 from pruneboard.data.splits import Dataset, Split
 
 __all__ = [
@@ -28,12 +28,12 @@ __all__ = [
     "Dataset",
     "Split",
     "calibration_batches",
+    "dataset_cache",
     "eval_batches",
     "first_image_side",
-    "kept_open",
     "open_dataset",
     "order_sha256",
-    "standing_in",
+    "override_dataset",
     "steps_per_epoch",
     "train_batches",
 ]

@@ -140,11 +140,11 @@ def _train_batches(dataset: Dataset, plan: BatchPlan, epoch: int, stream: str, s
         ]
 
 
-CALIBRATION = 16
+CALIBRATION_BATCHES = 16
 """Global batches that statistics are re-estimated on."""
 
 
-def calibration_batches(dataset: Dataset, plan: BatchPlan, count: int = CALIBRATION) -> Iterator[Batch]:
+def calibration_batches(dataset: Dataset, plan: BatchPlan, count: int = CALIBRATION_BATCHES) -> Iterator[Batch]:
     """Yield this process's micro-batches of a fixed set of `count` augmented global batches.
 
     They come from a stream of their own, so every method sees the same ones and training sees others; epochs

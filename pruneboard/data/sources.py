@@ -40,11 +40,11 @@ DATASETS: tuple[str, ...] = tuple(_READERS)
 
 
 _kept: dict[_Request, tuple[Source, dict[tuple[float, int], Dataset]]] | None = None
-"""What was read last, and its divisions by share held out and split seed; None outside `kept_open`."""
+"""What was read last, and its divisions by share held out and split seed; None outside `dataset_cache`."""
 
 
 @contextmanager
-def kept_open() -> Iterator[None]:
+def dataset_cache() -> Iterator[None]:
     """Read each data set once while the block lasts: for many runs in one process, on images that stay as they are.
 
     Only the last one is held.
@@ -58,11 +58,11 @@ def kept_open() -> Iterator[None]:
 
 
 _stand_in: Dataset | None = None
-"""What is opened instead of any data set, inside `standing_in`."""
+"""What is opened instead of any data set, inside `override_dataset`."""
 
 
 @contextmanager
-def standing_in(dataset: Dataset) -> Iterator[None]:
+def override_dataset(dataset: Dataset) -> Iterator[None]:
     """Open `dataset` instead of any other while the block lasts: to measure what training costs without its images."""
     global _stand_in  # noqa: PLW0603 - one process, one memory
     before, _stand_in = _stand_in, dataset

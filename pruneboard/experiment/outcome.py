@@ -18,7 +18,7 @@ from pruneboard.experiment import audit
 from pruneboard.experiment.audit import Count
 from pruneboard.experiment.prepare import Job
 from pruneboard.models import cost
-from pruneboard.models.cost import Effective, LayerCost, Usage
+from pruneboard.models.cost import AliveCounts, LayerCost, Usage
 from pruneboard.processes import memory
 from pruneboard.records import mask_file, provenance, store
 from pruneboard.records import schema as records
@@ -67,7 +67,7 @@ def record(job: Job, run: Training) -> dict[str, Any]:
         "software": provenance.software(job.info.target),
         "sparsity": {
             **audit.sparsity_block(counts, job.spec.sparsity, keep, parameters),
-            **_per_layer(layers, cost.effective(plain, run.dataset.image_size)),
+            **_per_layer(layers, cost.count_alive(plain, run.dataset.image_size)),
             "left_out": models.left_out(plain),
         },
         "metrics": {
@@ -162,7 +162,7 @@ def _layer_costs(counts: Sequence[Count], usage: Usage, plain: nn.Module) -> lis
     return [LayerCost(c.name, c.n, c.kept, c.nonzero, usage.positions[c.name], c.name in rescaled) for c in counts]
 
 
-def _per_layer(layers: Sequence[LayerCost], left: Effective) -> dict[str, Any]:
+def _per_layer(layers: Sequence[LayerCost], left: AliveCounts) -> dict[str, Any]:
     """Return what the record's `sparsity` says layer by layer, and of the weights that still have a part."""
     alive = left.alive
     total = None if alive is None else sum(alive.values())
@@ -171,7 +171,7 @@ def _per_layer(layers: Sequence[LayerCost], left: Effective) -> dict[str, Any]:
         "layers": [layer.as_dict() | ({} if alive is None else {"alive": alive[layer.name]}) for layer in layers],
         "alive": total,
         "effective": None if total is None else (n - total) / n,
-        "effective_unknown": left.why,
+        "effective_unknown": left.undecided,
     }
 
 

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from pruneboard.api import Batch
-from pruneboard.data import Dataset, calibration_batches, eval_batches, standing_in, train_batches
-from pruneboard.data.batches import CALIBRATION
-from pruneboard.data.noise import noise
+from pruneboard.data import Dataset, calibration_batches, eval_batches, override_dataset, train_batches
+from pruneboard.data.batches import CALIBRATION_BATCHES
+from pruneboard.data.noise import noise_dataset
 from pruneboard.experiment import start
 from pruneboard.experiment.listeners import Silent
 from pruneboard.experiment.prepare import pick_device, prepare, resolve_recipe
@@ -153,7 +153,7 @@ def measure(task: Task, on_step: Callable[[int, int], None]) -> dict[str, Any]:
     """
     del on_step
     recipe = resolve_recipe(task.spec)
-    with tempfile.TemporaryDirectory() as folder, standing_in(_noise(task.images, recipe, Path(folder))):
+    with tempfile.TemporaryDirectory() as folder, override_dataset(_noise(task.images, recipe, Path(folder))):
         job, dataset = prepare(dataclasses.replace(task.spec, results=folder))
         run = start.training(job, dataset, pick_device(task.spec), Silent(), time.perf_counter())
         try:
@@ -178,7 +178,9 @@ def _noise(images: Images, recipe: Recipe, folder: Path) -> Dataset:
     """Return a data set of noise, of a few batches, that looks like the board's."""
     size, batch = recipe.image_size, recipe.batch_size
     count = max(batch, min(NOISE_BATCHES * batch, NOISE_BYTES // (3 * size * size)))
-    return noise(images.name, classes=images.classes, count=count, side=images.side, image_size=size, folder=folder)
+    return noise_dataset(
+        images.name, classes=images.classes, count=count, side=images.side, image_size=size, folder=folder
+    )
 
 
 def _step_seconds(run: Training, first: int) -> float:
@@ -221,7 +223,7 @@ def _calibration_seconds(run: Training) -> float:
     began = time.perf_counter()
     reestimate(run.engine, calibration_batches(run.dataset, run.plan, CALIBRATED))
     _wait_for(run)
-    return (time.perf_counter() - began) * CALIBRATION / CALIBRATED
+    return (time.perf_counter() - began) * CALIBRATION_BATCHES / CALIBRATED
 
 
 def _wait_for(run: Training) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pruneboard import registry
-from pruneboard.data import Dataset, kept_open
+from pruneboard.data import Dataset, dataset_cache
 from pruneboard.errors import DataError, UnknownNameError, UsageError
 from pruneboard.experiment.prepare import prepare
 from pruneboard.records import store
@@ -92,7 +92,7 @@ def make_plan(board: BoardFile, place: Place, *, only: Sequence[str] = (), seeds
     Raises:
         UsageError: anything that a single run would be refused for.
     """
-    with kept_open():
+    with dataset_cache():
         cells = tuple(_cell(spec, board.data) for spec in specs(board, place, only=only, seeds=seeds))
     _check_distinct(board, cells)
     return Plan(board, cells)

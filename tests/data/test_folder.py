@@ -386,7 +386,7 @@ def test_one_image_per_class_leaves_nothing_to_validate(tmp_path):
 
 def test_a_folder_that_is_kept_open_is_read_once(small):
     """Later requests need its files no more, whatever they hold out; behind the block they do again."""
-    with data.kept_open():
+    with data.dataset_cache():
         first = open_dataset(small)
         shutil.rmtree(small)
         assert open_dataset(small) is first
@@ -400,7 +400,7 @@ def test_a_folder_that_is_kept_open_is_read_once(small):
 def test_what_is_kept_open_is_what_would_be_read(small):
     """The same hashes, labels and pixels."""
     fresh = open_dataset(small, split_seed=1)
-    with data.kept_open():
+    with data.dataset_cache():
         open_dataset(small)
         kept = open_dataset(small, split_seed=1)
     assert (kept.sha256, kept.split_sha256, kept.mean, kept.std) == (
@@ -418,7 +418,7 @@ def test_what_is_kept_open_is_what_would_be_read(small):
 
 def test_one_data_set_is_kept_open_at_a_time(small, tmp_path):
     """Another one, or the same at another size, takes its place."""
-    with data.kept_open():
+    with data.dataset_cache():
         open_dataset(small)
         open_dataset(write_tree(tmp_path / "other", SMALL))
         shutil.rmtree(small)
@@ -430,14 +430,14 @@ def test_a_stand_in_is_opened_until_its_block_ends(small, tmp_path):
     """Whatever was asked for, also where there is nothing to open; an error ends it too, and it is never kept."""
     noise = open_dataset(write_tree(tmp_path / "noise", SMALL))
     before = open_dataset(small)
-    with data.kept_open():
-        with data.standing_in(noise):
+    with data.dataset_cache():
+        with data.override_dataset(noise):
             assert open_dataset(small) is noise
             assert open_dataset("nowhere", "cifar10") is noise
-            with data.standing_in(before):
+            with data.override_dataset(before):
                 assert open_dataset(small) is before
             assert open_dataset(small) is noise
         assert open_dataset(small).sha256 == before.sha256
-    with pytest.raises(ZeroDivisionError), data.standing_in(noise):
+    with pytest.raises(ZeroDivisionError), data.override_dataset(noise):
         raise ZeroDivisionError
     assert open_dataset(small).sha256 == before.sha256

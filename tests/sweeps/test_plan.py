@@ -12,7 +12,7 @@ import pytest
 from fake_records import put, record
 from pruneboard.cli.run import build_spec
 from pruneboard.cli.run import command as run_command
-from pruneboard.data import kept_open
+from pruneboard.data import dataset_cache
 from pruneboard.errors import DataError, UnknownNameError, UsageError
 from pruneboard.experiment.prepare import prepare
 from pruneboard.spec import RECIPE_FIELDS
@@ -237,7 +237,7 @@ def one_of_each():
 
 def test_every_line_is_the_run_it_stands_for():
     """`pruneboard run` makes of it a run of the same content hash, in the same folder."""
-    with kept_open():
+    with dataset_cache():
         for spec in one_of_each():
             read = read_back(command(spec))
             assert read.tuning_trials == spec.tuning_trials

@@ -125,7 +125,7 @@ def _weight_problems(record: Record, plain: nn.Module) -> Iterator[str]:
         yield _differs("cost.bytes.compressed", said, found)
     if lookup(record, "sparsity.alive") is None:
         return
-    left = cost.effective(plain, record["data"]["image_size"])
+    left = cost.count_alive(plain, record["data"]["image_size"])
     if left.alive is not None:  # another timm may do what is not known
         yield from (
             _differs(f"sparsity.layers.{index}.alive", layer.get("alive"), left.alive[layer["name"]])

@@ -1,26 +1,28 @@
-"""What a network costs: multiply-adds and bytes, and which of its weights still have a part in it.
+"""Cost of a network: multiply-adds, bytes, and the weights that can still affect its output.
 
-Counts are of the prunable scope (`pruneboard.models.prunable_layers`) and exact. `macs` counts the dense and the
-remaining multiply-adds, `storage` the bytes, and `effective` the weights that lie on a path
-from input to output, which `reach` follows through the network.
+All counts are exact and cover the prunable layers (`pruneboard.models.prunable_layers`):
+
+* `macs`: multiply-adds, dense and remaining;
+* `storage`: bytes in several formats;
+* `effective`: weights on a path from input to output; `reach`, `rules` and `tracked` follow these paths.
 """
 
 from __future__ import annotations
 
-from pruneboard.models.cost.effective import Effective, effective, on_paths
-from pruneboard.models.cost.kinds import UndecidedError
+from pruneboard.models.cost.effective import AliveCounts, alive_weights, count_alive
 from pruneboard.models.cost.macs import MACS_DEFINITION, LayerCost, Usage, positions, train_macs, usage
 from pruneboard.models.cost.storage import compressed_bytes, storage_bytes, supermask_bits
+from pruneboard.models.cost.tracked import UndecidedError
 
 __all__ = [
     "MACS_DEFINITION",
-    "Effective",
+    "AliveCounts",
     "LayerCost",
     "UndecidedError",
     "Usage",
+    "alive_weights",
     "compressed_bytes",
-    "effective",
-    "on_paths",
+    "count_alive",
     "positions",
     "storage_bytes",
     "supermask_bits",

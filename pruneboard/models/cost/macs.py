@@ -1,9 +1,16 @@
-"""Multiply-adds: of each layer, dense and remaining, of the products inside attention, and of training.
+"""Multiply-adds of each layer (dense and remaining), of the products inside attention, and of training.
 
-A layer's multiply-adds are the weights it holds times the output positions each of them is used at, also for grouped
-convolutions, whose weights are fewer by the number of groups. Queries, keys, values and projections of attention are
-linear layers like others. Its two products multiply activations by activations: they hold no weight that could be
-pruned, and are counted apart.
+Multiply-adds of a layer = weights x output positions per image. Each weight is used once per position:
+
+| layer | weight | output | positions |
+|---|---|---|---|
+| convolution | [out, in / groups, kh, kw] | [1, out, h, w] | h w |
+| linear | [out, in] | [..., out] | product of the other dimensions: tokens, windows |
+
+Both are `output.numel() // out`. The formula holds for grouped and depthwise convolutions, because their weight has
+only the in / groups inputs of its group. Queries, keys, values and projections of attention are linear layers. The two
+products of attention multiply activations by activations: they have no weight that could be pruned, and are counted
+separately.
 """
 
 from __future__ import annotations
@@ -21,29 +28,29 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pruneboard.models import gated_layers, prunable_layers
-from pruneboard.models.cost.kinds import tensors
+from pruneboard.models.cost.tracked import tensors
 
 MACS_DEFINITION = (
     "one multiply-add = 1 MAC, FLOPs = 2 x MACs; counted are convolutions and linear layers (the prunable scope), "
     "per image, one forward pass; attention products (counted apart), normalization, activations and biases are not "
     "counted; weight-standardized convolutions never count as sparse"
 )
-"""Printed with every number of multiply-adds."""
+"""Shown and recorded with every count of multiply-adds."""
 
 FORWARD_AND_BACKWARD = 3
-"""A training pass costs three forward passes: the forward, the gradient of the inputs, the gradient of the weights."""
+"""Cost of training in forward passes: one forward, one for the gradient of the inputs, one for that of the weights."""
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One prunable layer.
+    """Weights and multiply-adds of one prunable layer.
 
     Attributes:
-        name: as `named_modules` has it.
-        n: weights.
-        kept: weights that the masks keep.
-        nonzero: weights that are not 0, at most `kept`.
-        positions: output positions each weight is used at, per image.
+        name: its name in `named_modules`.
+        n: number of weights.
+        kept: number of weights that the mask keeps.
+        nonzero: number of weights that are not 0; at most `kept`.
+        positions: output positions per image at which each weight is used.
         standardized: whether the layer subtracts each filter's mean, so that no position of its kernel is 0.
     """
 
@@ -61,11 +68,11 @@ class LayerCost:
 
     @property
     def macs_remaining(self) -> int:
-        """Multiply-adds per image left when zeros cost nothing; all of them where the kernel is standardized."""
+        """Multiply-adds per image if zeros cost nothing; all of them if the kernel is standardized."""
         return self.macs_dense if self.standardized else self.nonzero * self.positions
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what a record says of the layer."""
+        """Return the layer's entry in a record."""
         return {
             "name": self.name,
             "n": self.n,
@@ -77,18 +84,18 @@ class LayerCost:
         }
 
     def macs_train(self, images: int) -> int:
-        """Multiply-adds of training this layer on `images` images, every forward pass of a step counted."""
+        """Return the multiply-adds of training this layer; `images` is that of `train_macs`."""
         return train_macs(self.macs_dense, images)
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one image makes a network do.
+    """How often one image uses each weight, and the work that uses no weight.
 
     Attributes:
-        positions: by prunable layer, the output positions its weights are used at.
-        attention: multiply-adds of products of two activations, which no pruning of weights removes: queries by keys
-            and their shares by values.
+        positions: output positions at which a layer's weights are used, by prunable layer.
+        attention: multiply-adds of products of two activations (queries by keys, attention weights by values), which
+            pruning of weights cannot remove.
     """
 
     positions: dict[str, int]
@@ -101,13 +108,12 @@ def positions(model: nn.Module, image_size: int) -> dict[str, int]:
 
 
 def usage(model: nn.Module, image_size: int) -> Usage:
-    """Return what each weight is used for, per image.
+    """Run one image through a network and count the positions of its weights.
 
-    A convolution is used at its output pixels, a linear layer at the rows it is applied to; a layer called several
-    times has the sum, as has a weight that several layers share, one that is never called has 0. Products of
-    activations are those of `scaled_dot_product_attention`, `matmul`, `bmm`, `baddbmm` and `einsum`, and the two
-    inside torch's own multi-head attention. Measured with one black image in evaluation mode on the model's device:
-    no parameter, buffer, mode flag or random state changes.
+    Positions of a layer that is called several times, or of a weight that several layers share, add up; a layer that is
+    never called has 0. The counted products of activations are `scaled_dot_product_attention`, `matmul`, `bmm`,
+    `baddbmm`, `einsum`, and the two inside torch's own multi-head attention. The image is black, the network in
+    evaluation mode on its own device; no parameter, buffer, mode or random state changes.
 
     Args:
         model: a plain network (no gates attached) for images of three channels.
@@ -120,18 +126,20 @@ def usage(model: nn.Module, image_size: int) -> Usage:
     image = torch.zeros(1, 3, image_size, image_size, device=reference.device, dtype=reference.dtype)
     with ExitStack() as stack:
         for _, layer in users:
-            stack.callback(layer.register_forward_hook(counter.called).remove)
-        stack.enter_context(evaluating(model))
+            stack.callback(layer.register_forward_hook(counter.count_call).remove)
+        stack.enter_context(eval_mode(model))
         stack.enter_context(torch.no_grad())
         stack.enter_context(counter)
         model(image)
-    return Usage({name: counter.of(layer) for name, layer in layers}, counter.products)
+    return Usage({name: counter.positions_of(layer) for name, layer in layers}, counter.products)
 
 
 class _Counter(TorchFunctionMode):
-    """Counts output positions per layer, of its own calls or else of linear maps made with its weight, and products.
+    """Counts output positions per layer, and products of activations.
 
-    The attention of BEiT, EVA and Swin V2 hands the weight of a layer to `linear` and never calls the layer.
+    Calls of a layer are counted by its forward hook (`count_call`). The attention of BEiT, EVA and Swin V2 passes the
+    weight of a layer to `linear` and never calls the layer, so uses of a weight in `linear` are counted as well. A call
+    of a linear layer appears in both counts: `positions_of` takes the second one only if there were no calls.
     """
 
     def __init__(self, model: nn.Module, layers: Iterable[tuple[str, nn.Module]]) -> None:
@@ -159,22 +167,22 @@ class _Counter(TorchFunctionMode):
         return output
 
     def _is_weight(self, tensor: Tensor) -> bool:
-        return id(tensor if tensor._base is None else tensor._base) in self._parameters  # also a transposed one
+        return id(tensor if tensor._base is None else tensor._base) in self._parameters  # views too: `weight.t()`
 
-    def called(self, layer: nn.Module, _inputs: object, output: Tensor) -> None:
-        """Forward hook of every layer: its outputs, divided by its output channels."""
+    def count_call(self, layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        """Forward hook of every layer: add the positions of this call."""
         assert isinstance(layer.weight, Tensor)
         self._by_call[self._owners[id(layer.weight)]] += output.numel() // layer.weight.shape[0]
 
-    def of(self, layer: nn.Module) -> int:
+    def positions_of(self, layer: nn.Module) -> int:
         """Return the positions counted for `layer`."""
         return self._by_call[layer] or self._by_weight[layer]
 
 
 def _of_attention(output: Tensor, operands: Sequence[Tensor], _: Any) -> int:
-    """One product over the width of a query, one over the keys."""
-    query, key = operands[:2]
-    rows = output.numel() // output.shape[-1]  # heads x queries
+    """Queries by keys: a sum over the query's width. Attention weights by values: a sum over the keys."""
+    query, key = operands[:2]  # [batch, heads, tokens, width]
+    rows = output.numel() // output.shape[-1]  # batch x heads x queries
     return rows * key.shape[-2] * (query.shape[-1] + output.shape[-1])
 
 
@@ -184,11 +192,11 @@ def _of_heads(_output: object, operands: Sequence[Tensor], _: Any) -> int:
 
 
 def _of_matmul(output: Tensor, operands: Sequence[Tensor], _: Any) -> int:
-    return output.numel() * operands[-2].shape[-1]  # baddbmm has a third before them
+    return output.numel() * operands[-2].shape[-1]  # -2: baddbmm has the summand as a third operand before the factors
 
 
 def _of_einsum(output: Tensor, operands: Sequence[Tensor], args: tuple[Any, ...]) -> int:
-    """Every element of the output is a sum over the letters that it lacks; what an ellipsis stands for it has."""
+    """Each output element is a sum over the letters that the output lacks; dimensions of an ellipsis are kept."""
     inputs, arrow, kept = args[0].replace(" ", "").partition("->")
     sizes: dict[str, int] = {}
     for letters, tensor in zip(inputs.split(","), operands, strict=True):
@@ -206,12 +214,12 @@ _PRODUCTS: dict[Any, Any] = {
     **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), _of_matmul),
     torch.einsum: _of_einsum,
 }
-"""Function -> multiply-adds, from its output, the tensors it was given and all its arguments."""
+"""Rules by function: (output, tensor operands, all arguments) -> multiply-adds."""
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode inside, and each back into its own mode behind."""
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put the network into evaluation mode during the block, then restore the mode of each module."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -222,11 +230,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def train_macs(dense_macs_per_image: int, images: int) -> int:
-    """Return the multiply-adds of training: three forward passes for every image, executed densely.
+    """Return the multiply-adds of training: three dense forward passes for every image.
 
     Args:
         dense_macs_per_image: sum of `LayerCost.macs_dense`.
-        images: images passed through the network, each as often as it was passed: every forward pass of a
-            step and every epoch counts.
+        images: passes of an image through the network in training; every forward pass of a step and every epoch
+            counts.
     """
     return FORWARD_AND_BACKWARD * dense_macs_per_image * images

@@ -1,12 +1,16 @@
-"""Which elements of a network's tensors a path from the input leads to, and from which one leads to the output.
+"""Follow paths through a network: forward from the input, and backward from the output by autograd.
 
-Two kinds of tensors go through the network in the place of its own. A `Flow` stands for activations: positive where a
-path from the input arrives, 0 elsewhere. A `Kernel` stands for a weight: positive where it is not 0. Each operation
-that meets one is replaced by what it does to paths (`effective` says which and why); operations on other tensors, the
-network's constants, run as they are. All that is computed are sums and products of numbers of 0 or more, and autograd
-follows the paths back: gradients are positive where one leads to the output. After each mixing operation, and on the
-way back before it, positive numbers become 1: the number of paths, which grows like a power of the depth, never
-overflows. An operation without a rule raises, and so does whatever would lose a path unseen.
+Two kinds of tensors take the place of the network's own: `Flow` for activations (positive where a path from the input
+arrives) and `WeightMask` for prunable weights (positive where the weight is not 0). `FollowPaths` replaces each
+operation on such a tensor by its effect on paths (`rules`; `effective` explains the choices). Operations on other
+tensors, the network's constants, run unchanged.
+
+Each rule computes sums and products of non-negative numbers. The gradient of the summed output is then also
+non-negative, and it is positive exactly where a path leads on to the output: autograd follows the same connections
+backward. For a linear map y = x W^T, the gradient at W[o, i] is the sum over positions of x[i] * grad_y[o]: positive if
+some input position is reached *and* leads on to the output through this weight.
+
+An undecided network raises an error: an operation without a rule, or one that could lose a path unnoticed.
 """
 
 from __future__ import annotations
@@ -19,20 +23,20 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from pruneboard.models.cost.kinds import Flow, Kernel, Step, Tracked, UndecidedError, tensors
-from pruneboard.models.cost.rules import ASKED, ELEMENTWISE, FOR_KERNELS, LINEAR, RULES
+from pruneboard.models.cost.rules import ELEMENTWISE, LINEAR, METADATA, ON_WEIGHTS, RULES
+from pruneboard.models.cost.tracked import Binarize, Flow, Tracked, UndecidedError, WeightMask, tensors
 
 
-class Following(TorchFunctionMode):
-    """While it is entered, what meets a `Flow` or a `Kernel` does to it what it does to paths."""
+class FollowPaths(TorchFunctionMode):
+    """Inside this mode, an operation on a `Flow` or a `WeightMask` computes its effect on paths."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Do what the rule for `func` says.
+        """Apply the rule for `func`.
 
         Raises:
-            UndecidedError: there is none, or it covers another use of the function.
+            UndecidedError: there is no rule, or it does not cover this use of the function.
         """
         kwargs = kwargs or {}
         operands = list(tensors((*args, *kwargs.values())))
@@ -40,67 +44,71 @@ class Following(TorchFunctionMode):
             return func(*args, **kwargs)
         called = (resolve_name(func) or str(func)).removesuffix(".__get__").rpartition(".")[2]
         name = called.strip("_")
-        if name in ASKED:
+        if name in METADATA:
             return func(*args, **kwargs)
-        if kwargs.get("out") is not None or any(_is_stray(operand) for operand in operands):
+        if kwargs.get("out") is not None or any(_lost_its_type(operand) for operand in operands):
             raise UndecidedError(f"it uses {called} in a way that hides where its result comes from")
-        rule = RULES.get(_spelled(called, name))
+        rule = RULES.get(_rule_name(called, name))
         if rule is None:
-            raise UndecidedError(f"it uses {called}, of which it is not known how paths go through it")
-        if name not in FOR_KERNELS and any(isinstance(operand, Kernel) for operand in operands):
+            raise UndecidedError(f"it uses {called}, and there is no rule for how paths pass through it")
+        if name not in ON_WEIGHTS and any(isinstance(operand, WeightMask) for operand in operands):
             raise UndecidedError(f"it uses a prunable weight in {called}")
         is_flow = name in LINEAR or any(isinstance(operand, Flow) for operand in operands)
-        return _as(Flow if is_flow else Kernel, rule(func, *args, **kwargs))
+        return _cast(Flow if is_flow else WeightMask, rule(func, *args, **kwargs))
 
 
-def gradients(output: object, masks: Sequence[Tensor]) -> list[Tensor]:
-    """Return for each mask a tensor of its shape that is positive where a path leads on to the output.
+def path_gradients(output: object, masks: Sequence[Tensor]) -> list[Tensor]:
+    """Return for each mask a tensor of its shape, positive where a path from the input leads on to the output.
 
     Args:
         output: what the network returned.
-        masks: the float64 leaves that its kernels were made of.
+        masks: the float64 leaves behind the network's `WeightMask` tensors.
 
     Raises:
-        UndecidedError: no path leads from the input to the output that could be followed all the way.
+        UndecidedError: the output is not a `Flow`, or its paths pass through a custom derivative.
     """
     if not isinstance(output, Flow):
-        raise UndecidedError("what it returns is no tensor that comes from the image")
+        raise UndecidedError("its output is not a tensor that depends on the image")
     total = output.sum()
-    _refuse_foreign(total)
+    _refuse_custom_derivatives(total)
     found = torch.autograd.grad(total, masks, allow_unused=True)
     return [torch.zeros_like(mask) if grad is None else grad for mask, grad in zip(masks, found, strict=True)]
 
 
-def _spelled(called: str, name: str) -> str:
-    """Return `add` for `__add__` and `__radd__`, and `add_` for `__iadd__` and `add_`."""
+def _rule_name(called: str, name: str) -> str:
+    """Return the key in `RULES`: `add` for `__add__` and `__radd__`, `add_` for `__iadd__` and `add_`."""
     plain = name[1:] if called.startswith(("__r", "__i")) and name[1:] in ELEMENTWISE else name
     in_place = called.startswith("__i") or (called.endswith("_") and not called.endswith("__"))
     return f"{plain}_" if in_place and plain in ELEMENTWISE else plain
 
 
-def _is_stray(operand: Tensor) -> bool:
-    """Whether a tensor comes from a tracked one by a way that no rule saw."""
+def _lost_its_type(operand: Tensor) -> bool:
+    """Return whether a plain tensor was computed from a tracked one by an operation that no rule saw.
+
+    Constants are detached, so only what derives from a mask or the image requires a gradient.
+    """
     return operand.requires_grad and not isinstance(operand, Tracked)
 
 
-def _refuse_foreign(total: Tensor) -> None:
-    """Refuse a derivative that somebody wrote by hand: it is of numbers, not of paths."""
-    front: list[Node | None] = [total.grad_fn]
+def _refuse_custom_derivatives(total: Tensor) -> None:
+    """Walk the autograd graph and refuse a hand-written derivative: it may not follow paths."""
+    pending: list[Node | None] = [total.grad_fn]
     seen: set[Node] = set()
-    while front:
-        node = front.pop()
+    while pending:
+        node = pending.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        written: Any = isinstance(node, torch.autograd.function.BackwardCFunction)
-        if written and type(node) is not Step._backward_cls:
-            raise UndecidedError(f"it has a derivative of its own, {type(node).__name__}")
-        front += [before for before, _ in node.next_functions]
+        custom: Any = isinstance(node, torch.autograd.function.BackwardCFunction)
+        if custom and type(node) is not Binarize._backward_cls:
+            raise UndecidedError(f"it has a custom derivative, {type(node).__name__}")
+        pending += [before for before, _ in node.next_functions]
 
 
-def _as(kind: type[Tracked], result: Any) -> Any:
+def _cast(kind: type[Tracked], result: Any) -> Any:
+    """Return the result of a rule as tracked tensors; sequences of tensors (of `chunk`, `split`) keep their type."""
     if isinstance(result, Tracked):
         return result
     if isinstance(result, Tensor):
         return result.as_subclass(kind)
-    return type(result)(_as(kind, part) for part in result)
+    return type(result)(_cast(kind, part) for part in result)

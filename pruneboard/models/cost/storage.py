@@ -1,4 +1,4 @@
-"""What the weights of a network take up, in the formats that people have."""
+"""Storage size of the prunable weights in common formats, and of a supermask network in bits."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from pruneboard.models import extras
 from pruneboard.models.cost.macs import LayerCost
 
 VALUE_BYTES = 4
-"""Of a float32 value."""
+"""Size of a float32 value in bytes."""
 
 VALUE_BITS, SEED_BITS = 32, 64
-"""Of a float32 value and of the seed of the frozen weights, on the supermask track."""
+"""Size in bits of a float32 value, and of the seed of the frozen weights on the supermask track."""
 
 LARGEST_INT32 = 2**31 - 1
-"""scipy.sparse takes wider indices where a number is larger."""
+"""Above this, `scipy.sparse` uses 8-byte indices."""
 
 
 def storage_bytes(layers: Iterable[LayerCost], rows: Mapping[str, int]) -> dict[str, int]:
     """Return the bytes of the prunable weights in float32, by format.
 
-    `dense`: 4 per weight. `bitmask`: one bit per weight, filled up to whole bytes in each layer, and 4 per
-    nonzero. `csr`: each layer as `scipy.sparse.csr_matrix` holds it as a matrix of `rows` rows: 4 per nonzero
-    value, an index for the column of each, and one for each row and one more; an index has 4 bytes, or 8 in a layer
-    that has more than 2^31 - 1 rows, columns or nonzeros.
+    | format | bytes |
+    |---|---|
+    | `dense` | 4 per weight |
+    | `bitmask` | one bit per weight, rounded up to whole bytes in each layer, and 4 per nonzero |
+    | `csr` | `scipy.sparse.csr_matrix` of each layer with `rows` rows: per nonzero a value (4) and a column index, \
+and rows + 1 row pointers; indices and pointers have 4 bytes, or 8 if rows, columns or nonzeros exceed 2^31 - 1 |
 
     Args:
         layers: the prunable layers.
@@ -48,17 +50,16 @@ def _csr_bytes(rows: int, columns: int, nonzero: int) -> int:
 
 
 def compressed_bytes(weights: Iterable[Tensor]) -> int:
-    """Return the bytes of `weights` after a compressor that every system has: deflate (RFC 1951).
+    """Return the bytes of `weights` after deflate (RFC 1951), a compressor that every system has.
 
-    Of each weight one raw stream is made, of the bitmask (a bit per position, row-major, the first in the highest
-    bit) and then the nonzero values as little-endian float32, byte plane by byte plane: all first bytes, all second
-    ones and so on, since signs and exponents of weights resemble each other and mantissas resemble nothing. zlib
-    looks for runs of one byte only (`Z_RLE`, level 6): in such data there is nothing else to find, and a run of
-    25 million weights takes seconds. Equal weights come to equal bytes under one build of zlib; others may differ a
-    little.
+    Each weight becomes one raw stream: the bitmask (a bit per position, row-major, first position in the highest bit),
+    then the nonzero values as little-endian float32 in byte planes: all first bytes, then all second bytes and so on.
+    Planes help because signs and exponents of weights are similar and mantissas are not. zlib searches for runs of one
+    byte only (`Z_RLE`, level 6): other repetitions hardly occur in this data, and 25 million weights take seconds.
+    Equal weights give equal sizes with the same build of zlib; other builds may differ slightly.
 
     Args:
-        weights: of any shape, with their zeros.
+        weights: tensors of any shape, zeros included.
     """
     return sum(len(_deflated(weight)) for weight in weights)
 
@@ -73,12 +74,15 @@ def _deflated(weight: Tensor) -> bytes:
 
 
 def supermask_bits(layers: Iterable[LayerCost], model: nn.Module) -> dict[str, int]:
-    """Return the bits that tell a supermask network to someone who has its architecture and the rule of its weights.
+    """Return the bits that transmit a supermask network to a receiver with its architecture and init rule.
 
-    `mask`: which `kept` of `n` positions each layer keeps, log2 of the number of choices. `counts`: these numbers,
-    one of n + 1 per layer. `seed`: of the frozen weights. `extras`: 32 per frozen number that no rule gives
-    (position embeddings, tokens, layer scales). `statistics`: 32 per running mean and variance, which
-    come from the data.
+    | part | bits |
+    |---|---|
+    | `mask` | per layer log2 of the number of ways to choose `kept` of `n` positions, rounded up |
+    | `counts` | `kept` of each layer, one of n + 1 values |
+    | `seed` | the seed of the frozen weights |
+    | `extras` | 32 per frozen number without a rule (position embeddings, tokens, layer scales) |
+    | `statistics` | 32 per running mean and variance, which come from the data |
 
     Args:
         layers: the prunable layers.

@@ -65,7 +65,7 @@ class Cluster:
         Raises:
             UsageError: Ray is not installed, there is no cluster, or a node has other code.
         """
-        from pruneboard.data import kept_open
+        from pruneboard.data import dataset_cache
 
         check(cpus, gpus)
         self.steps: Mapping[int, tuple[int, int]] = {}  # what a run is at, only its node knows
@@ -77,7 +77,7 @@ class Cluster:
         self._open = ExitStack()
         self._ray = connected()
         self._open.callback(self._ray.shutdown)
-        self._open.enter_context(kept_open())
+        self._open.enter_context(dataset_cache())
         try:
             self._check_nodes()
         except BaseException:

@@ -157,11 +157,11 @@ def _serve(work: Work[Any], tasks: Connection, reports: Connection, lifeline: Co
     with suppress(InterruptedRunError, EOFError, OSError):
         import torch
 
-        from pruneboard.data import kept_open
+        from pruneboard.data import dataset_cache
 
         memory.keep_freed_memory()
         torch.set_num_threads(threads)
-        with kept_open():
+        with dataset_cache():
             while _one(work, tasks.recv(), reports):
                 pass
     leave(0)

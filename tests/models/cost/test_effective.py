@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import networks
 from pruneboard.models import prunable_layers
-from pruneboard.models.cost import UndecidedError, effective, on_paths
+from pruneboard.models.cost import UndecidedError, alive_weights, count_alive
 
 FAMILIES = {
     "resnet8_cifar": 32,
@@ -56,7 +56,7 @@ def test_in_a_perceptron_every_path_is_tried(first, second, outputs, data):
         nn.Flatten(), nn.Linear(3, first), nn.ReLU(), nn.Linear(first, second), nn.GELU(), nn.Linear(second, outputs)
     )
     masks = some_masks(data, *shapes)
-    found = on_paths(pruned(net, masks), 1)
+    found = alive_weights(pruned(net, masks), 1)
     kept = [torch.tensor(mask).reshape(shape) for mask, shape in zip(masks, shapes, strict=True)]
     expected = [torch.zeros(shape, dtype=torch.bool) for shape in shapes]
     for path in itertools.product(*map(range, widths)):
@@ -119,7 +119,7 @@ def test_in_a_residual_network_every_connection_is_followed(data):
     net = Residual()
     shapes = {name: layer.weight.shape for name, layer in prunable_layers(net)}
     masks = some_masks(data, *shapes.values())
-    found = on_paths(pruned(net, masks), 4)
+    found = alive_weights(pruned(net, masks), 4)
     kept = {name: torch.tensor(m).reshape(s) for (name, s), m in zip(shapes.items(), masks, strict=True)}
     edges = [edge for edge in wiring(net, 4) if edge[2] is None or kept[edge[2][0]][edge[2][1]]]
     ahead = walks(edges, [("image", *place) for place in itertools.product(range(3), range(4), range(4))])
@@ -153,7 +153,7 @@ def test_what_is_cut_off_is_not_missed(name):
     """Where there are no constants, a network answers the same without its weights that are cut off; some are."""
     size = FAMILIES[name]
     net = without_constants(name, 0.97)
-    alive = on_paths(net, size)
+    alive = alive_weights(net, size)
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         before = net(images)
@@ -169,7 +169,7 @@ def test_what_is_cut_off_is_not_missed(name):
 def test_a_position_that_sees_padding_only_is_cut_off():
     """Of a 3x3 kernel on maps of one pixel the middle alone is alive, in a dense network."""
     net = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Flatten(), nn.Linear(2, 2))
-    alive = on_paths(net, 1)["0"]
+    alive = alive_weights(net, 1)["0"]
     assert alive[:, :, 1, 1].all()
     assert alive.sum() == 2 * 3
 
@@ -196,17 +196,17 @@ class Heads(nn.Module):
 def test_attention_passes_on_channels_of_the_values(fused):
     """A channel of no value is a constant, whatever attends to it; without values, queries and keys are for nothing."""
     net = Heads(fused=fused)
-    assert all(mask.all() for mask in on_paths(net, 2).values())
+    assert all(mask.all() for mask in alive_weights(net, 2).values())
     with torch.no_grad():
         net.v.weight[0] = 0
-    alive = {name: mask.sum().item() for name, mask in on_paths(net, 2).items()}
+    alive = {name: mask.sum().item() for name, mask in alive_weights(net, 2).items()}
     assert alive == {"q": 6, "k": 6, "v": 3, "out": 2}
     with torch.no_grad():
         net.q.weight.zero_()
-    assert effective(net, 2).alive == {"q": 0, "k": 6, "v": 3, "out": 2}  # its bias still weighs the keys
+    assert count_alive(net, 2).alive == {"q": 0, "k": 6, "v": 3, "out": 2}  # its bias still weighs the keys
     with torch.no_grad():
         net.v.weight.zero_()
-    assert set(effective(net, 2).alive.values()) == {0}
+    assert set(count_alive(net, 2).alive.values()) == {0}
 
 
 def test_statistics_are_paths_and_fixed_ones_are_not():
@@ -215,7 +215,7 @@ def test_statistics_are_paths_and_fixed_ones_are_not():
         net = nn.Sequential(nn.Conv2d(3, 2, 1), norm, nn.Flatten(), nn.Linear(2, 1))
         with torch.no_grad():
             net[3].weight[0, 1] = 0
-        assert effective(net, 1).alive["0"] == expected
+        assert count_alive(net, 1).alive["0"] == expected
 
 
 def test_a_weight_of_several_layers_is_alive_if_one_of_them_needs_it():
@@ -223,7 +223,7 @@ def test_a_weight_of_several_layers_is_alive_if_one_of_them_needs_it():
     net = networks.Tied()
     with torch.no_grad():
         net.first.weight.copy_(torch.eye(24))
-    assert effective(net, 32).alive["first"] == 24
+    assert count_alive(net, 32).alive["first"] == 24
 
 
 class Odd(nn.Module):
@@ -258,17 +258,17 @@ def in_place(x, _):
 
 
 ODD = {
-    "interpolates by bicubic": lambda x, _: functional.interpolate(x[None, None], (3, 3), mode="bicubic").flatten(1),
+    "uses bicubic interpolation": lambda x, _: functional.interpolate(x[None, None], (3, 3), mode="bicubic").flatten(1),
     "cumsum": lambda x, _: x.cumsum(1),
     "item": lambda x, _: x * x.sum().item(),
     "bool": lambda x, _: x if x.sum() > 0 else -x,
     "detach": lambda x, _: x.detach() + x,
-    "derivative of its own": lambda x, _: Doubled.apply(x),
+    "a custom derivative": lambda x, _: Doubled.apply(x),
     "setitem": in_place,
-    "changes a constant": lambda x, _: torch.zeros(1, 2).add_(x),
-    "no tensor that comes from the image": lambda x, _: (x, x),
+    "modifies a constant": lambda x, _: torch.zeros(1, 2).add_(x),
+    "not a tensor that depends on the image": lambda x, _: (x, x),
     "prunable weight in": lambda x, weight: x + weight.sum(),
-    "weights come from the image": lambda x, _: functional.linear(torch.ones(1, 2), x),
+    "weights depend on the image": lambda x, _: functional.linear(torch.ones(1, 2), x),
     "hides": lambda x, _: torch.add(x, x, out=torch.zeros(1, 2)),
 }
 
@@ -277,21 +277,21 @@ ODD = {
 def test_what_is_not_known_is_said(what):
     """No number is given for a network that does what no rule covers: the reason is, in one line."""
     net = Odd(ODD[what])
-    found = effective(net, 1)
+    found = count_alive(net, 1)
     assert found.alive is None
-    assert "\n" not in found.why
+    assert "\n" not in found.undecided
     if what != "bool":
-        assert what in found.why
+        assert what in found.undecided
     with pytest.raises(UndecidedError):
-        on_paths(net, 1)
+        alive_weights(net, 1)
 
 
 def test_enlarged_maps_are_followed():
     """Every pixel of an enlarged map that is alive comes from those that it lies between."""
     net = Odd(lambda x, _: functional.interpolate(x[None], scale_factor=3, mode="linear")[..., :3])
-    assert effective(net, 1).alive == {"fc": 6}
+    assert count_alive(net, 1).alive == {"fc": 6}
     net.how = lambda x, _: functional.interpolate(x[None], scale_factor=3)[..., :3]
-    assert effective(net, 1).alive == {"fc": 3}
+    assert count_alive(net, 1).alive == {"fc": 3}
 
 
 def test_following_changes_nothing():
@@ -299,7 +299,7 @@ def test_following_changes_nothing():
     for net, size in ((timm.create_model("test_resnet", drop_rate=0.5).train(), 64), (Odd(ODD["cumsum"]).train(), 1)):
         state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         random = torch.get_rng_state()
-        effective(net, size)
+        count_alive(net, size)
         assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
         assert all(type(p) is nn.Parameter and p.grad is None for p in net.parameters())
         assert all(module.training for module in net.modules())
@@ -311,7 +311,7 @@ def test_paths_are_the_same_on_a_gpu():
     """All numbers are whole and small, so where they are added makes no difference."""
     for name in ("test_resnet", "test_vit"):
         net, size = without_constants(name, 0.97), FAMILIES[name]
-        assert effective(net, size).alive == effective(net.cuda(), size).alive
+        assert count_alive(net, size).alive == count_alive(net.cuda(), size).alive
 
 
 def test_depth_overflows_nothing():
@@ -319,4 +319,4 @@ def test_depth_overflows_nothing():
     deep = nn.Sequential(nn.Flatten(), nn.Linear(3, 30), *(nn.Linear(30, 30) for _ in range(400)), nn.Linear(30, 2))
     for parameter in deep.parameters():
         parameter.data.fill_(0.1)  # of so many drawn ones, one is exactly 0 now and then
-    assert sum(effective(deep, 1).alive.values()) == 3 * 30 + 400 * 900 + 60
+    assert sum(count_alive(deep, 1).alive.values()) == 3 * 30 + 400 * 900 + 60
