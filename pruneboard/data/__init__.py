@@ -1,9 +1,11 @@
-"""Images behind one small interface: where they come from, and how they reach the device.
+"""Data sets and batches.
 
-`open_dataset` answers with a `Dataset` of three splits; `train_batches`, `calibration_batches` and
-`eval_batches` turn a split into normalized batches on the device. Every draw (order, crops, flips) is
-made for the global batch and sliced, as a pure function of a seed and an epoch: nothing depends on the
-number of processes or loader workers, and there is no state to save.
+`open_dataset` returns a `Dataset` with three splits. `train_batches`, `calibration_batches` and `eval_batches` turn a
+split into normalized batches on the device.
+
+Every random draw (order, crops, flips) is a pure function of a seed, a stream name and a position (epoch, step), and is
+made for the global batch, of which each process takes its part. Batches therefore do not depend on the number of
+processes or loader workers, and there is no generator state to save in a checkpoint.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A source whose images came as one array per split."""
+"""Data sets whose images are stored as one array per split (digits, CIFAR)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pruneboard.data.splits import Pixels, Source, Split, first_of_each_class
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """The images of one split as they are stored.
+    """Stored images of one split.
 
     Attributes:
         pixels: uint8 [N, 3, H, H].
@@ -27,7 +27,7 @@ class Arrays:
         return Arrays(self.pixels[rows], self.labels[rows])
 
     def split(self, image_size: int) -> Split:
-        """Return them as a split, resized."""
+        """Return these images as a split, resized to side `image_size`."""
         return Split.of_all(Pixels(resize(self.pixels, image_size)), self.labels)
 
 
@@ -40,15 +40,15 @@ def from_arrays(
     limit_train: int | None,
     statistics: tuple[RGB, RGB] | None = None,
 ) -> Source:
-    """Limit, resize and fingerprint what was read.
+    """Limit the training pool, resize all images, and compute statistics and content hash.
 
     Args:
-        classes: their names.
+        classes: class names.
         train: the whole training pool in stored order.
         test: the test split.
-        image_size: side at which batches are delivered, in pixels.
-        limit_train: training images to keep, or None for all.
-        statistics: mean and standard deviation where they are known; else those of the pool.
+        image_size: side of the images in batches, in pixels.
+        limit_train: number of training images to keep, or None for all.
+        statistics: mean and standard deviation per channel; None computes them from the limited training pool.
     """
     kept = train.take(first_of_each_class(train.labels, limit_train))
     pool = Pixels(resize(kept.pixels, image_size))
@@ -59,7 +59,7 @@ def from_arrays(
         test=test.split(image_size),
         mean=mean,
         std=std,
-        # of the stored pixels: a resize may round differently on another processor
+        # Hash the stored pixels: resizing may round differently on another processor.
         sha256=fingerprint(*classes, kept.pixels, kept.labels, test.pixels, test.labels),
         original_size=train.pixels.shape[-1],
     )

@@ -1,7 +1,7 @@
 """Augmentation of whole batches on the device: pad and crop, flip, normalize.
 
-What is drawn is drawn on the CPU for the global batch and then sliced, so an image's crop and flip do not
-depend on the device or on how many processes share the batch.
+Crops and flips are drawn on the CPU for the global batch, and each process takes the part for its images. The crop and
+flip of an image therefore depend neither on the device nor on the number of processes.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pruneboard.data.images import RGB
 CROPPED = ("crop", "crop-flip")
 FLIPPED = ("crop-flip",)
 MODES = ("none", *CROPPED, "imagenet")
-"""What a recipe may ask for; `imagenet` happens in the loader's workers, file by file."""
+"""Values of a recipe's `augment`; `imagenet` is applied to each file by the loader's workers (`stream`)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Draws:
-    """What was drawn for a batch of B images.
+class CropsAndFlips:
+    """Random crops and flips of a batch of B images.
 
     Attributes:
-        pad: zeros added on each side, in pixels.
+        pad: width of the zero padding on each side, in pixels.
         top: int64 [B], first row of the crop in the padded image.
         left: int64 [B], first column.
         flip: bool [B], whether the crop is mirrored left to right.
@@ -38,49 +38,49 @@ class Draws:
     left: Tensor
     flip: Tensor
 
-    def part(self, span: range) -> Draws:
-        """Return the draws of the images at positions `span`."""
-        cut = slice(span.start, span.stop)
-        return Draws(self.pad, self.top[cut], self.left[cut], self.flip[cut])
+    def part(self, span: range) -> CropsAndFlips:
+        """Return the crops and flips of the images at positions `span`."""
+        rows = slice(span.start, span.stop)
+        return CropsAndFlips(self.pad, self.top[rows], self.left[rows], self.flip[rows])
 
     def apply(self, images: Tensor) -> Tensor:
-        """Return the crops of `images`, uint8 [B, 3, S, S], of the same shape and on the same device."""
+        """Return crops of `images`, uint8 [B, 3, S, S], with the same shape and device."""
         if images.device.type == "cpu":
             return self._apply_rows(images)
         size = images.shape[-1]
         padded = functional.pad(images, (self.pad,) * 4)
-        windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # a view: every crop there could be
-        each = torch.arange(len(images), device=images.device)
-        crops = windows[each, :, self.top.to(images.device), self.left.to(images.device)]
+        windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # a view of all crops, [B, 3, top, left, S, S]
+        batch = torch.arange(len(images), device=images.device)
+        crops = windows[batch, :, self.top.to(images.device), self.left.to(images.device)]
         return torch.where(self.flip.to(images.device)[:, None, None, None], crops.flip(3), crops)
 
     def _apply_rows(self, images: Tensor) -> Tensor:
-        """Return the same crops by copying whole rows of pixels, several times as fast on a CPU."""
+        """Return the same crops by copying whole rows of pixels, which is several times as fast on a CPU."""
         count, _, size, _ = images.shape
         padded = functional.pad(images.permute(0, 2, 3, 1), (0, 0, *(self.pad,) * 4)).contiguous().numpy()
         side = padded.shape[1]
-        # A view: every row that a crop may have, as one item of 3 * size bytes.
+        # A view of every possible row of a crop, each one item of 3 * size bytes (channels last: a row is contiguous).
         windows: Any = np.ndarray(
             (count, side, side - size + 1), f"V{3 * size}", padded.data, strides=(3 * side * side, 3 * side, 3)
         )
-        each = torch.arange(count)[:, None].numpy()
+        batch = torch.arange(count)[:, None].numpy()
         rows = self.top[:, None] + torch.arange(size)
-        cropped = windows[each, rows.numpy(), self.left[:, None].numpy()].view(np.uint8)
+        cropped = windows[batch, rows.numpy(), self.left[:, None].numpy()].view(np.uint8)
         crops = torch.from_numpy(cropped).view(count, size, size, 3)
-        turned = self.flip.nonzero().flatten()
-        # Of four dimensions in this layout torch has a fast flip.
-        crops[turned] = crops[turned].permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
+        flipped = self.flip.nonzero().flatten()
+        # torch's flip is fast on four dimensions in channels-last layout.
+        crops[flipped] = crops[flipped].permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
         return crops.permute(0, 3, 1, 2)
 
 
-def draw(mode: str, count: int, size: int, seed: int) -> Draws | None:
-    """Draw crops and flips for `count` images of side `size`; None where `mode` leaves them alone.
+def draw(mode: str, count: int, size: int, seed: int) -> CropsAndFlips | None:
+    """Draw crops and flips for a global batch; None if `mode` has none.
 
     Args:
         mode: one of `MODES`.
-        count: images in the global batch.
-        size: their side, in pixels; an eighth of it is padded.
-        seed: of this batch.
+        count: number of images in the global batch.
+        size: side of the images, in pixels; the padding is an eighth of it.
+        seed: seed of this batch.
     """
     if mode not in CROPPED:
         return None
@@ -88,24 +88,24 @@ def draw(mode: str, count: int, size: int, seed: int) -> Draws | None:
     pad = size // 8
     top, left = torch.randint(2 * pad + 1, (2, count), generator=generator)
     flip = torch.rand(count, generator=generator) < 0.5
-    return Draws(pad, top, left, flip if mode in FLIPPED else torch.zeros_like(flip))
+    return CropsAndFlips(pad, top, left, flip if mode in FLIPPED else torch.zeros_like(flip))
 
 
 class Normalize:
-    """`(x / 255 - mean) / std` in float32, on one device."""
+    """Computes `(x / 255 - mean) / std` in float32."""
 
     def __init__(self, mean: RGB, std: RGB, device: torch.device) -> None:
-        """Put the constants on `device`, where all batches will be."""
+        """Copy the constants to `device`, where the images must be."""
         self.mean = torch.tensor(mean, device=device)
         self.std = torch.tensor(std, device=device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return uint8 [B, 3, S, S] as normalized float32, channels last in memory.
+        """Return `images`, uint8 [B, 3, S, S], as normalized float32 in channels-last memory format.
 
-        Convolutions keep that layout from layer to layer, and small ones run up to 1.7 times faster in it.
+        Convolutions keep this layout from layer to layer; small ones run up to 1.7 times faster in it.
         """
         pixels = images.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        # One row of constants per image row: over three of them at a time a CPU cannot run along.
+        # Repeat the constants over a whole image row: a CPU cannot vectorize over three values at a time.
         width = pixels.shape[2]
         rows = pixels.view(len(pixels), -1, 3 * width)
         rows.div_(255).sub_(self.mean.repeat(width)).div_(self.std.repeat(width))

@@ -1,4 +1,4 @@
-"""`cifar10` and `cifar100`, through torchvision's reader; fetched only when asked for."""
+"""`cifar10` and `cifar100`, read with torchvision; downloaded only on request."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _STATISTICS: dict[str, tuple[RGB, RGB]] = {
 
 
 def read_cifar(name: str, data_dir: str | None, image_size: int, limit_train: int | None, *, download: bool) -> Source:
-    """Return CIFAR-10 or CIFAR-100 in the order in which torchvision's files store them.
+    """Read CIFAR-10 or CIFAR-100, in the order of torchvision's files.
 
     Args:
         name: `cifar10` or `cifar100`.
-        data_dir: the folder that holds `cifar-10-batches-py` or `cifar-100-python`; None is `data`.
-        image_size: side at which batches are delivered, in pixels.
-        limit_train: training images to keep, or None for all.
-        download: fetch the files if they are not there.
+        data_dir: folder that contains `cifar-10-batches-py` or `cifar-100-python`; None is `data`.
+        image_size: side of the images in batches, in pixels.
+        limit_train: number of training images to keep, or None for all.
+        download: download the files if they are missing.
 
     Raises:
-        DataError: the files are missing, damaged, or cannot be fetched.
+        DataError: the files are missing or damaged, or the download failed.
     """
     root = Path(data_dir or DEFAULT_DIR)
     reader = _reader(name)
@@ -40,7 +40,7 @@ def read_cifar(name: str, data_dir: str | None, image_size: int, limit_train: in
         _fetch(reader, name, root)
     elif not (root / reader.base_folder).is_dir():
         raise DataError(
-            f"{name} is not in {root}: add --download, or point --data-dir at the folder that holds "
+            f"{name} is not in {root}: add --download, or point --data-dir at the folder that contains "
             f"{reader.base_folder}"
         )
     train, test = (_open(reader, name, root, train=train) for train in (True, False))
@@ -62,12 +62,12 @@ def _reader(name: str) -> Any:
 
 def _fetch(reader: Any, name: str, root: Path) -> None:
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # some versions report there, where --json speaks
+        with contextlib.redirect_stdout(sys.stderr):  # some versions print there, which would break --json
             reader(root=root, train=False, download=True)
     except (OSError, RuntimeError, EOFError) as error:
         raise DataError(
             f"cannot download {name} to {root}: {_line(error)}; check the network, or put {reader.base_folder} "
-            "there yourself and leave --download away"
+            "there yourself and omit --download"
         ) from None
 
 

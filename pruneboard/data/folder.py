@@ -1,4 +1,4 @@
-"""`folder` and `imagenet`: images in files. Small ones are decoded once into memory, large ones stream."""
+"""`folder` and `imagenet`: image files. Small images are decoded once into memory, large ones stream."""
 
 from __future__ import annotations
 
@@ -21,14 +21,20 @@ from pruneboard.data.splits import Files, Pixels, Source, Split
 from pruneboard.errors import DataError
 
 SMALL_IMAGE = 64
-"""Images up to this side, in pixels, are decoded once into memory."""
+"""Largest side of images that are decoded into memory, in pixels."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
 class _Decoded:
-    """A listing in memory: pixels uint8 [N, 3, S, S], each image's sha256, the largest side before resizing."""
+    """Decoded images of a listing.
+
+    Attributes:
+        pixels: uint8 [N, 3, S, S].
+        sha256: hash of each image before resizing.
+        side: largest side before resizing, in pixels.
+    """
 
     pixels: Tensor
     sha256: list[str]
@@ -36,13 +42,13 @@ class _Decoded:
 
 
 def read_folder(data_dir: str | None, image_size: int, limit_train: int | None) -> Source:
-    """Return any tree of images: in memory where the first one is small, else streaming.
+    """Read a tree of images: into memory if the first image is small, else streaming.
 
-    In memory an image that is not square is squeezed into one; streaming images are cropped.
+    In memory, images that are not square are resized to a square; streaming images are cropped.
 
     Raises:
-        UsageError: no folder was named.
-        DataError: the tree is missing, empty, inconsistent, or holds a file that does not decode.
+        UsageError: `data_dir` is None.
+        DataError: the tree is missing, empty or inconsistent, or a file cannot be decoded.
     """
     classes, train, test = read_tree("folder", data_dir, limit_train, TEST_FOLDERS)
     if image_side(train.root / train.names[0]) <= SMALL_IMAGE:
@@ -51,26 +57,26 @@ def read_folder(data_dir: str | None, image_size: int, limit_train: int | None) 
 
 
 def read_imagenet(data_dir: str | None, limit_train: int | None) -> Source:
-    """Return ImageNet from its usual `train/` and `val/` trees; it always streams.
+    """Read ImageNet from its usual `train/` and `val/` trees; it always streams.
 
     Raises:
-        UsageError: no folder was named.
+        UsageError: `data_dir` is None.
         DataError: the tree is missing, empty or inconsistent.
     """
     return _streaming(*read_tree("imagenet", data_dir, limit_train, ("val",)))
 
 
 def _in_memory(classes: tuple[str, ...], train: Listing, test: Listing, image_size: int) -> Source:
-    seen, unseen = _decode_all(train, image_size), _decode_all(test, image_size)
-    mean, std = channel_statistics(seen.pixels)
+    pool, held_out = _decode_all(train, image_size), _decode_all(test, image_size)
+    mean, std = channel_statistics(pool.pixels)
     return Source(
         classes=classes,
-        train=Split.of_all(Pixels(seen.pixels), train.labels),
-        test=Split.of_all(Pixels(unseen.pixels), test.labels),
+        train=Split.of_all(Pixels(pool.pixels), train.labels),
+        test=Split.of_all(Pixels(held_out.pixels), test.labels),
         mean=mean,
         std=std,
-        sha256=_content(_stems(train), seen.sha256, _stems(test), unseen.sha256),
-        original_size=max(seen.side, unseen.side),
+        sha256=_content(_stems(train), pool.sha256, _stems(test), held_out.sha256),
+        original_size=max(pool.side, held_out.side),
     )
 
 
@@ -94,13 +100,13 @@ def _imagenet_statistics() -> tuple[RGB, RGB]:
 
 
 def _decode_all(listing: Listing, image_size: int) -> _Decoded:
-    """Decode every file into one tensor, each thread writing its images where they belong."""
+    """Decode every file into one tensor; threads write to the rows of their images."""
     pixels = np.empty((len(listing.names), 3, image_size, image_size), dtype=np.uint8)
 
     def decode_one(row: int, path: Path) -> tuple[str, int]:
         image = decode(path, io.BytesIO(_read(path)))
         pixels[row] = np.asarray(_fit(image, image_size)).transpose(2, 0, 1)
-        # Of the stored pixels: the same images are the same data, whether they came as PNG or as lossless WebP.
+        # Hash the decoded pixels, not the file: PNG and lossless WebP of the same image are the same data.
         return fingerprint("x".join(map(str, image.size)), image.tobytes()), max(image.size)
 
     found = _in_threads(decode_one, listing.paths)
@@ -124,7 +130,7 @@ def _read(path: Path) -> bytes:
 
 
 def _sizes(listing: Listing) -> list[str]:
-    """Return each file's size in bytes: reading all of a large set to fingerprint it would take hours."""
+    """Return the size of each file in bytes, for the content hash: reading a large data set would take hours."""
     try:
         return [str(path.stat().st_size) for path in listing.paths]
     except OSError as error:
@@ -132,9 +138,11 @@ def _sizes(listing: Listing) -> list[str]:
 
 
 def _stems(listing: Listing) -> list[str]:
+    """Return the file names without suffix: the image format is no part of the content."""
     return [name.rpartition(".")[0] for name in listing.names]
 
 
 def _content(train: Sequence[str], train_marks: list[str], test: Sequence[str], test_marks: list[str]) -> str:
+    """Return the content hash of both splits, from the name and a mark (hash or size) of every file."""
     pairs = sorted([*zip(train, train_marks, strict=True), *zip(test, test_marks, strict=True)])
     return fingerprint(*(text for pair in pairs for text in pair))

@@ -1,4 +1,4 @@
-"""Pictures as numbers: decoding files, resizing, channel statistics, fingerprints."""
+"""Image operations: decoding, resizing, channel statistics and content hashes."""
 
 from __future__ import annotations
 
@@ -17,40 +17,41 @@ from torch.nn import functional
 from pruneboard.errors import DataError
 
 RGB = tuple[float, float, float]
-_CHUNK = 1024  # images resized at once: bounds the float copy to some tens of MB
+_CHUNK = 1024  # images resized at a time: limits the float copy to some tens of MB
 
 
 def decode(path: Path, stream: IO[bytes] | None = None) -> Image.Image:
-    """Return the picture in `path` as 8-bit RGB.
+    """Decode an image file to 8-bit RGB.
 
     Args:
-        path: the file, also named in the error.
-        stream: its bytes, where they have been read already.
+        path: the file, which errors name.
+        stream: its content, if it has been read already.
 
     Raises:
-        DataError: the file is missing, broken, or holds more than 8 bits per channel.
+        DataError: the file is missing or broken, or has more than 8 bits per channel.
     """
-    with _named(path), Image.open(stream or path) as image:
-        if image.mode[0] in "IF":  # PIL would clip these to white without a word
+    with _decode_errors(path), Image.open(stream or path) as image:
+        if image.mode[0] in "IF":  # PIL would silently clip these to white
             raise ValueError(f"it has mode {image.mode}, only 8 bits per channel are read")
         converted: Image.Image = image.convert("RGB")
         return converted
 
 
 def image_side(path: Path) -> int:
-    """Return the longer side of the picture in `path`, in pixels, from its header alone."""
-    with _named(path), Image.open(path) as image:
+    """Return the longer side of an image file in pixels; reads only the header."""
+    with _decode_errors(path), Image.open(path) as image:
         width, height = image.size
         return max(int(width), int(height))
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _decode_errors(path: Path) -> Iterator[None]:
+    """Raise any error of the block as a `DataError` that names the file."""
     try:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - decoders raise whatever a broken file leads them into
+    except Exception as error:  # noqa: BLE001 - decoders raise any type of error on broken files
         raise DataError(f"cannot decode {path}: {_reason(error)}; replace or delete it") from None
 
 
@@ -66,10 +67,10 @@ def resize(pixels: Tensor, size: int) -> Tensor:
 
     Args:
         pixels: uint8 [N, C, H, H].
-        size: the new side.
+        size: the new side, in pixels.
 
     Returns:
-        uint8 [N, C, size, size]; `pixels` itself where the side is right already.
+        uint8 [N, C, size, size]; `pixels` itself if it has this size already.
     """
     if pixels.shape[-1] == size:
         return pixels
@@ -85,10 +86,10 @@ def _resize(pixels: Tensor, size: int) -> Tensor:
 
 
 def channel_statistics(pixels: Tensor) -> tuple[RGB, RGB]:
-    """Return mean and standard deviation per channel, of values in [0, 1].
+    """Return mean and standard deviation per channel, for values in [0, 1].
 
-    Counted in whole numbers and divided once, so no order of summation can show. A channel without any
-    variation gets a deviation of 1, which leaves it at 0 after normalization.
+    Sums are computed in integers and divided once, so the result does not depend on the order of summation. A constant
+    channel gets a standard deviation of 1, so that normalization maps it to 0.
 
     Args:
         pixels: uint8 [N, 3, H, W].
@@ -107,7 +108,7 @@ def _moments(counts: list[int]) -> tuple[float, float]:
 
 
 def fingerprint(*parts: str | bytes | Tensor) -> str:
-    """Return the sha256 of `parts` in their order, each with its length so that none runs into the next."""
+    """Return the SHA-256 of `parts` in order; each is preceded by its length, so that boundaries count."""
     digest = hashlib.sha256()
     for part in parts:
         data = memoryview(_raw(part))

@@ -1,6 +1,6 @@
-"""Trees of image files, one folder per class: what is there, and what is missing.
+"""Lists trees of image files with one folder per class, and reports what is missing.
 
-DIR/train/<class>/*            and DIR/test/<class>/* or DIR/val/<class>/*
+The expected tree is DIR/train/<class>/* and DIR/test/<class>/* or DIR/val/<class>/*.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pruneboard.data.splits import first_of_each_class
 from pruneboard.errors import DataError, UsageError
 
 TEST_FOLDERS = ("test", "val")
-"""Names that the folder of test images may have, the preferred one first."""
+"""Possible names of the folder of test images, in order of preference."""
 
-_SHOWN = 3  # how many classes an error lists
+_SHOWN = 3  # classes listed in an error message
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +27,8 @@ class Listing:
     """The image files of one split.
 
     Attributes:
-        root: the data set's folder.
-        names: paths below it, class by class, by name within a class.
+        root: folder of the data set.
+        names: paths relative to `root`, sorted by class, then by file name.
         labels: int64 [N].
     """
 
@@ -38,57 +38,57 @@ class Listing:
 
     @property
     def paths(self) -> list[Path]:
-        """Where the files are."""
+        """Full paths of the files."""
         return [self.root / name for name in self.names]
 
     def first(self, limit: int | None) -> Listing:
-        """Return the first `limit` files, as equal per class as that number allows."""
+        """Return the first `limit` files, distributed over the classes as evenly as possible."""
         rows = first_of_each_class(self.labels, limit)
         return Listing(self.root, tuple(self.names[row] for row in rows.tolist()), self.labels[rows])
 
 
 def read_tree(
-    name: str, data_dir: str | None, limit_train: int | None, held_out: tuple[str, ...]
+    name: str, data_dir: str | None, limit_train: int | None, test_names: tuple[str, ...]
 ) -> tuple[tuple[str, ...], Listing, Listing]:
-    """List a tree's classes, its training images and its test images.
+    """List the classes, the training images and the test images of a tree.
 
     Args:
-        name: the data set, for messages.
-        data_dir: the tree, as the user gave it.
-        limit_train: training images to keep, or None for all.
-        held_out: names that the folder of test images may have, the preferred one first.
+        name: name of the data set, for messages.
+        data_dir: root folder of the tree, as given by the user.
+        limit_train: number of training images to keep, or None for all.
+        test_names: possible names of the folder of test images, in order of preference.
 
     Raises:
-        UsageError: no folder was named.
-        DataError: a folder is missing or empty, or the two halves have different classes.
+        UsageError: `data_dir` is None.
+        DataError: a folder is missing or empty, or the classes of training and test images differ.
     """
     if data_dir is None:
-        raise UsageError(f"{name} needs --data-dir DIR: {_wanted(held_out)}")
+        raise UsageError(f"{name} needs --data-dir DIR: {_expected_tree(test_names)}")
     root = Path(data_dir)
-    train_folder = _train_folder(name, root, held_out)
-    test_folder = next((root / part for part in held_out if (root / part).is_dir()), None)
+    train_folder = _train_folder(name, root, test_names)
+    test_folder = next((root / part for part in test_names if (root / part).is_dir()), None)
     if test_folder is None:
-        raise DataError(f"{root} has no folder {' or '.join(held_out)} of test images: {_wanted(held_out)}")
+        raise DataError(f"{root} has no folder {' or '.join(test_names)} of test images: {_expected_tree(test_names)}")
     classes = _classes(train_folder)
     _check_same(classes, _classes(test_folder), train_folder, test_folder)
     return tuple(classes), _list(root, "train", classes).first(limit_train), _list(root, test_folder.name, classes)
 
 
-def _wanted(held_out: tuple[str, ...]) -> str:
-    trees = " or ".join(f"{part}/<class>/*" for part in held_out)
-    return f"point --data-dir at the folder that holds train/<class>/* and {trees}"
+def _expected_tree(test_names: tuple[str, ...]) -> str:
+    trees = " or ".join(f"{part}/<class>/*" for part in test_names)
+    return f"point --data-dir at the folder that contains train/<class>/* and {trees}"
 
 
-def _train_folder(name: str, root: Path, held_out: tuple[str, ...] = TEST_FOLDERS) -> Path:
+def _train_folder(name: str, root: Path, test_names: tuple[str, ...] = TEST_FOLDERS) -> Path:
     if not root.is_dir():
-        raise DataError(f"{name}: there is no folder {root}; {_wanted(held_out)}")
+        raise DataError(f"{name}: there is no folder {root}; {_expected_tree(test_names)}")
     if not (root / "train").is_dir():
-        raise DataError(f"{name}: {root} has no folder train; {_wanted(held_out)}")
+        raise DataError(f"{name}: {root} has no folder train; {_expected_tree(test_names)}")
     return root / "train"
 
 
 def _classes(folder: Path) -> list[str]:
-    """Return the class folders by name; hidden ones (`.ipynb_checkpoints`) are nobody's class."""
+    """Return the names of the class folders, sorted, without hidden folders such as `.ipynb_checkpoints`."""
     names = sorted(entry.name for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith("."))
     if len(names) < 2:
         found = f"only {names[0]!r}" if names else "none"
@@ -104,7 +104,7 @@ def _image_names(folder: Path) -> list[str]:
     )
     if not names:
         known = ", ".join(IMG_EXTENSIONS)
-        raise DataError(f"{folder} holds no image ({known}): add images to this class, or delete its folder")
+        raise DataError(f"{folder} contains no image ({known}): add images to this class, or delete its folder")
     return names
 
 
@@ -122,7 +122,7 @@ def _check_same(train: list[str], test: list[str], train_folder: Path, test_fold
         if missing:
             shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
             raise DataError(
-                f"{train_folder} and {test_folder} must hold the same classes: {lacking} lacks {len(missing)} "
+                f"{train_folder} and {test_folder} must have the same classes: {lacking} lacks {len(missing)} "
                 f"({shown}); add or delete these folders"
             )
 
@@ -134,10 +134,10 @@ def _list(root: Path, part: str, classes: list[str]) -> Listing:
 
 
 def first_image_side(data_dir: str) -> int:
-    """Return the longer side of the first training image below `data_dir`, in pixels; only its header is read.
+    """Return the longer side of the first training image below `data_dir`, in pixels; reads only its header.
 
     Raises:
-        DataError: there is no such image, or it does not decode.
+        DataError: there is no training image, or it cannot be decoded.
     """
     folder = _train_folder("folder", Path(data_dir))
     first = _classes(folder)[0]

@@ -1,4 +1,4 @@
-"""Images of noise, of the size and number of a data set that need not be there: to measure what a training costs."""
+"""A data set of noise with the image size of a real one, to measure training cost without its images."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pruneboard.data.folder import SMALL_IMAGE
 from pruneboard.data.splits import Dataset, Files, Pixels, Split
 
 DISTINCT = 16
-"""Files that are written where images stream; each is named as often as it takes."""
+"""Number of distinct files if images stream; the listing repeats them."""
 
 
-def noise(name: str, *, classes: int, count: int, side: int, image_size: int, folder: Path) -> Dataset:
-    """Return a data set whose splits are all the same `count` images.
+def noise_dataset(name: str, *, classes: int, count: int, side: int, image_size: int, folder: Path) -> Dataset:
+    """Return a data set of noise; all three splits hold the same `count` images.
 
     Args:
-        name: of the data set that it stands for.
-        classes: how many.
-        count: how many images.
-        side: of the images as the data set stores them, in pixels: large ones stream from files, as its own would.
-        image_size: side at which batches are delivered.
-        folder: takes these files; must be there as long as the data set is used.
+        name: name of the data set that it replaces.
+        classes: number of classes.
+        count: number of images.
+        side: side of the replaced data set's stored images, in pixels; like them, large images stream from files.
+        image_size: side of the images in batches, in pixels.
+        folder: folder for these files; must exist as long as the data set is used.
     """
     generator = torch.Generator().manual_seed(0)
     if side > SMALL_IMAGE:

@@ -1,4 +1,4 @@
-"""Opening a data set by name."""
+"""Opens a data set by name: `open_dataset`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruneboard.errors import UnknownNameError
 
 
 @dataclass(frozen=True)
-class _Request:
+class _Query:
     name: str
     data_dir: str | None
     download: bool
@@ -23,76 +23,76 @@ class _Request:
     limit_train: int | None
 
 
-def _read_cifar(asked: _Request) -> Source:
-    return read_cifar(asked.name, asked.data_dir, asked.image_size, asked.limit_train, download=asked.download)
+def _read_cifar(query: _Query) -> Source:
+    return read_cifar(query.name, query.data_dir, query.image_size, query.limit_train, download=query.download)
 
 
-_READERS: dict[str, Callable[[_Request], Source]] = {
-    "digits": lambda asked: read_digits(asked.image_size, asked.limit_train),
+_READERS: dict[str, Callable[[_Query], Source]] = {
+    "digits": lambda query: read_digits(query.image_size, query.limit_train),
     "cifar10": _read_cifar,
     "cifar100": _read_cifar,
-    "folder": lambda asked: read_folder(asked.data_dir, asked.image_size, asked.limit_train),
-    "imagenet": lambda asked: read_imagenet(asked.data_dir, asked.limit_train),
+    "folder": lambda query: read_folder(query.data_dir, query.image_size, query.limit_train),
+    "imagenet": lambda query: read_imagenet(query.data_dir, query.limit_train),
 }
 
 DATASETS: tuple[str, ...] = tuple(_READERS)
-"""Names that `open_dataset` knows."""
+"""Names of the data sets that `open_dataset` can open."""
 
 
-_kept: dict[_Request, tuple[Source, dict[tuple[float, int], Dataset]]] | None = None
-"""What was read last, and its divisions by share held out and split seed; None outside `dataset_cache`."""
+_cache: dict[_Query, tuple[Source, dict[tuple[float, int], Dataset]]] | None = None
+"""The source read last, and its data sets by (val_fraction, split_seed); None outside `dataset_cache`."""
 
 
 @contextmanager
 def dataset_cache() -> Iterator[None]:
-    """Read each data set once while the block lasts: for many runs in one process, on images that stay as they are.
+    """During the block, reuse the data set that was read last: for many runs in one process.
 
-    Only the last one is held.
+    Only one data set is in memory at a time. Changes of its files during the block have no effect.
     """
-    global _kept  # noqa: PLW0603 - one process, one memory
-    before, _kept = _kept, {}
+    global _cache  # noqa: PLW0603 - one cache per process
+    before, _cache = _cache, {}
     try:
         yield
     finally:
-        _kept = before
+        _cache = before
 
 
-_stand_in: Dataset | None = None
-"""What is opened instead of any data set, inside `override_dataset`."""
+_override: Dataset | None = None
+"""The data set that is opened instead of any other inside `override_dataset`."""
 
 
 @contextmanager
 def override_dataset(dataset: Dataset) -> Iterator[None]:
-    """Open `dataset` instead of any other while the block lasts: to measure what training costs without its images."""
-    global _stand_in  # noqa: PLW0603 - one process, one memory
-    before, _stand_in = _stand_in, dataset
+    """During the block, open `dataset` instead of any other: to measure training cost without the real images."""
+    global _override  # noqa: PLW0603 - one override per process
+    before, _override = _override, dataset
     try:
         yield
     finally:
-        _stand_in = before
+        _override = before
 
 
-def _open(asked: _Request, val_fraction: float, split_seed: int) -> Dataset:
-    if _stand_in is not None:
-        return _stand_in
-    if _kept is None:
-        return _divided(asked, _READERS[asked.name](asked), val_fraction, split_seed)
-    if asked not in _kept:
-        _kept.clear()
-        _kept[asked] = (_READERS[asked.name](asked), {})
-    source, divided = _kept[asked]
-    division = (val_fraction, split_seed)
-    if division not in divided:
-        divided[division] = _divided(asked, source, val_fraction, split_seed)
-    return divided[division]
+def _open(query: _Query, val_fraction: float, split_seed: int) -> Dataset:
+    if _override is not None:
+        return _override
+    if _cache is None:
+        return _divide(query, _READERS[query.name](query), val_fraction, split_seed)
+    if query not in _cache:
+        _cache.clear()
+        _cache[query] = (_READERS[query.name](query), {})
+    source, splits = _cache[query]
+    split_key = (val_fraction, split_seed)
+    if split_key not in splits:
+        splits[split_key] = _divide(query, source, val_fraction, split_seed)
+    return splits[split_key]
 
 
-def _divided(asked: _Request, source: Source, val_fraction: float, split_seed: int) -> Dataset:
+def _divide(query: _Query, source: Source, val_fraction: float, split_seed: int) -> Dataset:
     train, validation = hold_out(source.train.labels, val_fraction, split_seed)
     return Dataset(
-        name=asked.name,
+        name=query.name,
         classes=source.classes,
-        image_size=asked.image_size,
+        image_size=query.image_size,
         mean=source.mean,
         std=source.std,
         train=source.train.select(train),
@@ -100,7 +100,7 @@ def _divided(asked: _Request, source: Source, val_fraction: float, split_seed: i
         test=source.test,
         sha256=source.sha256,
         split_sha256=fingerprint(train, validation),
-        synthetic_scale=not source.train.streams and asked.image_size >= 2 * source.original_size,
+        synthetic_scale=not source.train.streams and query.image_size >= 2 * source.original_size,
         original_size=source.original_size,
     )
 
@@ -115,23 +115,23 @@ def open_dataset(
     limit_train: int | None,
     split_seed: int,
 ) -> Dataset:
-    """Find a data set's images and divide its training pool; small images are decoded here, once.
+    """Open a data set and hold out its validation split; small images are decoded into memory here.
 
     Args:
         name: one of `DATASETS`.
-        data_dir: where it is; `digits` needs none.
-        download: fetch `cifar10` or `cifar100` if it is not there; the others are never fetched.
-        image_size: side at which batches are delivered, in pixels.
-        val_fraction: share of each class of the training pool that is held out, in (0, 1).
-        limit_train: size of the training pool, validation included: the first images of each class in stored
-            order, as equal per class as the number allows; None, or more than there are, is all.
-        split_seed: of the draw of the validation images.
+        data_dir: folder of the data set; `digits` needs none.
+        download: download `cifar10` or `cifar100` if it is missing; other data sets are never downloaded.
+        image_size: side of the images in batches, in pixels.
+        val_fraction: fraction of each class of the training pool that is held out, in (0, 1).
+        limit_train: size of the training pool, validation included: the first images of each class in stored order,
+            distributed over the classes as evenly as possible. None, or more images than there are, keeps all.
+        split_seed: seed of the choice of validation images.
 
     Raises:
-        UnknownNameError: no such data set.
-        UsageError: it needs a folder and none was named.
-        DataError: it is missing, empty, or holds a file that does not decode.
+        UnknownNameError: there is no data set of this name.
+        UsageError: the data set needs a folder and `data_dir` is None.
+        DataError: the data set is missing or empty, or a file cannot be decoded.
     """
     if name not in _READERS:
         raise UnknownNameError("data set", name, DATASETS, "images of your own are --dataset folder --data-dir DIR")
-    return _open(_Request(name, data_dir, download, image_size, limit_train), val_fraction, split_seed)
+    return _open(_Query(name, data_dir, download, image_size, limit_train), val_fraction, split_seed)

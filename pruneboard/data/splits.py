@@ -1,4 +1,4 @@
-"""What a data set is once it is open, and how its training images are divided."""
+"""Data sets, their splits, and the division of the training pool into training and validation images."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pruneboard.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Images that are in memory.
+    """Images in memory.
 
     Attributes:
-        stored: uint8 [N, 3, S, S] on the CPU, channels last in memory: a row of pixels is then one piece to copy.
+        stored: uint8 [N, 3, S, S] on the CPU, in channels-last memory format, so that rows of pixels are contiguous.
     """
 
     stored: Tensor
     _copies: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """Lay the images out."""
+        """Convert the images to channels-last memory format."""
         object.__setattr__(self, "stored", self.stored.contiguous(memory_format=torch.channels_last))
 
     def __len__(self) -> int:
         return len(self.stored)
 
     def on(self, device: torch.device) -> Tensor:
-        """Return the images on `device`; they are copied there once."""
+        """Return the images on `device`; the first call copies them."""
         if device == self.stored.device:
             return self.stored
         if device not in self._copies:
@@ -42,11 +42,11 @@ class Pixels:
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Images that stay on disk and are decoded each time they are seen.
+    """Images that stay on disk and are decoded whenever they are used.
 
     Attributes:
-        root: the data set's folder.
-        names: paths below it.
+        root: folder of the data set.
+        names: paths relative to `root`.
     """
 
     root: str
@@ -58,11 +58,11 @@ class Files:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some of the images of a pool, in a fixed order.
+    """A selection of the images of a pool, in a fixed order.
 
     Attributes:
-        images: the pool; splits of the same pool share it.
-        rows: int64 [N], the split's images in the pool.
+        images: the pool, shared by all splits of it.
+        rows: int64 [N], positions of the split's images in the pool.
         labels: int64 [N], their classes, on the CPU.
     """
 
@@ -72,7 +72,7 @@ class Split:
 
     @classmethod
     def of_all(cls, images: Pixels | Files, labels: Tensor) -> Split:
-        """Return the split that holds the whole pool."""
+        """Return the whole pool as a split."""
         return cls(images, torch.arange(len(images)), labels)
 
     def __len__(self) -> int:
@@ -80,25 +80,25 @@ class Split:
 
     @property
     def streams(self) -> bool:
-        """Whether the images are read from disk each time."""
+        """Whether the images are read from disk whenever they are used."""
         return isinstance(self.images, Files)
 
     def select(self, members: Tensor) -> Split:
-        """Return the split of the images at positions `members` of this one."""
+        """Return the images at positions `members` of this split as a split."""
         return Split(self.images, self.rows[members], self.labels[members])
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a reader found: the images in use, before any of them are held out.
+    """The images of a data set before validation images are held out.
 
     Attributes:
-        classes: their names; a label is a position in them.
-        train: the training pool, already limited.
+        classes: class names; labels are positions in this tuple.
+        train: the training pool, after `limit_train`.
         test: the test split.
-        mean: per channel, of values in [0, 1].
-        std: likewise.
-        sha256: of the content of both.
+        mean: mean per channel, for values in [0, 1].
+        std: standard deviation per channel.
+        sha256: content hash of training pool and test split.
         original_size: side of the stored images, in pixels.
     """
 
@@ -117,18 +117,18 @@ class Dataset:
 
     Attributes:
         name: `digits`, `cifar10`, `cifar100`, `folder` or `imagenet`.
-        classes: class names; a label is a position in them.
-        image_size: side at which batches are delivered, in pixels.
-        mean: per channel, of values in [0, 1].
-        std: likewise.
-        train: images to train on.
-        validation: images held out of the training pool, for every selection.
-        test: images seen once, at the end.
-        sha256: of the content in use (training pool and test); the split seed does not enter.
-        split_sha256: of which images of the pool train and which validate.
-        synthetic_scale: the images were enlarged at least twofold, so a stem that halves the resolution
+        classes: class names; labels are positions in this tuple.
+        image_size: side of the images in batches, in pixels.
+        mean: mean per channel, for values in [0, 1].
+        std: standard deviation per channel.
+        train: training images.
+        validation: images held out of the training pool; every selection uses them.
+        test: images for the final evaluation.
+        sha256: content hash of training pool and test split; it does not depend on the split seed.
+        split_sha256: hash of the division of the pool into training and validation images.
+        synthetic_scale: whether the images were enlarged at least twofold, so that a stem that halves the resolution
             loses nothing.
-        original_size: side of the stored images in pixels: the largest in memory, the first where they stream.
+        original_size: side of the stored images, in pixels: of the largest if in memory, of the first if streaming.
     """
 
     name: str
@@ -146,14 +146,14 @@ class Dataset:
 
 
 def first_of_each_class(labels: Tensor, limit: int | None) -> Tensor:
-    """Return the positions of the first `limit` images, as equal per class as that number allows.
+    """Return the positions of the first `limit` images, distributed over the classes as evenly as possible.
 
-    Small classes are used whole and leave their share to the others; what cannot be shared equally goes
-    to the first classes, one image each. With None, or a limit of all images and more, everything stays.
+    Classes that are too small are used completely, and the others get more. A remainder goes to the first classes, one
+    image each. If `limit` is None or not less than N, all images are kept.
 
     Args:
         labels: int64 [N].
-        limit: how many images to keep.
+        limit: number of images to keep.
 
     Returns:
         int64 positions, ascending.
@@ -166,27 +166,30 @@ def first_of_each_class(labels: Tensor, limit: int | None) -> Tensor:
 
 
 def _shares(sizes: list[int], limit: int) -> list[int]:
-    """Fill all classes to one level, as water would, and give the rest to the first that have more."""
-    used = range(max(sizes) + 1)
-    level = bisect.bisect_right(used, limit, key=lambda depth: sum(min(size, depth) for size in sizes)) - 1
+    """Return the images per class: min(size, level) for the highest level that fits, and the remainder one by one."""
+    levels = range(max(sizes) + 1)
+    level = bisect.bisect_right(levels, limit, key=lambda count: sum(min(size, count) for size in sizes)) - 1
     shares = [min(size, level) for size in sizes]
-    deeper = [index for index, size in enumerate(sizes) if size > level]
-    for index in deeper[: limit - sum(shares)]:
+    larger = [index for index, size in enumerate(sizes) if size > level]
+    for index in larger[: limit - sum(shares)]:
         shares[index] += 1
     return shares
 
 
 def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Divide a training pool, class by class.
+    """Divide a training pool into training and validation images, class by class.
+
+    One generator, keyed by the split seed, permutes the images of class 0, 1, ...; the first ones of each permutation
+    are held out. The division depends on labels and seed alone, so it is the same for every method and process.
 
     Args:
         labels: int64 [N].
-        fraction: share of each class that is held out, rounded; at least one image of a class that has two,
-            and never the last one.
+        fraction: fraction of each class to hold out, rounded to a number of images: at least one if the class has two,
+            and never all.
         seed: the split seed.
 
     Returns:
-        Positions that train and positions that validate, each int64 and ascending.
+        Positions of the training and of the validation images, each int64 and ascending.
 
     Raises:
         DataError: no class has two images.
@@ -194,8 +197,8 @@ def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor
     generator = torch.Generator().manual_seed(draws.key(seed, "split"))
     held = torch.zeros(len(labels), dtype=torch.bool)
     for rows in _members(labels):
-        mixed = rows[torch.randperm(len(rows), generator=generator)]
-        held[mixed[: _held_count(len(rows), fraction)]] = True
+        shuffled = rows[torch.randperm(len(rows), generator=generator)]
+        held[shuffled[: _held_count(len(rows), fraction)]] = True
     if not held.any():
         raise DataError(
             f"no class has 2 of the {len(labels)} training images, so none can be held out for validation: "
@@ -209,5 +212,5 @@ def _held_count(size: int, fraction: float) -> int:
 
 
 def _members(labels: Tensor) -> list[Tensor]:
-    """Return each class's positions, ascending."""
+    """Return the positions of the images of each class, ascending."""
     return list(torch.split(labels.argsort(stable=True), torch.bincount(labels).tolist()))

@@ -1,4 +1,8 @@
-"""Images that are decoded each time they are seen, by worker processes."""
+"""Streaming images: worker processes decode and transform each file whenever it is used.
+
+The random transform of an image runs under global generators seeded by (seed, stream, epoch, position in the epoch).
+Which worker reads it, and how many there are, therefore does not matter.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +29,16 @@ SeedParts = tuple[int, str, int]  # seed, stream, epoch
 
 
 class Reader(data.Dataset[Tensor | str]):
-    """One pass over some files in a fixed order. Pickled to the workers where these are not forked."""
+    """One pass over some files in a fixed order. It must be picklable for workers that are not forked."""
 
     def __init__(self, files: Files, rows: Tensor, transform: Transform, seed: SeedParts | None) -> None:
-        """Fix the order and what is done to each image.
+        """Store the order and the transform.
 
         Args:
             files: the pool.
-            rows: int64, the files to read, in order.
+            rows: int64, positions in the pool of the files to read, in order.
             transform: PIL image -> uint8 [3, S, S]; may draw from the global generators.
-            seed: what keys those draws, with the position in the order; None where there are none.
+            seed: key of these draws, together with the position in the order; None if the transform draws nothing.
         """
         self.files = files
         self.rows = rows
@@ -45,7 +49,7 @@ class Reader(data.Dataset[Tensor | str]):
         return len(self.rows)
 
     def __getitem__(self, position: int) -> Tensor | str:
-        """Return the image, or what is wrong with it: an exception would arrive with the worker's traceback."""
+        """Return the image, or an error message: an exception would reach the user with the worker's traceback."""
         try:
             image = decode(Path(self.files.root, self.files.names[int(self.rows[position])]))
         except DataError as error:
@@ -56,29 +60,29 @@ class Reader(data.Dataset[Tensor | str]):
             return self.transform(image)
 
 
-def read(reader: Reader, spans: Sequence[range], *, workers: int, pin: bool) -> Iterator[Tensor]:
+def read_batches(reader: Reader, spans: Sequence[range], *, workers: int, pin: bool) -> Iterator[Tensor]:
     """Yield the images of each span of positions, in order.
 
     Args:
-        reader: what to read.
-        spans: positions that make up one batch each.
-        workers: processes that decode; 0 decodes here. The result is the same for any number.
-        pin: deliver in page-locked memory, for copies to a GPU.
+        reader: the files to read.
+        spans: the positions of each batch.
+        workers: processes that decode; 0 decodes in this process. The result does not depend on it.
+        pin: return batches in page-locked memory, for copies to a GPU.
 
     Yields:
         uint8 [len(span), 3, S, S] on the CPU.
 
     Raises:
-        DataError: a file that does not decode.
+        DataError: a file cannot be decoded.
     """
-    batch_sampler: Any = spans  # typed for lists only; ranges need no memory
+    batch_sampler: Any = spans  # annotated as lists, but ranges work and need no memory
     loader: data.DataLoader[Any] = data.DataLoader(
         reader,
         batch_sampler=batch_sampler,
         num_workers=min(workers, len(os.sched_getaffinity(0))),
         collate_fn=_stack,
         pin_memory=pin,
-        generator=torch.Generator(),  # without one the loader draws from the global generator
+        generator=torch.Generator(),  # without it, the loader would draw from the global generator
     )
     for batch in loader:
         if isinstance(batch, str):
@@ -109,13 +113,13 @@ def training_transform(image_size: int) -> Transform:
             color_jitter=None,
             auto_augment=None,
             interpolation="bilinear",
-            normalize=False,  # on the device, where all data sets are normalized
+            normalize=False,  # batches are normalized on the device
         )
     )
 
 
 def evaluation_transform(image_size: int) -> Transform:
-    """Return timm's resize and centre crop, PIL image -> uint8 [3, S, S]."""
+    """Return timm's resize and center crop, PIL image -> uint8 [3, S, S]."""
     from timm.data import create_transform
 
     return _transform(
@@ -125,21 +129,21 @@ def evaluation_transform(image_size: int) -> Transform:
     )
 
 
-def _transform(made: Any) -> Transform:
-    transform: Transform = made
+def _transform(created: Any) -> Transform:
+    transform: Transform = created
     return transform
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed Python's, numpy's and torch's global CPU generators for the block, and put them back afterwards.
+    """Seed the global CPU generators of Python, numpy and torch during the block, then restore them.
 
-    Transforms of libraries draw from these and take no generator of their own.
+    timm's transforms draw from these generators and accept no other.
     """
     python, legacy, default = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002 - it is numpy's global generator that is to be seeded
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - numpy's global generator is the one to seed
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
         yield
     finally:

@@ -281,7 +281,7 @@ def test_a_split_smaller_than_a_batch_is_refused_with_both_numbers():
         ({"micro_batch": 6}, "a multiple of micro_batch x processes, here of 6"),
         ({"world": 3, "micro_batch": 4}, "micro-batches of 4 for 3 processes.*here of 12"),
         ({"rank": 2, "world": 2}, "rank 2 is not one of 2 processes"),
-        ({"micro_batch": 0}, "cannot be cut"),
+        ({"micro_batch": 0}, "cannot be divided"),
     ],
 )
 def test_a_batch_that_cannot_be_cut_is_refused(changes, message):

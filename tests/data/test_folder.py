@@ -317,7 +317,7 @@ def test_an_empty_class_folder_is_named(small, part):
     for file in (small / part / "dog").iterdir():
         file.unlink()
     text = message(lambda: open_dataset(small))
-    assert text.startswith(f"{small / part / 'dog'} holds no image")
+    assert text.startswith(f"{small / part / 'dog'} contains no image")
     assert "delete its folder" in text
 
 
