@@ -1,7 +1,6 @@
-"""Networks: any timm classifier, and three of pruneboard's own, under names that timm loads.
+"""Networks: any timm classifier, and four small ones for 32x32 images, under names that timm loads.
 
-Importing this package registers with timm the networks of `cifar.py` and the adapted stems of `stems.py`.
-It is the one place where timm is imported.
+Importing this package registers the networks of `cifar.py` and the small stems of `stems.py` with timm.
 
     plan = plan_model("resnet18", num_classes=10, image_size=32, original_size=32, enlarged=False, stem=None)
     model = build_model(plan, seed=0)

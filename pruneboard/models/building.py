@@ -1,4 +1,4 @@
-"""From a plan to a network: its initial weights, and their hash."""
+"""Builds the network of a plan with its initial weights, and hashes weights."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from pruneboard.models.names import weights_config
 from pruneboard.models.planning import ModelPlan
 
 SHOWN = 3
-"""Differing keys named in a message."""
+"""Number of keys listed in an error message."""
 
 
 def build_model(plan: ModelPlan, *, init: str = "random", seed: int) -> nn.Module:
     """Build the network of `plan` on the CPU with its initial weights.
 
     Args:
-        plan: made by `plan_model`.
-        init: `random` (timm's own initialization), `pretrained` (timm's weights; what they do not cover, such as
-            a classifier for other classes, is drawn) or the path of a `.safetensors` file with every weight.
-        seed: the run's; equal seeds give equal weights. The global random state is left alone.
+        plan: the result of `plan_model`.
+        init: `random` (timm's own initialization), `pretrained` (timm's weights; layers without pretrained weights,
+            such as a classifier for other classes, are initialized randomly) or the path of a `.safetensors` file with
+            all weights.
+        seed: seed of the random initialization. The global random state does not change.
 
     Raises:
-        UsageError: an `init` that does not exist, does not fit, or cannot be fetched.
+        UsageError: `init` does not exist, does not fit the network, or cannot be downloaded.
     """
     if init.endswith(".safetensors"):
         state = _read(Path(init))
@@ -49,7 +50,7 @@ def build_model(plan: ModelPlan, *, init: str = "random", seed: int) -> nn.Modul
 
 
 def state_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Return one hash over the names, types, shapes and bytes of `tensors`, whatever their order, device or layout."""
+    """Return the SHA-256 of names, dtypes, shapes and values; independent of order, device and memory layout."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -59,15 +60,15 @@ def state_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 @contextmanager
-def _drawing(seed: int) -> Iterator[None]:
-    """Seed the CPU's generator inside and restore it behind; `torch.manual_seed` would seed the GPUs' as well."""
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global CPU generator during the block, then restore it; `torch.manual_seed` would also seed GPUs."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(draws.key(seed, "init"))
         yield
 
 
 def _create(plan: ModelPlan, seed: int, **options: Any) -> nn.Module:
-    with _drawing(seed):
+    with _seeded(seed):
         return cast("nn.Module", timm.create_model(plan.load_as, **plan.create_args, **options))
 
 
@@ -78,15 +79,15 @@ def _pretrained(plan: ModelPlan, seed: int) -> nn.Module:
     _check_hub(plan.name, config)
     try:
         return _create(plan, seed, pretrained=True)
-    except Exception as error:  # noqa: BLE001 - timm, the hub and their HTTP client share no exception type
+    except Exception as error:  # noqa: BLE001 - timm, the hub and its HTTP client have no common exception type
         raise UsageError(_not_fetched(plan.name, error)) from None
 
 
 def _check_hub(name: str, config: Any) -> None:
-    """Ask the Hugging Face hub once, briefly, whether it is there.
+    """Send one short request to the Hugging Face hub, and raise if it cannot be reached.
 
-    Its own client repeats a failed request for most of a minute. Nothing is asked where a file of these weights
-    lies in the cache: the client then falls back to it without waiting.
+    The hub's own client retries a failed request for most of a minute. If these weights are in the cache, no request is
+    needed: the client then uses the cache without waiting.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
@@ -99,8 +100,8 @@ def _check_hub(name: str, config: Any) -> None:
     try:
         get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision or None))
     except HfHubHTTPError:
-        return  # it answers; what is wrong with these weights is for timm to find
-    except Exception as error:  # noqa: BLE001 - the client's errors changed with its HTTP library
+        return  # the hub can be reached; timm reports any problem with these weights
+    except Exception as error:  # noqa: BLE001 - the exception types depend on the client's HTTP library
         raise UsageError(_not_fetched(name, error)) from None
 
 
@@ -108,7 +109,7 @@ def _not_fetched(name: str, error: Exception) -> str:
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     return (
         f"cannot fetch the pretrained weights of {name} ({reason}): "
-        "check the network, or save them as a .safetensors file and name it with --init"
+        "check the network, or save them as a .safetensors file and pass its path with --init"
     )
 
 
@@ -122,13 +123,13 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """Copy `state` into `model`; every name and every shape must agree."""
+    """Copy `state` into `model`; all names and shapes must match."""
     expected = model.state_dict()
     differences = [
-        *_listed("missing", [name for name in expected if name not in state]),
-        *_listed("not in the model", [name for name in state if name not in expected]),
-        *_listed(
-            "of another shape", [_shapes(n, state[n], t) for n, t in expected.items() if _differ(state.get(n), t)]
+        *_first_of("missing", [name for name in expected if name not in state]),
+        *_first_of("not in the model", [name for name in state if name not in expected]),
+        *_first_of(
+            "of another shape", [_shapes(n, state[n], t) for n, t in expected.items() if _other_shape(state.get(n), t)]
         ),
     ]
     if differences:
@@ -136,7 +137,7 @@ def _load(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
     model.load_state_dict(state, strict=True)
 
 
-def _differ(found: Tensor | None, wanted: Tensor) -> bool:
+def _other_shape(found: Tensor | None, wanted: Tensor) -> bool:
     return found is not None and found.shape != wanted.shape
 
 
@@ -144,6 +145,6 @@ def _shapes(name: str, found: Tensor, wanted: Tensor) -> str:
     return f"{name} {list(found.shape)} in the file, {list(wanted.shape)} in the model"
 
 
-def _listed(what: str, found: list[str]) -> list[str]:
+def _first_of(what: str, found: list[str]) -> list[str]:
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return [f"{what}: {', '.join(found[:SHOWN])}{more}"] if found else []

@@ -1,4 +1,4 @@
-"""The networks of the ProbMask paper for 32x32 images, and a very small one, registered with timm.
+"""The networks of the ProbMask paper for 32x32 images, and a smaller one, registered with timm.
 
 | name | widths | prunable weights, 10 classes | 100 classes |
 |---|---|---|---|
@@ -7,11 +7,11 @@
 | `resnet32_cifar` | 32, 64, 128 | 1,855,584 | 1,867,104 |
 | `vgg19_cifar` | 64 to 512 | 20,024,000 | 20,070,080 |
 
-The ResNets are those of He et al. (2016), section 4.2, with 1x1 convolution and batch normalization on the
-shortcuts that change shape; `resnet32_cifar` is twice as wide, as the paper has it, and `resnet8_cifar`, with one
-block a stage, is as large as MLPerf Tiny's network for CIFAR-10. `vgg19_cifar` has sixteen
-convolutions with batch normalization, four max-pools and global average pooling. No convolution and no
-classifier has a bias. All weights are Kaiming-normal (fan-in, ReLU); normalization starts at scale 1, shift 0.
+The ResNets are those of He et al. (2016), section 4.2, with a 1x1 convolution and batch normalization on shortcuts
+that change the shape. `resnet32_cifar` is twice as wide, as in the ProbMask paper. `resnet8_cifar` has one block per
+stage and the size of MLPerf Tiny's network for CIFAR-10. `vgg19_cifar` has sixteen convolutions with batch
+normalization, four max-pooling layers and global average pooling. Convolutions and classifiers have no bias. Weights
+are initialized Kaiming-normal (fan-in, ReLU), batch normalization with scale 1 and shift 0.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ default_cfgs = timm.models.generate_default_cfgs(
         for name in ("resnet8_cifar", "resnet20_cifar", "resnet32_cifar", "vgg19_cifar")
     }
 )
-"""Read by timm when the names below are registered; none of them has a source of weights."""
+"""timm reads this when the names below are registered; none of them has pretrained weights."""
 
 
 def _build(make: Any, name: str, *, pretrained: bool, **kwargs: Any) -> CifarNet:

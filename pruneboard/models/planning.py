@@ -1,4 +1,4 @@
-"""What will be built, decided before anything is: the name, the stem and the arguments of `timm.create_model`."""
+"""Plans a network before it is built: its name, its stem, and the arguments of `timm.create_model`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pruneboard.models import names, stems
 from pruneboard.models.scope import prunable_layers, uses_batch_statistics
 
 BUILD_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What a timm network raises when it is built or called with something it cannot take."""
+"""Errors that timm networks raise if they are built or called with unsuitable arguments."""
 
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """One network, as pure data.
+    """Everything needed to build one network, as plain data.
 
-    After `import pruneboard.models`, `timm.create_model(plan.load_as, **plan.create_args)` gives the same network.
+    After `import pruneboard.models`, `timm.create_model(plan.load_as, **plan.create_args)` returns the same network.
 
     Attributes:
-        name: as the user gave it.
-        load_as: the name timm knows the network by; another one than `name` where the stem was adapted.
+        name: model name as given by the user.
+        load_as: name of the network in timm; differs from `name` if the stem was adapted.
         stem: `stock` or `small`.
-        create_args: exactly what `timm.create_model` gets besides the name.
-        batch_statistics: whether images that are normalized together influence each other.
+        create_args: all arguments of `timm.create_model` except the name.
+        batch_statistics: whether a layer normalizes an image by the others of its batch.
     """
 
     name: str
@@ -39,35 +39,35 @@ class ModelPlan:
     batch_statistics: bool = False
 
 
-@lru_cache(maxsize=64)  # a board asks for the same network hundreds of times
+@lru_cache(maxsize=64)  # a board plans the same network hundreds of times
 def plan_model(
     name: str, *, num_classes: int, image_size: int, original_size: int, enlarged: bool, stem: str | None
 ) -> ModelPlan:
-    """Decide how `name` is built, by the rule of `pruneboard.models.stems`.
+    """Plan how to build `name`; the rule of `pruneboard.models.stems` chooses its stem.
 
     Args:
         name: any timm classifier, with or without a pretrained tag, or one of pruneboard's own.
-        num_classes: outputs of the classifier.
-        image_size: side at which the network sees the images, in pixels.
-        original_size: side of the images as stored, in pixels; 0 where it differs or is not known.
-        enlarged: the data set enlarges its images, whatever their size.
+        num_classes: number of outputs of the classifier.
+        image_size: side of the network's input images, in pixels.
+        original_size: side of the stored images, in pixels; 0 if it varies or is not known.
+        enlarged: whether the data set enlarges its images, whatever their size.
         stem: `stock` or `small`; None follows the rule.
 
     Raises:
-        UnknownNameError: no such model, or no such pretrained tag.
-        UsageError: a stem that the model does not offer, a size that it cannot see, or no weights to prune.
+        UnknownNameError: there is no such model, or no such pretrained tag.
+        UsageError: the model does not have this stem, does not accept this image size, or has no prunable weights.
     """
     names.check_name(name)
-    chosen = stems.choose_stem(name, image_size=image_size, original_size=original_size, enlarged=enlarged, asked=stem)
+    chosen = stems.choose_stem(name, image_size=image_size, original_size=original_size, enlarged=enlarged, stem=stem)
     load_as, extra = stems.small_stem(name, image_size) if chosen == "small" else (name, {})
     arguments = {"num_classes": num_classes, **extra}
     size, network = _try_out(load_as, arguments, image_size)
-    prunable_layers(network)  # refuses what no method could prune
+    prunable_layers(network)  # raises if there is nothing to prune
     return ModelPlan(name, load_as, chosen, arguments | size, uses_batch_statistics(network))
 
 
 def _try_out(load_as: str, arguments: dict[str, object], image_size: int) -> tuple[dict[str, object], nn.Module]:
-    """Return `img_size` where the network must be told the size of its images, and the network tried."""
+    """Return `img_size` as an argument if the network needs it, and the network on trial."""
     problem = ""
     for extra in ({}, {"img_size": image_size}):
         tried = _attempt(load_as, {**arguments, **extra}, image_size)
@@ -78,10 +78,10 @@ def _try_out(load_as: str, arguments: dict[str, object], image_size: int) -> tup
 
 
 def _attempt(load_as: str, arguments: dict[str, object], image_size: int) -> nn.Module | str:
-    """Return the network if it gives class scores for one image of this size, else why it does not.
+    """Return the network if it returns class scores for one image of this size, else the reason.
 
-    The meta device computes shapes and no numbers: milliseconds for a network of any size. Where it lacks an
-    operation (older timm calls `.item()` while building) the network is tried on the CPU.
+    The meta device computes shapes but no values, which takes milliseconds for a network of any size. If an operation
+    does not exist there (older versions of timm call `.item()` in constructors), the network is tried on the CPU.
     """
     tried = _attempt_on("meta", load_as, arguments, image_size)
     return _attempt_on("cpu", load_as, arguments, image_size) if isinstance(tried, str) and "meta" in tried else tried
@@ -93,19 +93,19 @@ def _attempt_on(device: str, load_as: str, arguments: dict[str, object], image_s
             network = cast("nn.Module", timm.create_model(load_as, **arguments).eval())
             scores = network(torch.empty(1, 3, image_size, image_size))
     except BUILD_ERRORS as error:
-        return str(error).strip().partition("\n")[0] or "it does not fit its layers"
+        return str(error).strip().partition("\n")[0] or "its layers do not fit"
     if isinstance(scores, Tensor) and scores.shape == (1, arguments["num_classes"]):
         return network
-    return "it gives no class scores"
+    return "it returns no class scores"
 
 
 def _refusal(load_as: str, arguments: dict[str, object], image_size: int, problem: str) -> str:
     config = names.weights_config(load_as)
-    made_for = config.input_size[-1] if config else 224
+    designed_for = config.input_size[-1] if config else 224
     sized = {key: value for key, value in arguments.items() if key not in ("img_size", "patch_size")}
-    if made_for == image_size or isinstance(_attempt(load_as, sized, made_for), str):
-        return f"model {load_as} cannot be used as a classifier of images: {problem}; choose another model"
+    if designed_for == image_size or isinstance(_attempt(load_as, sized, designed_for), str):
+        return f"model {load_as} cannot be used as an image classifier: {problem}; choose another model"
     return (
-        f"model {load_as} cannot see images of {image_size} px ({problem}); "
-        f"it was made for {made_for} px: use --image-size {made_for}"
+        f"model {load_as} does not accept images of {image_size} px ({problem}); "
+        f"it was designed for {designed_for} px: use --image-size {designed_for}"
     )

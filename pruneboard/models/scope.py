@@ -1,4 +1,4 @@
-"""Which tensors of a network may be pruned, which of them decay, and whether images are normalized together."""
+"""The prunable weights of a network, the parameters with weight decay, and layers with special statistics."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruneboard.errors import UsageError
 
 SCOPES = ("all",)
-"""Scope policies. `all`: the weight of every convolution and linear layer, first and last included, no bias."""
+"""Scopes of pruning. `all`: the weights of all convolutions and linear layers, including first and last; no bias."""
 
 
 def prunable_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the layers whose `weight` may be pruned, by name, in the order of `named_modules`.
+    """Return the layers with a prunable `weight` and their names, in the order of `named_modules`.
 
-    Every `Conv2d` and `Linear` (and subclasses) that owns a weight parameter; a weight used by several layers
-    counts once, under its first name. To be called on a plain network: a parametrized layer owns no `weight`.
+    These are all `Conv2d` and `Linear` layers (and subclasses) that own a weight parameter. A weight shared by several
+    layers counts once, under its first name. The network must be plain: a parametrized layer owns no `weight`.
 
     Raises:
-        UsageError: there is none, or a weight is shared with something that is no such layer.
+        UsageError: there is no such layer, or a weight is shared with another kind of module.
     """
     first: dict[int, tuple[str, nn.Module]] = {}
     for name, module in gated_layers(model):
@@ -30,7 +30,7 @@ def prunable_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def gated_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return every layer that computes with a prunable weight: `prunable_layers`, and those that share a weight of one.
+    """Return every layer that uses a prunable weight: `prunable_layers` and the layers that share their weights.
 
     Raises:
         UsageError: as `prunable_layers`.
@@ -38,17 +38,17 @@ def gated_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     layers = [(name, module) for name, module in model.named_modules() if _prunable(module)]
     if not layers:
         raise UsageError(f"{type(model).__name__} has no convolution and no linear layer: there is nothing to prune")
-    _refuse_other_holders(model, layers)
+    _refuse_other_users(model, layers)
     return layers
 
 
 def _prunable(module: nn.Module) -> bool:
-    # An attribute of that name may be computed.
+    # Not `module.weight`: a subclass or a parametrization may compute this attribute.
     return isinstance(module, (nn.Conv2d, nn.Linear)) and module._parameters.get("weight") is not None
 
 
-def _refuse_other_holders(model: nn.Module, layers: Sequence[tuple[str, nn.Module]]) -> None:
-    """A gate changes what a layer reads as its `weight`; whoever reads the parameter elsewhere would see it dense."""
+def _refuse_other_users(model: nn.Module, layers: Sequence[tuple[str, nn.Module]]) -> None:
+    """Refuse a weight that another kind of module also uses: it would read the dense weight, not the gated one."""
     owners = {id(module.weight): name for name, module in reversed(layers)}
     for name, module in model.named_modules():
         for attribute, parameter in module._parameters.items():
@@ -56,17 +56,17 @@ def _refuse_other_holders(model: nn.Module, layers: Sequence[tuple[str, nn.Modul
                 place = f"{name}.{attribute}".lstrip(".")
                 raise UsageError(
                     f"{type(model).__name__} cannot be pruned: the weight of its layer {owners[id(parameter)]} is "
-                    f"also {place} ({type(module).__name__}), and a prunable weight may be shared by convolutions "
-                    "and linear layers only; choose another model"
+                    f"also {place} ({type(module).__name__}), and only convolutions and linear layers may share a "
+                    "prunable weight; choose another model"
                 )
 
 
 def left_out(model: nn.Module) -> dict[str, int]:
-    """Return the weights that the scope does not reach, with their numbers of entries, by parameter name.
+    """Return the sizes of the weights outside the scope, by parameter name.
 
-    Convolutions of one or three dimensions, transposed and conditional ones, recurrent layers, torch's own
-    multi-head attention: whatever has two dimensions or more and calls itself a weight. They are trained like
-    any other parameter and never pruned.
+    A weight is a parameter with two or more dimensions and `weight` in its name. Outside the scope are those of 1D, 3D,
+    transposed and conditional convolutions, recurrent layers, and torch's own multi-head attention. They are trained
+    like other parameters but never pruned.
     """
     inside = {id(module.weight) for _, module in gated_layers(model)}
     return {
@@ -77,23 +77,23 @@ def left_out(model: nn.Module) -> dict[str, int]:
 
 
 def standardized(module: nn.Module) -> bool:
-    """Return whether a layer subtracts each filter's mean from its weight before it computes with it.
+    """Return whether a layer uses weight standardization: it subtracts the mean of each filter before use.
 
-    Zeros stand in such a weight as stored, and not in the kernel that is used: none of its multiply-adds is saved.
+    The stored weight may contain zeros, but the kernel that is used does not, so pruning saves no multiply-adds.
     """
     return isinstance(module, (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame))
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:
-    """Return whether any layer normalizes an image by the others of its batch."""
+    """Return whether a layer normalizes an image by the others of its batch (batch normalization)."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Return whether weight decay applies: to weights of two or more dimensions.
+    """Return whether weight decay applies to a parameter: it does to weights with two or more dimensions.
 
-    Not to biases, normalization, layer scales, position embeddings or class tokens. `name` may be that of a
-    parametrized weight (`conv1.parametrizations.weight.original`).
+    It does not apply to biases, normalization, layer scales, position embeddings and class tokens. `name` may be that
+    of a parametrized weight (`conv1.parametrizations.weight.original`).
     """
     own_name = name.removesuffix(".original").rpartition(".")[2]
     return parameter.ndim >= 2 and "weight" in own_name  # an LSTM's is called `weight_ih_l0`

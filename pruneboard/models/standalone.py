@@ -1,10 +1,10 @@
 """Build the network of an exported run with torch and timm alone: `build(name, arguments)`.
 
-timm builds any network of its own. This file adds those it does not have: the small ResNets and VGG for 32x32
-images (`*_cifar`), and timm's networks whose first layers were adapted to small images (`*_small_stem`).
+This file adds the networks that timm does not have: the small ResNets and VGG for 32x32 images (`*_cifar`), and timm's
+networks with first layers adapted to small images (`*_small_stem`).
 
-It stands in pruneboard as `pruneboard/models/standalone.py`, where every run builds its network with it, and is
-copied as `network.py` beside an export that needs it; it imports nothing of pruneboard.
+In pruneboard it is `pruneboard/models/standalone.py`, and every run builds these networks with it. An export that needs
+it contains a copy as `network.py`; it imports nothing from pruneboard.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 SMALL_STEM = "_small_stem"
-"""Ends the name of a network of timm's whose first layers were adapted."""
+"""Suffix of the name of a timm network with adapted first layers."""
 
 RESNETS: dict[str, dict[str, Any]] = {
     "resnet8_cifar": {"blocks": 1, "widths": (16, 32, 64)},
     "resnet20_cifar": {"blocks": 3, "widths": (16, 32, 64)},
     "resnet32_cifar": {"blocks": 5, "widths": (32, 64, 128)},
 }
-"""Blocks in each of the three stages, and their channels, by name."""
+"""Blocks per stage and channels of the three stages, by name."""
 
 VGG = "vgg19_cifar"
-"""The name of the one network made by `cifar_vgg`."""
+"""The name of the network that `cifar_vgg` builds."""
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Return a network with weights of its own, to load those of the export into.
+    """Build a network with random weights, into which the weights of the export can be loaded.
 
     Args:
-        name: `network.name` of the export's description.
-        arguments: `network.arguments` of it.
+        name: `network.name` in the export's description.
+        arguments: `network.arguments` in the export's description.
 
     Raises:
         RuntimeError: timm has no network of this name.
@@ -59,7 +59,7 @@ def _shrink(arch: str, model: nn.Module) -> None:
 
 
 def in_timm(name: str) -> bool:
-    """Return whether timm alone builds the network of this name."""
+    """Return whether timm can build the network of this name without this file."""
     return name not in RESNETS and name != VGG and not name.partition(".")[0].endswith(SMALL_STEM)
 
 
@@ -67,14 +67,14 @@ class CifarNet(nn.Module):
     """Convolutions, global pooling and a linear classifier without bias.
 
     Attributes:
-        num_features: channels that `body` ends with.
-        num_classes: outputs of the classifier; 0 leaves it out.
+        num_features: number of output channels of `body`.
+        num_classes: number of outputs of the classifier; 0 means no classifier.
     """
 
     def __init__(
         self, body: nn.Sequential, num_features: int, *, num_classes: int, global_pool: str, drop_rate: float
     ) -> None:
-        """Take `body` (images -> `num_features` channels), add the head and draw all weights."""
+        """Add the head to `body` (images -> `num_features` channels) and initialize all weights."""
         super().__init__()
         self.num_features = self.head_hidden_size = num_features
         self.body = body
@@ -88,7 +88,7 @@ class CifarNet(nn.Module):
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a freshly drawn one, and the pooling where one is named."""
+        """Replace the classifier by a new one, and the pooling if `global_pool` is given."""
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
@@ -101,7 +101,7 @@ class CifarNet(nn.Module):
         return cast("Tensor", self.body(x))
 
     def forward_head(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Return class scores of a feature map, or what the classifier would see."""
+        """Return the class scores of a feature map, or the input of the classifier if `pre_logits`."""
         x = self.head_drop(self.global_pool(x))
         return x if pre_logits else cast("Tensor", self.fc(x))
 
@@ -111,7 +111,7 @@ class CifarNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -133,13 +133,13 @@ def _conv3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 def _draw(module: nn.Module) -> None:
-    """Kaiming-normal weights; batch normalization starts at scale 1 and shift 0 by itself."""
+    """Initialize weights Kaiming-normal; batch normalization has scale 1 and shift 0 by default."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
 
 
 def _resnet_body(blocks: int, widths: tuple[int, int, int], in_chans: int) -> nn.Sequential:
-    """`blocks` blocks in each of three stages; the second and third halve the side in their first block."""
+    """Return three stages of `blocks` blocks; the first block of the second and third stage halves the side."""
     parts: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=_conv3(in_chans, widths[0]), bn1=nn.BatchNorm2d(widths[0]), relu1=nn.ReLU(inplace=True)
     )
@@ -155,7 +155,7 @@ _VGG19 = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 
 
 def _vgg_body(groups: tuple[tuple[int, ...], ...], in_chans: int) -> nn.Sequential:
-    """Convolution, normalization and ReLU for each width, a 2x2 max-pool between groups."""
+    """Return a convolution, normalization and ReLU per width, with 2x2 max-pooling between groups."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     inputs, index = in_chans, 0
     for number, group in enumerate(groups):
@@ -179,7 +179,7 @@ def cifar_resnet(
     global_pool: str = "avg",
     drop_rate: float = 0.0,
 ) -> CifarNet:
-    """Return a ResNet of three stages, as He et al. (2016), section 4.2, have it for images of 32 px."""
+    """Return a three-stage ResNet for images of 32 px, as in He et al. (2016), section 4.2."""
     body = _resnet_body(blocks, widths, in_chans)
     return CifarNet(body, widths[-1], num_classes=num_classes, global_pool=global_pool, drop_rate=drop_rate)
 
@@ -187,7 +187,7 @@ def cifar_resnet(
 def cifar_vgg(
     *, num_classes: int = 10, in_chans: int = 3, global_pool: str = "avg", drop_rate: float = 0.0
 ) -> CifarNet:
-    """Return VGG-19 with batch normalization, four max-pools and one linear layer."""
+    """Return VGG-19 with batch normalization, four max-pooling layers and one linear layer."""
     body = _vgg_body(_VGG19, in_chans)
     return CifarNet(body, _VGG19[-1][-1], num_classes=num_classes, global_pool=global_pool, drop_rate=drop_rate)
 
@@ -201,7 +201,7 @@ def _shrink_resnet(model: Any) -> None:
 
 
 def _three_by_three(old: nn.Conv2d) -> nn.Conv2d:
-    """Return a 3x3 convolution of the same channels, drawn the way timm draws a ResNet's."""
+    """Return a 3x3 convolution with the same channels, initialized like those of timm's ResNets."""
     new = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=old.bias is not None)
     new = new.to(old.weight.device, old.weight.dtype)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
@@ -217,4 +217,4 @@ SURGERY: dict[str, Callable[[Any], None]] = {
     "efficientnet": _shrink_mobile,
     "mobilenetv3": _shrink_mobile,
 }
-"""Families whose first layers are changed after construction, under a name of their own."""
+"""By timm family: the function that changes the first layers after construction, for `<name>_small_stem`."""

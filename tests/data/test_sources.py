@@ -282,7 +282,8 @@ def test_cifar_without_its_files_says_which_flag_to_use(tmp_path):
     with pytest.raises(DataError) as caught:
         open_dataset("cifar100", data_dir=str(tmp_path))
     assert str(caught.value) == (
-        f"cifar100 is not in {tmp_path}: add --download, or point --data-dir at the folder that contains cifar-100-python"
+        f"cifar100 is not in {tmp_path}: add --download, or point --data-dir at the folder that contains "
+        "cifar-100-python"
     )
 
 

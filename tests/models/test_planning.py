@@ -221,14 +221,14 @@ def test_an_unknown_pretrained_tag_is_refused():
 
 def test_a_size_the_network_cannot_see_names_one_it_can():
     """A network too deep for the images says so before anything is built, with the size to use."""
-    with pytest.raises(UsageError, match=r"inception_v4 cannot see images of 32 px .* use --image-size 299"):
+    with pytest.raises(UsageError, match=r"inception_v4 does not accept images of 32 px .* use --image-size 299"):
         plan("inception_v4")
 
 
 @pytest.mark.skipif(not timm.is_model("qwen3_vit_88m_enc"), reason="this timm has no encoder among its models")
 def test_an_encoder_is_no_classifier():
     """A timm network that gives no class scores is refused."""
-    with pytest.raises(UsageError, match="cannot be used as a classifier"):
+    with pytest.raises(UsageError, match="cannot be used as an image classifier"):
         plan("qwen3_vit_88m_enc")
 
 
