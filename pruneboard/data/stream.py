@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -103,35 +103,28 @@ def training_transform(image_size: int) -> Transform:
     """Return timm's random resized crop and flip, PIL image -> uint8 [3, S, S]."""
     from timm.data import create_transform
 
-    return _transform(
-        create_transform(
-            image_size,
-            is_training=True,
-            scale=(0.08, 1.0),
-            ratio=(3 / 4, 4 / 3),
-            hflip=0.5,
-            color_jitter=None,
-            auto_augment=None,
-            interpolation="bilinear",
-            normalize=False,  # batches are normalized on the device
-        )
+    made = create_transform(
+        image_size,
+        is_training=True,
+        scale=(0.08, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        hflip=0.5,
+        color_jitter=None,
+        auto_augment=None,
+        interpolation="bilinear",
+        normalize=False,  # batches are normalized on the device
     )
+    return cast("Transform", made)
 
 
 def evaluation_transform(image_size: int) -> Transform:
     """Return timm's resize and center crop, PIL image -> uint8 [3, S, S]."""
     from timm.data import create_transform
 
-    return _transform(
-        create_transform(
-            image_size, is_training=False, interpolation="bilinear", crop_pct=0.875, crop_mode="center", normalize=False
-        )
+    made = create_transform(
+        image_size, is_training=False, interpolation="bilinear", crop_pct=0.875, crop_mode="center", normalize=False
     )
-
-
-def _transform(created: Any) -> Transform:
-    transform: Transform = created
-    return transform
+    return cast("Transform", made)
 
 
 @contextmanager

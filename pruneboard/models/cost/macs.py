@@ -83,10 +83,6 @@ class LayerCost:
             "macs_remaining": self.macs_remaining,
         }
 
-    def macs_train(self, images: int) -> int:
-        """Return the multiply-adds of training this layer; `images` is that of `train_macs`."""
-        return train_macs(self.macs_dense, images)
-
 
 @dataclass(frozen=True)
 class Usage:
