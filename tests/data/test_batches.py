@@ -1,10 +1,9 @@
-"""How batches are ordered, cut, augmented and normalized."""
+"""Order, division among processes, augmentation and normalization of batches."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import random
 
 import numpy as np
 import pytest
@@ -12,139 +11,90 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_cases import (
+    CPU,
+    NUMBERED,
+    batch_plan,
+    equal,
+    global_draws,
+    joined,
+    numbered,
+    open_dataset,
+    seed_globals,
+    steps,
+)
 from pruneboard import data, draws
-from pruneboard.data import BatchPlan, augment
-from pruneboard.data.splits import Dataset, Pixels, Split
+from pruneboard.data import BatchPlan
 from pruneboard.errors import UnknownNameError, UsageError
-
-CPU = torch.device("cpu")
-FEW = settings(max_examples=25, deadline=None)
-
-
-def make_dataset(count=70, size=16):
-    """Return a data set whose label is the image's own number, so that batches show which images they hold."""
-    pixels = torch.randint(
-        0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
-    split = Split.of_all(Pixels(pixels), torch.arange(count))
-    return Dataset(
-        name="numbered",
-        classes=tuple(str(i) for i in range(count)),
-        image_size=size,
-        mean=(0.4, 0.5, 0.6),
-        std=(0.2, 0.3, 0.4),
-        train=split,
-        validation=split.select(torch.arange(0)),
-        test=split,
-        sha256="",
-        split_sha256="",
-        synthetic_scale=False,
-        original_size=size,
-    )
-
-
-NUMBERED = make_dataset()
-
-
-def plan(**changes):
-    """Return a plan for one process, unless `changes` says otherwise."""
-    fields = {
-        "batch_size": 16,
-        "micro_batch": 16,
-        "rank": 0,
-        "world": 1,
-        "augment": "crop-flip",
-        "order_seed": 3,
-        "augment_seed": 4,
-        "device": CPU,
-    }
-    return data.BatchPlan(**{**fields, **changes})
-
-
-def joined(batches):
-    """Return the images and labels of many micro-batches as one batch."""
-    batches = list(batches)
-    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
-
-
-def same(one, other):
-    """Tell whether two batches are equal bit for bit."""
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def steps(dataset, cut, **where):
-    """Return an epoch's optimizer steps, each as one batch."""
-    return [joined(step) for step in data.train_batches(dataset, cut, epoch=where.pop("epoch", 0), **where)]
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("micro", [2, 4])
-def test_processes_share_the_global_batch_that_one_process_would_see(world, micro):
-    """Laid end to end, the ranks' micro-batches equal the one-process batch: images, crops, flips, labels."""
-    whole = steps(NUMBERED, plan())
-    ranks = [
-        list(data.train_batches(NUMBERED, plan(micro_batch=micro, world=world, rank=r), epoch=0)) for r in range(world)
-    ]
+def test_the_micro_batches_of_all_ranks_are_the_global_batch(world, micro):
+    """Concatenated over the ranks, micro-batches equal the batch of one process: images, crops, flips and labels."""
+    whole = steps(NUMBERED, batch_plan())
+    plans = [batch_plan(micro_batch=micro, world=world, rank=rank) for rank in range(world)]
+    ranks = [list(data.train_batches(NUMBERED, each, epoch=0)) for each in plans]
     for i, expected in enumerate(whole):
         batches = [batch for rank in ranks for batch in rank[i]]
         assert len(batches) == 16 // micro
         assert all(images.shape == (micro, 3, 16, 16) for images, _ in batches)
-        assert same(joined(batches), expected)
+        assert equal(joined(batches), expected)
 
 
-def test_an_epoch_shows_each_image_at_most_once_and_drops_the_rest():
-    """70 images in batches of 16 make four steps of 64 different images."""
-    labels = torch.cat([labels for _, labels in steps(NUMBERED, plan())])
+def test_an_epoch_uses_each_image_at_most_once_and_drops_the_rest():
+    """70 images in batches of 16 give four steps of 64 different images."""
+    labels = torch.cat([labels for _, labels in steps(NUMBERED, batch_plan())])
     assert len(labels) == len(labels.unique()) == 64
     assert data.steps_per_epoch(NUMBERED, 16) == 4
 
 
-def test_batches_are_float_images_and_whole_number_labels():
-    """The dtypes and the memory layout are those every model expects."""
-    images, labels = steps(NUMBERED, plan())[0]
+def test_batches_are_float_images_and_integer_labels():
+    """Images are float32 in channels-last memory format, labels int64."""
+    images, labels = steps(NUMBERED, batch_plan())[0]
     assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_epochs_streams_and_seeds_have_orders_of_their_own():
-    """Order is keyed by seed, stream and epoch; crops by the augmentation seed alone."""
-    base = steps(NUMBERED, plan())
-    assert same(base[0], steps(NUMBERED, plan())[0])
+def test_epochs_streams_and_seeds_have_different_orders():
+    """The order depends on seed, stream and epoch; the augmentation seed changes crops only."""
+    base = steps(NUMBERED, batch_plan())
+    assert equal(base[0], steps(NUMBERED, batch_plan())[0])
     for other in (
-        steps(NUMBERED, plan(), epoch=1),
-        steps(NUMBERED, plan(), stream="other"),
-        steps(NUMBERED, plan(order_seed=9)),
+        steps(NUMBERED, batch_plan(), epoch=1),
+        steps(NUMBERED, batch_plan(), stream="other"),
+        steps(NUMBERED, batch_plan(order_seed=9)),
     ):
         assert not torch.equal(base[0][1], other[0][1])
-    recropped = steps(NUMBERED, plan(augment_seed=9))
+    recropped = steps(NUMBERED, batch_plan(augment_seed=9))
     assert torch.equal(base[0][1], recropped[0][1])
     assert not torch.equal(base[0][0], recropped[0][0])
 
 
-def test_a_resumed_epoch_is_the_tail_of_the_whole_one():
-    """Starting at step 2 gives what steps 2 and 3 of the uninterrupted epoch gave."""
-    whole, tail = steps(NUMBERED, plan()), steps(NUMBERED, plan(), start=2)
+def test_a_resumed_epoch_continues_with_the_same_batches():
+    """Starting at step 2 returns steps 2 and 3 of the uninterrupted epoch."""
+    whole, tail = steps(NUMBERED, batch_plan()), steps(NUMBERED, batch_plan(), start=2)
     assert len(tail) == 2
-    assert all(same(a, b) for a, b in zip(whole[2:], tail, strict=True))
+    assert all(equal(a, b) for a, b in zip(whole[2:], tail, strict=True))
 
 
-def naive_epoch(dataset, cut, epoch):
-    """Return an epoch made image by image, from the description alone."""
+def naive_epoch(dataset, plan, epoch):
+    """Yield the images of an epoch, made one by one from the documented draws."""
     count, size = len(dataset.train), dataset.image_size
     order = torch.randperm(
-        count, generator=torch.Generator().manual_seed(draws.key(cut.order_seed, "train", epoch))
+        count, generator=torch.Generator().manual_seed(draws.key(plan.order_seed, "train", epoch))
     ).tolist()
     pad = size // 8
-    for step in range(count // cut.batch_size):
-        g = torch.Generator().manual_seed(draws.key(cut.augment_seed, "train", epoch, step))
-        top, left = torch.randint(0, 2 * pad + 1, (2, cut.batch_size), generator=g)
-        flip = torch.rand(cut.batch_size, generator=g) < 0.5
-        for place in range(cut.batch_size):
-            image = dataset.train.images.stored[order[step * cut.batch_size + place]].numpy()
-            if cut.augment != "none":
+    for step in range(count // plan.batch_size):
+        g = torch.Generator().manual_seed(draws.key(plan.augment_seed, "train", epoch, step))
+        top, left = torch.randint(0, 2 * pad + 1, (2, plan.batch_size), generator=g)
+        flip = torch.rand(plan.batch_size, generator=g) < 0.5
+        for place in range(plan.batch_size):
+            image = dataset.train.images.stored[order[step * plan.batch_size + place]].numpy()
+            if plan.augment != "none":
                 image = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
                 image = image[:, top[place] : top[place] + size, left[place] : left[place] + size]
-            if cut.augment == "crop-flip" and flip[place]:
+            if plan.augment == "crop-flip" and flip[place]:
                 image = image[:, :, ::-1]
             mean, std = np.array(dataset.mean)[:, None, None], np.array(dataset.std)[:, None, None]
             yield (image / 255 - mean) / std
@@ -152,26 +102,22 @@ def naive_epoch(dataset, cut, epoch):
 
 @pytest.mark.parametrize("mode", ["none", "crop", "crop-flip"])
 @pytest.mark.parametrize("size", [5, 16, 30])
-def test_batches_equal_a_naive_epoch_made_image_by_image(mode, size):
+def test_batches_equal_a_loop_over_images(mode, size):
     """Order, crop, flip and normalization equal a reference that loops over images."""
-    dataset, cut = make_dataset(40, size), plan(augment=mode, micro_batch=8)
-    expected = np.stack(list(naive_epoch(dataset, cut, epoch=2)))
-    found = torch.cat([images for images, _ in steps(dataset, cut, epoch=2)])
+    dataset, plan = numbered(40, size), batch_plan(augment=mode, micro_batch=8)
+    expected = np.stack(list(naive_epoch(dataset, plan, epoch=2)))
+    found = torch.cat([images for images, _ in steps(dataset, plan, epoch=2)])
     assert np.allclose(found.numpy(), expected, atol=1e-5)
 
 
-def test_the_crop_reaches_every_offset_and_both_sides():
-    """Offsets run from 0 to twice the padding, about half of the images are mirrored."""
-    drawn = augment.draw("crop-flip", 4000, 32, seed=5)
-    assert sorted(drawn.top.unique().tolist()) == sorted(drawn.left.unique().tolist()) == list(range(9))
-    assert 0.45 < drawn.flip.float().mean() < 0.55
+FEW = settings(max_examples=25, deadline=None)
 
 
 @FEW
 @given(count=st.integers(1, 40), world=st.integers(1, 5), batch_size=st.integers(1, 17))
-def test_evaluation_sees_each_image_once_for_any_number_of_processes(count, world, batch_size):
-    """Nothing is padded, repeated or dropped; rank r sees r, r + world, ... in order."""
-    dataset = make_dataset(count, 8)
+def test_evaluation_uses_each_image_once_on_any_number_of_processes(count, world, batch_size):
+    """No image is padded, repeated or dropped; rank r evaluates r, r + world, ... in order."""
+    dataset = numbered(count, 8)
     seen = []
     for rank in range(world):
         batches = list(
@@ -185,7 +131,7 @@ def test_evaluation_sees_each_image_once_for_any_number_of_processes(count, worl
 
 
 def test_evaluation_normalizes_and_does_not_augment():
-    """Images arrive as torchvision's normalize makes them from the stored pixels."""
+    """Evaluation images are (stored / 255 - mean) / std, computed in float64 to 1e-6."""
     images, labels = joined(data.eval_batches(NUMBERED.test, NUMBERED, BatchPlan.for_evaluation(32, CPU)))
     stored = NUMBERED.test.images.stored[labels].double() / 255
     mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (NUMBERED.mean, NUMBERED.std))
@@ -194,75 +140,52 @@ def test_evaluation_normalizes_and_does_not_augment():
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_calibration_is_the_same_set_for_any_number_of_processes(world):
-    """Over all ranks, 6 global batches of the calibration stream: 4 of its first epoch, 2 of its second."""
-    cuts = [plan(micro_batch=4, world=world, rank=rank) for rank in range(world)]
-    ranks = [list(data.calibration_batches(NUMBERED, cut, 6)) for cut in cuts]
+    """Over all ranks, 6 global batches of the calibration stream: 4 of its epoch 0, 2 of its epoch 1."""
+    plans = [batch_plan(micro_batch=4, world=world, rank=rank) for rank in range(world)]
+    ranks = [list(data.calibration_batches(NUMBERED, plan, 6)) for plan in plans]
     assert all(len(batches) == 6 * 4 // world for batches in ranks)
-    expected = [*steps(NUMBERED, plan(), stream="calibration")]
-    expected += steps(NUMBERED, plan(), stream="calibration", epoch=1)[:2]
+    expected = [*steps(NUMBERED, batch_plan(), stream="calibration")]
+    expected += steps(NUMBERED, batch_plan(), stream="calibration", epoch=1)[:2]
     per_step = 4 // world
     for i, whole in enumerate(expected):
         parts = [batch for batches in ranks for batch in batches[i * per_step : (i + 1) * per_step]]
-        assert same(joined(parts), whole)
+        assert equal(joined(parts), whole)
 
 
-def test_calibration_sees_other_draws_than_training():
-    """The stream is one of its own."""
-    images, _ = joined(data.calibration_batches(NUMBERED, plan(), 1))
-    assert not torch.equal(images, steps(NUMBERED, plan())[0][0])
+def test_calibration_draws_differ_from_those_of_training():
+    """The first calibration batch differs from the first training batch."""
+    images, _ = joined(data.calibration_batches(NUMBERED, batch_plan(), 1))
+    assert not torch.equal(images, steps(NUMBERED, batch_plan())[0][0])
 
 
-def test_the_order_hash_is_of_the_order_that_training_walks():
-    """It equals the sha256 of the labels an epoch delivers where the label is the image's number."""
-    dataset, cut = make_dataset(64, 8), plan()
-    order = torch.cat([labels for _, labels in steps(dataset, cut, epoch=3)]).numpy().astype("<i8").tobytes()
+def test_the_order_hash_is_that_of_the_training_order():
+    """It equals the SHA-256 of the labels of an epoch if labels are image numbers; rank and processes do not matter."""
+    dataset, plan = numbered(64, 8), batch_plan()
+    order = torch.cat([labels for _, labels in steps(dataset, plan, epoch=3)]).numpy().astype("<i8").tobytes()
     expected = hashlib.sha256(f"{len(order)}:".encode() + order).hexdigest()
-    assert data.order_sha256(dataset, cut, epoch=3) == expected
-    assert data.order_sha256(dataset, plan(world=4, micro_batch=4, rank=3), epoch=3) == expected
-    assert data.order_sha256(dataset, cut, epoch=4) != expected
+    assert data.order_sha256(dataset, plan, epoch=3) == expected
+    assert data.order_sha256(dataset, batch_plan(world=4, micro_batch=4, rank=3), epoch=3) == expected
+    assert data.order_sha256(dataset, plan, epoch=4) != expected
 
 
-def global_draws():
-    """Draw from every global generator."""
-    return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002 - the one under test
-
-
-def seed_globals():
-    """Put every global generator at a known place."""
-    random.seed(1)
-    np.random.seed(1)  # noqa: NPY002 - the one under test
-    torch.manual_seed(1)
-
-
-def test_global_generators_are_left_alone():
-    """Opening, training, calibrating and evaluating leave random, numpy and torch where they were."""
+def test_global_generators_do_not_change():
+    """Opening, training, calibrating and evaluating leave the generators of random, numpy and torch unchanged."""
     seed_globals()
     expected = global_draws()
     seed_globals()
-    digits = data.open_dataset(
-        "digits", data_dir=None, download=False, image_size=8, val_fraction=0.1, limit_train=100, split_seed=0
-    )
-    steps(digits, plan())
-    list(data.calibration_batches(digits, plan(), 2))
+    digits = open_dataset(image_size=8, limit_train=100)
+    steps(digits, batch_plan())
+    list(data.calibration_batches(digits, batch_plan(), 2))
     list(data.eval_batches(digits.test, digits, BatchPlan.for_evaluation(50, CPU)))
     assert global_draws() == expected
 
 
-def test_pixels_are_kept_where_they_are_and_not_changed():
-    """On the CPU no copy is made, and augmentation leaves the stored pixels as they were."""
-    dataset = make_dataset(32, 8)
-    before = dataset.train.images.stored.clone()
-    steps(dataset, plan())
-    assert dataset.train.images.on(CPU) is dataset.train.images.stored
-    assert torch.equal(dataset.train.images.stored, before)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_gets_the_batches_that_the_cpu_gets():
-    """The same crops, flips and labels, normalized alike; the pixels are copied there once."""
+def test_batches_on_a_gpu_equal_those_on_the_cpu():
+    """Crops, flips and labels are equal, values agree to 1e-6, and the pixels are copied to the GPU once."""
     device = torch.device("cuda", 0)
-    for on_cpu, on_gpu in zip(steps(NUMBERED, plan()), steps(NUMBERED, plan(device=device)), strict=True):
+    for on_cpu, on_gpu in zip(steps(NUMBERED, batch_plan()), steps(NUMBERED, batch_plan(device=device)), strict=True):
         assert on_gpu[0].device == on_gpu[1].device == device
         assert torch.allclose(on_cpu[0], on_gpu[0].cpu(), atol=1e-6)
         assert torch.equal(on_cpu[1], on_gpu[1].cpu())
@@ -270,9 +193,9 @@ def test_a_gpu_gets_the_batches_that_the_cpu_gets():
 
 
 def test_a_split_smaller_than_a_batch_is_refused_with_both_numbers():
-    """The message names the images there are, the batch asked for, and what to change."""
+    """The message has the number of images, the batch size and the options to change."""
     with pytest.raises(UsageError, match=r"numbered has 70 images, less than one batch of 128: lower --batch-size"):
-        data.train_batches(NUMBERED, plan(batch_size=128), epoch=0)
+        data.train_batches(NUMBERED, batch_plan(batch_size=128), epoch=0)
 
 
 @pytest.mark.parametrize(
@@ -284,58 +207,25 @@ def test_a_split_smaller_than_a_batch_is_refused_with_both_numbers():
         ({"micro_batch": 0}, "cannot be divided"),
     ],
 )
-def test_a_batch_that_cannot_be_cut_is_refused(changes, message):
-    """A plan exists only where every process gets the same number of whole micro-batches."""
+def test_a_batch_that_cannot_be_divided_is_refused(changes, message):
+    """A plan needs equally many whole micro-batches for every process."""
     with pytest.raises(UsageError, match=message):
-        plan(**changes)
+        batch_plan(**changes)
 
 
 def test_an_unknown_augmentation_is_refused():
-    """A misspelt mode is answered with the one that was meant."""
+    """A misspelled augmentation is refused with a suggestion."""
     with pytest.raises(UnknownNameError, match="did you mean crop-flip"):
-        plan(augment="crop-flop")
+        batch_plan(augment="crop-flop")
 
 
 def test_imagenet_augmentation_is_refused_for_images_in_memory():
-    """It works on files; the message lists what in-memory images can have."""
+    """It works on files; the message lists the augmentations for images in memory."""
     with pytest.raises(UsageError, match="numbered are in memory: choose none, crop or crop-flip"):
-        data.train_batches(NUMBERED, plan(augment="imagenet"), epoch=0)
+        data.train_batches(NUMBERED, batch_plan(augment="imagenet"), epoch=0)
 
 
 def test_a_plan_cannot_be_changed():
-    """Plans are frozen: what was recorded is what is used."""
+    """Batch plans are frozen dataclasses."""
     with pytest.raises(dataclasses.FrozenInstanceError):
-        plan().batch_size = 32
-
-
-def delivered_by_formula(dataset, cut, epoch, step):
-    """Return a batch as padding, indexing every crop and normalizing channel by channel give it: on a GPU they do."""
-    order = torch.randperm(
-        len(dataset.train), generator=torch.Generator().manual_seed(draws.key(cut.order_seed, "train", epoch))
-    )
-    images = dataset.train.images.stored[order[step * cut.batch_size :][: cut.batch_size]]
-    key = draws.key(cut.augment_seed, "train", epoch, step)
-    drawn = augment.draw(cut.augment, cut.batch_size, dataset.image_size, key)
-    if drawn is not None:
-        padded = torch.nn.functional.pad(images, (drawn.pad,) * 4)
-        windows = padded.unfold(2, dataset.image_size, 1).unfold(3, dataset.image_size, 1)
-        crops = windows[torch.arange(len(images)), :, drawn.top, drawn.left]
-        images = torch.where(drawn.flip[:, None, None, None], crops.flip(3), crops)
-    mean, std = (torch.tensor(constants).view(3, 1, 1) for constants in (dataset.mean, dataset.std))
-    return images.float().div_(255).sub_(mean).div_(std)
-
-
-@FEW
-@given(
-    mode=st.sampled_from(["none", "crop", "crop-flip"]),
-    size=st.sampled_from([1, 7, 8, 24, 33]),
-    batch=st.integers(1, 20),
-    epoch=st.integers(0, 3),
-)
-def test_fast_batches_hold_the_same_bits(mode, size, batch, epoch):
-    """What a CPU copies row by row and normalizes row by row is, bit for bit, what the plain formula gives."""
-    dataset = make_dataset(count=2 * batch, size=size)
-    cut = plan(augment=mode, batch_size=batch, micro_batch=batch)
-    for step, [(images, _)] in enumerate(data.train_batches(dataset, cut, epoch=epoch)):
-        assert torch.equal(images.view(torch.int32), delivered_by_formula(dataset, cut, epoch, step).view(torch.int32))
-        assert images.permute(0, 2, 3, 1).is_contiguous()
+        batch_plan().batch_size = 32

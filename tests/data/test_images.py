@@ -1,0 +1,78 @@
+"""Decoding, resizing, channel statistics and content hashes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from data_cases import SMALL, error_line, open_tree
+from pruneboard import data
+from pruneboard.data.images import channel_statistics, fingerprint, image_side, resize
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", "truncated"])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_corrupt_image_in_memory_is_named(small, part, content):
+    """Empty files, files of another type and truncated images are all found when they are decoded."""
+    file = small / part / "dog" / "01.png"
+    file.write_bytes(file.read_bytes()[:200] if content == "truncated" else content)
+    text = error_line(lambda: open_tree(small))
+    assert text.startswith(f"cannot decode {file}: ")
+    assert text.endswith("; replace or delete it")
+
+
+def test_more_than_8_bits_per_channel_are_refused(small):
+    """PIL would silently turn a 16-bit gray image white."""
+    file = small / "train" / "dog" / "01.png"
+    Image.fromarray(np.full((SMALL, SMALL), 40000, dtype=np.uint16)).save(file)
+    assert f"cannot decode {file}: it has mode I;16" in error_line(lambda: open_tree(small))
+
+
+def test_a_corrupt_first_image_is_named(large):
+    """Reading the side of a file that is not an image gives the same one-line error."""
+    file = large / "train" / "cat" / "00.png"
+    file.write_bytes(b"no image")
+    assert error_line(lambda: data.first_image_side(str(large))) == (
+        f"cannot decode {file}: it is not an image; replace or delete it"
+    )
+    assert "it is not an image" in error_line(lambda: open_tree(large))
+
+
+def test_the_side_of_an_image_is_its_longer_one(tmp_path):
+    """Width and height are read from the header."""
+    for width, height in ((30, 10), (10, 30)):
+        Image.new("RGB", (width, height)).save(tmp_path / "image.png")
+        assert image_side(tmp_path / "image.png") == 30
+
+
+@settings(max_examples=20, deadline=None)
+@given(side=st.integers(1, 20), size=st.integers(1, 20), level=st.integers(0, 255))
+def test_resizing_keeps_constant_images_and_treats_images_alone(side, size, level):
+    """A constant image stays constant, and each image of a stack is resized as it would be alone."""
+    stack = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    stack[1] = level
+    resized = resize(stack, size)
+    assert (resized.shape, resized.dtype) == ((3, 3, size, size), torch.uint8)
+    assert (resized[1] == level).all()
+    assert torch.equal(resized, torch.cat([resize(image[None], size) for image in stack]))
+    assert resize(stack, side) is stack
+
+
+def test_a_constant_channel_has_a_deviation_of_1():
+    """A constant channel would otherwise be divided by zero."""
+    gray = torch.full((2, 3, 4, 4), 51, dtype=torch.uint8)
+    assert channel_statistics(gray) == ((0.2,) * 3, (1.0,) * 3)
+
+
+FEW = settings(max_examples=30, deadline=None)
+
+
+@FEW
+@given(parts=st.lists(st.text(max_size=3), max_size=4), other=st.lists(st.text(max_size=3), max_size=4))
+def test_hashes_are_equal_only_for_equal_lists(parts, other):
+    """Two lists of strings have the same hash only if they are equal; boundaries between strings count."""
+    assert (fingerprint(*parts) == fingerprint(*other)) == (parts == other)
