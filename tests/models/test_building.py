@@ -1,4 +1,4 @@
-"""Where a network's first weights come from: a seed, a file, timm; and the hash that tells them apart."""
+"""Initial weights (random, from a file, pretrained), and the hash of weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pruneboard.models import build_model, state_sha256
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**40))
 def test_initial_weights_are_a_function_of_the_seed(seed):
-    """Equal seeds give equal weights, other seeds others, whatever was drawn before; nothing global is drawn from."""
+    """Equal seeds give equal weights whatever was drawn before; the global generator does not change."""
     made = plan("test_vit")
     before = torch.get_rng_state()
     first = state_sha256(build_model(made, seed=seed).state_dict())
@@ -26,15 +26,8 @@ def test_initial_weights_are_a_function_of_the_seed(seed):
     assert state_sha256(build_model(made, seed=seed).state_dict()) == first != other
 
 
-def test_planning_draws_nothing():
-    """Trying a network out leaves the global random state alone."""
-    before = torch.get_rng_state()
-    plan("swin_tiny_patch4_window7_224")
-    assert torch.equal(before, torch.get_rng_state())
-
-
-def test_weights_from_a_file(tmp_path):
-    """Every weight comes from the file; the seed no longer matters."""
+def test_a_file_replaces_all_weights(tmp_path):
+    """Every weight comes from the file, so the seed has no influence."""
     made = plan("test_resnet")
     source = build_model(made, seed=1).state_dict()
     save_file(source, tmp_path / "w.safetensors")
@@ -59,7 +52,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path):
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    """A missing file, a damaged one and an unknown kind of start each give one line."""
+    """A missing file, a damaged one and an unknown `init` each give a one-line error."""
     made = plan("test_resnet")
     with pytest.raises(UsageError, match=r"cannot read the initial weights .*none\.safetensors"):
         build_model(made, init=str(tmp_path / "none.safetensors"), seed=0)
@@ -74,7 +67,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 
 @pytest.fixture
 def offline_hub(tmp_path, monkeypatch):
-    """An empty cache of the Hugging Face hub, without a network behind it."""
+    """An empty cache of the Hugging Face hub, without a network."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -82,22 +75,22 @@ def offline_hub(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_pretrained_without_a_network_is_one_line(offline_hub):
-    """Weights that cannot be fetched end in one line that names the model, not in minutes of retries."""
+def test_pretrained_without_a_network_gives_a_one_line_error(offline_hub):
+    """Weights that cannot be downloaded give one line that names the model, without minutes of retries."""
     with pytest.raises(UsageError, match="cannot fetch the pretrained weights of test_resnet") as caught:
         build_model(plan("test_resnet"), init="pretrained", seed=0)
     assert "\n" not in str(caught.value)
 
 
-def test_pretrained_where_there_is_none():
-    """A network without published weights says so."""
+def test_missing_pretrained_weights_are_refused():
+    """The message says that no pretrained weights exist for the network."""
     with pytest.raises(UsageError, match="no pretrained weights exist for resnet20_cifar"):
         build_model(plan("resnet20_cifar"), init="pretrained", seed=0)
 
 
 @pytest.mark.parametrize("stem", ["stock", "small"])
-def test_pretrained_weights_come_through_timm(offline_hub, stem):
-    """Pretrained weights fill all but the classifier, which is drawn for the board's classes from the seed."""
+def test_pretrained_weights_are_loaded_by_timm(offline_hub, stem):
+    """They fill all layers except the classifier, which is initialized from the seed for the board's classes."""
     published = build_model(plan("test_resnet", classes=1000, stem="stock"), seed=9).state_dict()
     repository = offline_hub / "models--timm--test_resnet.r160_in1k"
     (repository / "snapshots" / "0").mkdir(parents=True)
@@ -113,8 +106,8 @@ def test_pretrained_weights_come_through_timm(offline_hub, stem):
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_the_hash_sees_every_difference_and_no_layout(data):
-    """The hash depends on names, types, shapes and values, not on order or memory layout."""
+def test_the_hash_depends_on_content_and_not_on_layout(data):
+    """It depends on names, dtypes, shapes and values, and not on order or memory layout."""
     dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool]))
     values = torch.randint(0, 2, (2, 3, 4, 5), generator=torch.Generator().manual_seed(0)).to(dtype)
     state = {"a": values, "b": torch.tensor(1)}

@@ -1,4 +1,4 @@
-"""The supermask track's initial networks: drawn by the board's rule, frozen, and constant where nothing is drawn."""
+"""Frozen networks of the supermask track."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import pytest
 import torch
 from scipy import stats
 
-from pruneboard.models import build_frozen, draw_weights, extras, plan_model, prunable_layers
+from pruneboard.models import build_frozen, draw_weights, extras, plan_model, prunable_layers, redraw_weights
 from pruneboard.spec import SUPERMASK_INITS
 
 SHAPES = [(64, 16, 3, 3), (32, 64, 1, 1), (100, 40)]
 
 
 def plan(name: str):
-    """The plan of a timm network as `digits` builds it."""
+    """Return the plan of a timm network for `digits`."""
     return plan_model(name, num_classes=10, image_size=32, original_size=8, enlarged=True, stem=None)
 
 
 def frozen(name: str, init: str = "signed-constant", keep_ratio: float = 0.5, seed: int = 0):
-    """Its frozen network."""
+    """Return the frozen network of `plan`."""
     return build_frozen(plan(name), init=init, keep_ratio=keep_ratio, seed=seed)
 
 
@@ -33,7 +33,7 @@ def test_signed_constants_are_plus_or_minus_the_kaiming_deviation():
 
 
 def test_kaiming_normal_weights_are_normal_with_variance_two_over_fan_in():
-    """The draws pass a Kolmogorov-Smirnov test against N(0, 2 / fan_in), and their signs are the signed constants'."""
+    """They pass a Kolmogorov-Smirnov test against N(0, 2 / fan_in), and have the signs of the signed constants."""
     normal = draw_weights(SHAPES, "kaiming-normal", 0.1, 7)
     for shape, weight in zip(SHAPES, normal, strict=True):
         scaled = weight.flatten() / math.sqrt(2 / math.prod(shape[1:]))
@@ -43,8 +43,8 @@ def test_kaiming_normal_weights_are_normal_with_variance_two_over_fan_in():
 
 
 @pytest.mark.parametrize("init", ["signed-constant", "kaiming-normal"])
-def test_scaling_keeps_a_layers_variance_when_the_others_are_gone(init):
-    """Scaled weights are 1/sqrt(share kept) larger: of keep .3, 1.826 times; the official code makes it 1.195."""
+def test_scaled_weights_are_larger_by_the_root_of_the_kept_fraction(init):
+    """At 30 % kept weights, they are 1 / sqrt(0.3) = 1.826 times as large; the official code makes this 1.195."""
     plain, scaled = (draw_weights(SHAPES, name, 0.3, 1) for name in (init, f"{init}-scaled"))
     for weight, larger in zip(plain, scaled, strict=True):
         torch.testing.assert_close(larger, weight / math.sqrt(0.3))
@@ -52,7 +52,7 @@ def test_scaling_keeps_a_layers_variance_when_the_others_are_gone(init):
 
 @pytest.mark.parametrize("init", SUPERMASK_INITS)
 def test_equal_seeds_give_equal_networks(init):
-    """The same seed draws the same bits, another seed others, and the global random state is left alone."""
+    """The same seed gives the same bits, another seed other weights; the global generator does not change."""
     before = torch.get_rng_state()
     one, two, other = (dict(frozen("test_resnet", init, seed=s).named_parameters()) for s in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
@@ -60,9 +60,18 @@ def test_equal_seeds_give_equal_networks(init):
     assert not torch.equal(one["fc.weight"], other["fc.weight"])
 
 
+def test_redrawn_weights_differ_from_those_of_the_network():
+    """The ablation's weights have the same distribution, are repeatable, and share about half of their signs."""
+    first, again = (redraw_weights(SHAPES, "signed-constant", 0.5, 3) for _ in range(2))
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    for weight, other in zip(first, draw_weights(SHAPES, "signed-constant", 0.5, 3), strict=True):
+        assert torch.equal(weight.abs(), other.abs())
+        assert abs(float((weight == other).float().mean()) - 0.5) < 2.5 / math.sqrt(weight.numel())
+
+
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_nfnet", "test_mambaout"])
 def test_nothing_is_trainable_and_normalization_is_neutral(name):
-    """No parameter requires a gradient; norms have scale 1 and shift 0, biases are 0."""
+    """No parameter requires a gradient; normalization layers have scale 1 and shift 0, and biases are 0."""
     model = frozen(name)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     for module in model.modules():
@@ -73,14 +82,14 @@ def test_nothing_is_trainable_and_normalization_is_neutral(name):
                 assert torch.equal(parameter, torch.ones_like(parameter))
 
 
-def test_a_residual_branch_is_never_switched_off():
-    """Timm starts the last normalization of a ResNet's blocks at scale 0; frozen there, the block would be dead."""
+def test_residual_branches_have_scale_1():
+    """Timm initializes the last normalization of a ResNet's blocks with scale 0, which would disable a frozen block."""
     model = frozen("resnet18")
     assert all(float(block.bn2.weight.min()) == 1 for block in model.layer1)
 
 
-def test_a_gain_of_zero_does_not_switch_a_branch_off_for_good():
-    """An NFNet's last gains, which timm starts at 0, are frozen at 1, and every layer gets a gradient."""
+def test_gains_of_residual_branches_are_1():
+    """An NFNet's last gains, which timm initializes to 0, are frozen at 1, and every layer gets a gradient."""
     model = frozen("test_nfnet").eval()
     gains = [p for name, p in model.named_parameters() if name.endswith("gain")]
     assert gains
@@ -90,8 +99,8 @@ def test_a_gain_of_zero_does_not_switch_a_branch_off_for_good():
     assert all(bool(weight.grad.any()) for weight in weights)
 
 
-def test_extras_are_what_no_rule_gives():
-    """A ResNet and its norms need nothing else; a vision transformer's class token and position embedding count."""
+def test_extras_are_the_parameters_without_a_rule():
+    """A ResNet has none; a vision transformer has class token, position embedding and layer scales."""
     assert extras(frozen("test_resnet")) == 0
     model = frozen("test_vit")
     embeddings = model.cls_token.numel() + model.pos_embed.numel()

@@ -1,14 +1,8 @@
-"""Multiply-adds, bytes and memory, against counts made by hand and by PyTorch."""
+"""Multiply-adds, against counts by hand and by PyTorch."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import zlib
-
-import numpy as np
 import pytest
-import scipy.sparse
 import timm
 import torch
 from hypothesis import given, settings
@@ -21,20 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import networks  # noqa: F401 - registers the tiny ones
 from pruneboard import models  # noqa: F401 - registers the names
 from pruneboard.models import prunable_layers
-from pruneboard.models.cost import (
-    MACS_DEFINITION,
-    LayerCost,
-    compressed_bytes,
-    peak_memory_bytes,
-    positions,
-    reset_peak_memory,
-    storage,
-    storage_bytes,
-    train_macs,
-    usage,
-)
+from pruneboard.models.cost import MACS_DEFINITION, LayerCost, positions, train_macs, usage
 
-# ResNet-20 at 32x32 px, ten classes, by hand: outputs x inputs x kernel x kernel weights, side x side positions.
+# ResNet-20 for ten classes at 32 px, by hand: weights (outputs x inputs x kernel x kernel), positions (side x side) and
+# multiply-adds of each layer.
 RESNET20 = {
     "body.conv1": (16 * 3 * 9, 32 * 32, 442_368),
     **{f"body.stage1.{b}.conv{c}": (16 * 16 * 9, 32 * 32, 2_359_296) for b in range(3) for c in (1, 2)},
@@ -52,7 +36,7 @@ RESNET20_TOTAL = 442_368 + 6 * 2_359_296 + 2 * (1_179_648 + 5 * 2_359_296 + 131_
 
 
 def costs(model, size) -> list[LayerCost]:
-    """Return the cost of every prunable layer of the dense model."""
+    """Return the cost of every prunable layer of a dense network."""
     where = positions(model, size)
     return [
         LayerCost(name, layer.weight.numel(), layer.weight.numel(), layer.weight.numel(), where[name])
@@ -61,12 +45,12 @@ def costs(model, size) -> list[LayerCost]:
 
 
 def macs(model, size) -> int:
-    """Return the multiply-adds of one image."""
+    """Return the dense multiply-adds of one image."""
     return sum(layer.macs_dense for layer in costs(model, size))
 
 
-def test_resnet20_by_hand():
-    """Every layer of ResNet-20 has the multiply-adds counted by hand; they sum to the literature's 40.8 million."""
+def test_resnet20_equals_a_count_by_hand():
+    """The multiply-adds of every layer match; they sum to the 40.8 million of the literature."""
     found = {c.name: (c.n, c.positions, c.macs_dense) for c in costs(timm.create_model("resnet20_cifar"), 32)}
     assert found == RESNET20
     assert list(found) == list(RESNET20)
@@ -74,12 +58,12 @@ def test_resnet20_by_hand():
 
 
 def described(name, **arguments):
-    """Return a network without numbers: shapes are all that counting needs, and full-size networks cost nothing."""
+    """Return a network on the meta device: counting needs only shapes, and a network of any size takes no time."""
     with torch.device("meta"):
         return timm.create_model(name, **arguments).eval()
 
 
-def test_resnet50_by_hand():
+def test_resnet50_equals_a_count_by_hand():
     """ResNet-50 at 224 px has 4,089,184,256 multiply-adds."""
     total = 64 * 3 * 49 * 112**2  # 7x7, stride 2: 112 x 112 pixels, of which the max-pool leaves 56 x 56
     inputs = 64
@@ -94,7 +78,7 @@ def test_resnet50_by_hand():
     assert macs(described("resnet50"), 224) == total == 4_089_184_256
 
 
-def test_resnet32_by_hand():
+def test_resnet32_equals_a_count_by_hand():
     """ResNet-32 of widths 32, 64, 128 at 32 px has 275,612,928 multiply-adds."""
     total = 32 * 3 * 9 * 32**2
     inputs = 32
@@ -107,7 +91,7 @@ def test_resnet32_by_hand():
     assert macs(described("resnet32_cifar"), 32) == total == 275_612_928
 
 
-def test_vgg19_by_hand():
+def test_vgg19_equals_a_count_by_hand():
     """VGG-19 with one linear layer at 32 px has 398,136,320 multiply-adds."""
     total, inputs = 0, 3
     for width, convolutions, side in ((64, 2, 32), (128, 2, 16), (256, 4, 8), (512, 4, 4), (512, 4, 2)):
@@ -118,13 +102,13 @@ def test_vgg19_by_hand():
     assert macs(described("vgg19_cifar"), 32) == total == 398_136_320
 
 
-def test_vit_by_hand():
-    """DeiT-Ti at 224 px has 1,074,851,328 multiply-adds with weights, and 178,831,872 in attention's products."""
+def test_a_vision_transformer_equals_a_count_by_hand():
+    """DeiT-Ti at 224 px has 1,074,851,328 multiply-adds with weights, and 178,831,872 in the products of attention."""
     width, tokens, blocks = 192, 14 * 14 + 1, 12  # patches of 16 px, and the class token
     patches = 3 * 16 * 16 * width * 14 * 14
     block = (width * 3 * width + width * width + 2 * width * 4 * width) * tokens  # q, k, v; projection; two of the MLP
     head = width * 1000  # of the class token alone
-    # Over all heads: every token's query by every key, and as many shares by values, each as wide as the network.
+    # Over all heads: each query by each key, and each attention weight by its value, both as wide as the network.
     products = 2 * tokens * tokens * width
     for name in ("deit_tiny_patch16_224", "vit_tiny_patch16_224"):
         model = described(name)
@@ -145,16 +129,16 @@ def test_vit_by_hand():
     ],
 )
 def test_totals_agree_with_pytorch(name, size):
-    """PyTorch's own counter finds twice as many operations as we find multiply-adds, also in groups and depthwise."""
+    """PyTorch counts two operations per multiply-add, also for grouped and depthwise convolutions."""
     model = described(name)
     assert operations(model, size) == (2 * macs(model, size), 0)
     assert usage(model, size).attention == 0
 
 
 def operations(model, size):
-    """Return PyTorch's count of an image's floating-point operations: of layers, and of products of activations."""
+    """Return PyTorch's count of floating-point operations for one image: of layers, and of products of activations."""
     image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
-    # Written out: not every version of torch counts the fused attention of a CPU.
+    # The math backend: not every version of torch counts the fused attention of a CPU.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(image)
     by_operation = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
@@ -166,7 +150,7 @@ def operations(model, size):
     ("name", "size"), [("test_vit", 160), ("tiny_swin", 32), ("tiny_swin_v2", 32), ("tiny_beit", 32), ("test_vit", 0)]
 )
 def test_attention_agrees_with_pytorch(name, size):
-    """Layers and products of activations are each as PyTorch counts them, fused or written out."""
+    """PyTorch counts the same for layers and for products of activations, fused or not."""
     model = timm.create_model(name).eval()
     for module in model.modules():
         module.fused_attn = bool(size)
@@ -176,7 +160,7 @@ def test_attention_agrees_with_pytorch(name, size):
 
 
 class Products(nn.Module):
-    """Multiplies activations in many ways, and by its weight once."""
+    """Multiplies activations in several ways, and once by its weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,13 +175,13 @@ class Products(nn.Module):
         return self.fc(x) + x @ self.fc.weight.t() + self.heads(tokens, tokens, tokens)[0].sum()
 
 
-def test_products_of_activations_are_counted_however_they_are_written():
-    """Three by 5x5x5 each, in five spellings; attention of 10 tokens of width 4; a product by a weight is none."""
+def test_products_of_activations_are_counted_in_every_spelling():
+    """Five spellings of a product of three 5x5 matrices and an attention layer count; a product by a weight does not."""
     assert usage(Products(), 5).attention == 5 * 3 * 5**3 + 2 * 10 * 10 * 4
 
 
 def test_weights_used_without_calling_the_layer_are_counted():
-    """EVA hands the weight of its qkv layers to `linear` itself; each is used once per token."""
+    """EVA passes the weights of its qkv layers to `linear` itself; each is used once per token."""
     model = timm.create_model("eva02_tiny_patch14_224", img_size=28, depth=1)
     where = positions(model, 28)
     assert where["blocks.0.attn.qkv"] == where["blocks.0.attn.proj"] == 2 * 2 + 1
@@ -205,7 +189,7 @@ def test_weights_used_without_calling_the_layer_are_counted():
 
 
 class Twice(nn.Module):
-    """Uses one layer twice, another never, and hands the weight of a called layer to `linear` as well."""
+    """Calls one layer twice, another never, and passes the weight of a called layer to `linear` as well."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,8 +202,8 @@ class Twice(nn.Module):
         return self.fc(x) + functional.linear(x, weight=self.fc.weight)
 
 
-def test_repeated_calls_are_summed():
-    """A layer called twice is used at twice the positions, one never called at none."""
+def test_repeated_calls_add_up():
+    """A layer that is called twice has twice the positions, one that is never called has 0."""
     assert positions(Twice(), 5) == {"conv": 50, "unused": 0, "fc": 1}
 
 
@@ -231,16 +215,16 @@ def test_repeated_calls_are_summed():
     padding=st.integers(0, 2),
     groups=st.sampled_from([1, 3]),
 )
-def test_a_convolution_is_counted_by_its_output(size, kernel, stride, padding, groups):
-    """Weights times positions is what a written-out sum over outputs, inputs per group and kernel gives."""
+def test_a_convolution_equals_a_written_out_sum(size, kernel, stride, padding, groups):
+    """Weights times positions equal a sum over outputs, inputs per group and kernel positions."""
     conv = nn.Conv2d(3, 6, kernel, stride=stride, padding=padding, groups=groups)
     side = (size + 2 * padding - kernel) // stride + 1
     expected = sum(kernel * kernel * (3 // groups) for _ in range(6 * side * side))
     assert macs(nn.Sequential(conv), size) == expected
 
 
-def test_measuring_changes_nothing():
-    """Modes, buffers, hooks and random states are the same behind as before, also when the network fails."""
+def test_counting_does_not_change_the_network():
+    """Modes, buffers, hooks and random state stay the same, also if the network raises an error."""
     failing = nn.Conv2d(1, 1, 3)
     model = timm.create_model("test_resnet", drop_rate=0.5, drop_path_rate=0.5).train()
     model.layer1.eval()
@@ -257,113 +241,37 @@ def test_measuring_changes_nothing():
 
 
 def test_zeros_cost_nothing():
-    """Remaining multiply-adds are those of nonzero weights; kept zeros are none."""
+    """Remaining multiply-adds are those of nonzero weights; kept zeros do not count."""
     layer = LayerCost("fc", n=100, kept=20, nonzero=15, positions=7)
     assert (layer.macs_dense, layer.macs_remaining) == (700, 105)
 
 
+def test_zeros_of_a_standardized_kernel_cost_as_much_as_other_weights():
+    """A standardized layer keeps all of its multiply-adds."""
+    layer = LayerCost("conv", n=100, kept=20, nonzero=15, positions=7, standardized=True)
+    assert layer.macs_remaining == layer.macs_dense == 700
+
+
 def test_training_is_three_forward_passes():
-    """Training costs forward, input gradient and weight gradient for every image passed, however sparse."""
+    """Every pass of an image costs a forward pass and the gradients of inputs and weights, at any sparsity."""
     assert train_macs(40_813_184, images=2 * 45_000) == 3 * 40_813_184 * 90_000
 
 
-@settings(max_examples=25, deadline=None)
-@given(rows=st.integers(1, 9), columns=st.integers(1, 9), data=st.data())
-def test_bytes_are_those_of_real_arrays(rows, columns, data):
-    """Dense, bitmask and CSR bytes equal the sizes of the arrays that hold such a layer."""
-    keep = data.draw(st.lists(st.booleans(), min_size=rows * columns, max_size=rows * columns))
-    weight = torch.tensor(keep, dtype=torch.float32).reshape(rows, columns)
-    bits = sum(keep)
-    layers = [LayerCost(name, weight.numel(), bits, bits, 1) for name in ("a", "b")]
-    assert storage_bytes(layers, {"a": rows, "b": rows}) == {
-        "dense": 2 * weight.nbytes,
-        "bitmask": 2 * (len(bytes((rows * columns + 7) // 8)) + 4 * bits),
-        "csr": 2 * bytes_of(scipy.sparse.csr_matrix(weight.numpy())),
-    }
-
-
-def bytes_of(csr) -> int:
-    """Return the bytes of the three arrays of a matrix."""
-    return csr.data.nbytes + csr.indices.nbytes + csr.indptr.nbytes
-
-
-@pytest.mark.parametrize("columns", [2**31 - 1, 2**31])
-def test_indices_are_as_wide_as_scipy_makes_them(columns):
-    """From 2^31 columns on an index has eight bytes."""
-    matrix = scipy.sparse.coo_matrix(([1.0, 2.0], ([0, 1], [3, 5])), shape=(2, columns), dtype="float32").tocsr()
-    assert storage_bytes([LayerCost("a", 2 * columns, 2, 2, 1)], {"a": 2})["csr"] == bytes_of(matrix)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.one_of(st.just(0.0), st.floats(width=32, allow_nan=False)), min_size=1, max_size=40))
-def test_what_is_compressed_can_be_read_back(values):
-    """The stream is plain deflate: a bit per position, then the four byte planes of the values that are not 0."""
-    weight = torch.tensor(values).reshape(1, -1)
-    (stream,) = [storage._deflated(weight)]
-    assert compressed_bytes([weight, weight]) == 2 * len(stream)
-    found = zlib.decompress(stream, wbits=-15)
-    bits = -(-len(values) // 8)
-    kept = np.unpackbits(np.frombuffer(found[:bits], np.uint8), count=len(values)).astype(bool)
-    restored = np.zeros(len(values), "<f4")
-    restored[kept] = np.frombuffer(found[bits:], np.uint8).reshape(4, -1).T.copy().view("<f4").reshape(-1)
-    assert np.array_equal(restored, weight.numpy()[0])
-
-
-def test_compression_takes_what_there_is():
-    """Signed constants come to little more than a bit each, and normal weights to less than their bitmask format."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(100, 1000, generator=generator)
-    assert compressed_bytes([0.1 * drawn.sign()]) < 1.5 * drawn.numel() / 8 + 1000
-    drawn[drawn.abs() < 1.6] = 0
-    left = int((drawn != 0).sum())
-    bitmask = storage_bytes([LayerCost("a", drawn.numel(), left, left, 1)], {"a": 100})["bitmask"]
-    assert 0.7 * bitmask < compressed_bytes([drawn]) < 0.9 * bitmask
-
-
-def test_peak_memory_is_in_bytes():
-    """The process has used more memory than a tensor it just held, and less than a terabyte."""
-    block = torch.ones(8 * 2**20)
-    assert block.nbytes < peak_memory_bytes("cpu") < 2**40
-
-
-def test_a_peak_can_be_forgotten():
-    """What was used and given back before does not count: a process may carry out one run after another."""
-    torch.ones(128 * 2**20).sum()
-    before = peak_memory_bytes("cpu")
-    reset_peak_memory(torch.device("cpu"))
-    after = peak_memory_bytes("cpu")
-    assert after < before - 2**28
-    torch.ones(64 * 2**20).sum()
-    assert peak_memory_bytes("cpu") > after + 2**27
-
-
-@pytest.mark.slow
-def test_a_started_process_has_a_peak_of_its_own():
-    """Not that of the process that started it, which the system's `ru_maxrss` goes on from."""
-    block = torch.ones(128 * 2**20)
-    code = "from pruneboard.processes.memory import peak_memory_bytes; import torch; block = torch.ones(2**20)"
-    code += "; print(peak_memory_bytes('cpu'), int(open('/proc/self/statm').read().split()[1]) * 4096)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    peak, resident = map(int, done.stdout.split())
-    assert peak < resident + block.nbytes / 2
+def test_training_cost_is_linear():
+    """The training costs of layers add up to the cost of the network."""
+    layers = [LayerCost("a", 10, 5, 5, 4), LayerCost("b", 6, 6, 6, 9)]
+    assert train_macs(layers[0].macs_dense, 7) == 3 * 40 * 7
+    assert sum(train_macs(layer.macs_dense, 7) for layer in layers) == train_macs(40 + 54, 7)
 
 
 @pytest.mark.gpu
-def test_peak_memory_of_a_gpu():
-    """On a GPU the peak is that of tensors, and measuring works where the network is."""
+def test_counting_works_on_a_gpu():
+    """The count of a network on a GPU is that of the same network on the CPU."""
     model = timm.create_model("resnet20_cifar").cuda()
     assert sum(c.macs_dense for c in costs(model, 32)) == RESNET20_TOTAL
-    assert peak_memory_bytes("cuda") >= sum(p.nbytes for p in model.parameters())
 
 
-def test_the_definition_says_what_is_counted():
-    """The sentence printed with every number fixes the unit and the scope."""
+def test_the_definition_states_unit_and_scope():
+    """The sentence that accompanies every count defines a MAC and a FLOP."""
     assert "one multiply-add = 1 MAC" in MACS_DEFINITION
     assert "FLOPs = 2 x MACs" in MACS_DEFINITION
-
-
-def test_layer_training_cost_adds_up():
-    """A layer's training cost is three dense passes per image; over all layers they sum to the network's."""
-    layers = [LayerCost("a", 10, 5, 5, 4), LayerCost("b", 6, 6, 6, 9)]
-    assert layers[0].macs_train(7) == 3 * 40 * 7
-    assert sum(layer.macs_train(7) for layer in layers) == train_macs(40 + 54, 7)
