@@ -52,7 +52,7 @@ def test_batch_statistics_are_those_of_batch_normalization():
 
 
 def test_weight_standardization_is_recognized():
-    """Timm's weight-standardized convolutions are, plain convolutions are not."""
+    """The weight-standardized convolutions of timm are recognized, plain convolutions are not."""
     assert models.standardized(ScaledStdConv2d(3, 4, 3))
     assert not models.standardized(nn.Conv2d(3, 4, 3))
 

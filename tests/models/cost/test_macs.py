@@ -176,7 +176,7 @@ class Products(nn.Module):
 
 
 def test_products_of_activations_are_counted_in_every_spelling():
-    """Five spellings of a product of three 5x5 matrices and an attention layer count; a product by a weight does not."""
+    """Five spellings of a product of three 5x5 matrices count, and attention; a product by a weight does not."""
     assert usage(Products(), 5).attention == 5 * 3 * 5**3 + 2 * 10 * 10 * 4
 
 

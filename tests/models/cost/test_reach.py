@@ -119,7 +119,7 @@ def test_depth_does_not_overflow():
     """400 layers of width 30 have 30^400 paths, more than the largest float64; all weights are alive."""
     deep = nn.Sequential(nn.Flatten(), nn.Linear(3, 30), *(nn.Linear(30, 30) for _ in range(400)), nn.Linear(30, 2))
     for parameter in deep.parameters():
-        parameter.data.fill_(0.1)  # of so many random weights, some would be exactly 0
+        parameter.data.fill_(0.1)  # not random: of so many draws, some would be exactly 0
     assert sum(count_alive(deep, 1).alive.values()) == 3 * 30 + 400 * 900 + 60
 
 
