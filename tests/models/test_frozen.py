@@ -83,7 +83,7 @@ def test_nothing_is_trainable_and_normalization_is_neutral(name):
 
 
 def test_residual_branches_have_scale_1():
-    """Timm initializes the last normalization of a ResNet's blocks with scale 0, which would disable a frozen block."""
+    """The last normalization of a ResNet's block, which timm initializes with scale 0, would disable a frozen block."""
     model = frozen("resnet18")
     assert all(float(block.bn2.weight.min()) == 1 for block in model.layer1)
 

@@ -70,6 +70,6 @@ def test_only_listed_names_are_models(name):
 
 
 def test_an_unknown_pretrained_tag_is_refused():
-    """Timm would silently ignore a tag that it does not know."""
+    """Without this check, timm would silently ignore the tag."""
     with pytest.raises(UnknownNameError, match=r"unknown pretrained tag of resnet18 'a1_in21k': did you mean a1_in1k"):
         plan("resnet18.a1_in21k")

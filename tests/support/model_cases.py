@@ -1,4 +1,4 @@
-"""What the tests of networks share: a plan for small images."""
+"""Plans of networks for small images."""
 
 from __future__ import annotations
 

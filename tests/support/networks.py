@@ -44,7 +44,7 @@ class TiedToEmbedding(Tied):
 
 
 class TiedToAttribute(Tied):
-    """Its head's weight goes by another name too."""
+    """The weight of its head is also an attribute of the network."""
 
     def __init__(self, num_classes=10):
         super().__init__(num_classes)
@@ -52,14 +52,14 @@ class TiedToAttribute(Tied):
 
 
 class Undecided(Tied):
-    """Its way through depends on what it sees, which torch.compile cannot put into one graph."""
+    """Its forward pass branches on the input, which torch.compile cannot capture in one graph."""
 
     def forward(self, images):
         return super().forward(-images if images.sum() > 0 else images)
 
 
 def _entry(name, build, **sizes):
-    """Register `build` with these sizes under `name`; of timm's arguments it takes the number of classes."""
+    """Register `build` with these sizes as `name`; of timm's arguments it accepts only the number of classes."""
 
     def entry(pretrained=False, **kwargs):
         return build(num_classes=kwargs.get("num_classes", 10), **sizes)

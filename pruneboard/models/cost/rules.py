@@ -5,8 +5,8 @@ A rule is called as `rule(func, *args, **kwargs)` with the function that the net
 states the rules in words.
 
 Rules use only sums and products of non-negative numbers, so that autograd follows the same paths backward: where a rule
-adds two elements, both receive its gradient. Subtraction, comparison and division by a path do not occur. Rules that
-add end in `binarize`.
+adds two elements, both receive its gradient. Rules that add end in `binarize`, except in-place additions, whose result
+must be the same tensor object; the next rule binarizes them.
 """
 
 from __future__ import annotations
@@ -182,7 +182,8 @@ def _linear(func: Any, x: Any, weight: Any, *args: Any, **kwargs: Any) -> Tensor
 def _matmul(func: Any, left: Any, right: Any) -> Tensor:
     """Follow a product of activations [..., n, k] @ [..., k, m], or of activations and a prunable weight.
 
-    Entry (i, j) of a product of activations is reached if anything in row i of the left or column j of the right is.
+    Entry (i, j) of a product of activations is reached if an element in row i of the left factor or in column j of the
+    right factor is.
     """
     if isinstance(right, WeightMask):
         return _linear(func, left, right)
