@@ -143,12 +143,10 @@ class RayCluster:
     def _check_nodes(self) -> None:
         """Compare the code digests of every node that can execute a run. Nodes that join later check each run."""
         expected = ray_node.code_digests()
-        code_digests = self._ray.remote(num_cpus=0)(ray_node.code_digests)
+        digests = self._ray.remote(num_cpus=0)(ray_node.code_digests)
         affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         nodes = [node for node in self._nodes() if _node_capacity(node, self._needs)]
-        tasks = [
-            code_digests.options(scheduling_strategy=affinity(node["NodeID"], soft=False)).remote() for node in nodes
-        ]
+        tasks = [digests.options(scheduling_strategy=affinity(node["NodeID"], soft=False)).remote() for node in nodes]
         self._wait_for_all(tasks, RESPONSE_SECONDS)
         for node, task in zip(nodes, tasks, strict=True):
             if problem := self._code_problem(task, expected):
