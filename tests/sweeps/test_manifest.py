@@ -44,7 +44,7 @@ def test_a_finished_run_has_its_test_accuracy_and_its_time(tmp_path):
     assert status_of(tmp_path, made) == RunStatus(entry(made), "done", top1=0.875, seconds=80.5)
 
 
-@pytest.mark.parametrize("status", ["diverged", "failed", "oom", "invalid", "timeout", "interrupted"])
+@pytest.mark.parametrize("status", ["diverged", "failed", "oom", "invalid", "interrupted"])
 def test_a_failed_run_has_the_status_and_the_message_of_its_record(tmp_path, status):
     """The status of a run without a result is that of its record, with the message of the error."""
     made = record(status=status)
