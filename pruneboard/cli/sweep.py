@@ -210,8 +210,7 @@ def _parallelism(options: dict[str, Any]) -> tuple[int, int]:
 
     cores = len(os.sched_getaffinity(0))
     jobs = max(1, cores // options["procs"]) if options["jobs"] == "auto" else int(options["jobs"])
-    # `world.threads` returns None if OMP_NUM_THREADS is set. torch has already read it.
-    return jobs, world.threads(jobs * options["procs"]) or torch.get_num_threads()
+    return jobs, world.threads(jobs * options["procs"]) or torch.get_num_threads()  # the value of OMP_NUM_THREADS
 
 
 def _publish(results: str, progress: SweepProgress, *, as_json: bool) -> None:

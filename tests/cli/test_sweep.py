@@ -96,7 +96,7 @@ def refusal(capsys, tmp_path, board, *flags):
         (["--jobs", "0"], "--jobs must be a number of 1 or more"),
         (["--jobs", "²"], "--jobs must be a number of 1 or more"),
         (["--procs", "0"], "--procs must be the number"),
-        (["--seeds", "x"], "--seeds"),
+        (["--seeds", "x"], "a count such as 6"),
         (["--seeds", "3"], "no seed 2"),
         (["--only", "gmp"], "method of board few"),
     ],
