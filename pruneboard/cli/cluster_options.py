@@ -43,7 +43,7 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["local", "ray"]),
             default="local",
             show_default=True,
-            help="local: this machine. ray: an existing Ray cluster, named by RAY_ADDRESS or joined by this machine.",
+            help="local: this machine. ray: the Ray cluster at RAY_ADDRESS, or else the one of this machine.",
         ),
     ):
         function = option(function)
