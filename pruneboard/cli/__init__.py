@@ -34,9 +34,9 @@ COMMANDS = {
     "show": ("show", "Show one run: its folder, or its run.json."),
     "status": (
         "status",
-        "Say how far the sweeps into DIR are: what is done, what runs, what failed, and about how long is left.",
+        "Show the progress of the sweeps in DIR: finished, active and failed runs, and the estimated remaining time.",
     ),
-    "sweep": ("sweep", "Run what is missing of a board, and write its leaderboard."),
+    "sweep": ("sweep", "Execute the missing runs of a board and write its leaderboard."),
     "verify": ("verify", "Verify one run, or every run below some folders."),
 }
 """Command -> the module here that has it as `command`, and the first sentence of its help."""

@@ -1,4 +1,4 @@
-"""`pruneboard status`: how far the sweeps of a results folder are."""
+"""`pruneboard status`: progress of the sweeps in a results folder."""
 
 from __future__ import annotations
 
@@ -12,51 +12,54 @@ from pruneboard.errors import NotFoundError
 from pruneboard.sweeps import manifest
 from pruneboard.sweeps.manifest import RunStatus
 
-UNDER_WAY = ("running", "stopped", "interrupted")
-FINE = ("done", "missing", *UNDER_WAY)
+UNFINISHED = ("running", "stopped", "interrupted")
+"""Statuses of runs that are listed with their last epoch."""
+
+NOT_LISTED = ("done", "missing")
+"""Statuses of runs that are only counted."""
 
 
 @click.command("status")
 @click.argument("results", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines.")
 def command(results: Path, *, as_json: bool) -> None:
-    """Say how far the sweeps into DIR are: what is done, what runs, what failed, and about how long is left.
+    """Show the progress of the sweeps in DIR: finished, active and failed runs, and the estimated remaining time.
 
-    It looks at the files only, so it works while a sweep runs, from another terminal or another machine.
+    The command only reads files, so it works while a sweep runs, from another terminal or another machine.
     """
-    found = manifest.found_in(results)
-    if not found:
-        raise NotFoundError(f"no sweep in {results}: name the --results folder of `pruneboard sweep`")
+    paths = manifest.find_manifests(results)
+    if not paths:
+        raise NotFoundError(f"no sweep in {results}: pass the --results folder of `pruneboard sweep`")
     documents = []
-    for path in found:
+    for path in paths:
         board, jobs, runs = manifest.read(path)
-        standings = [manifest.standing(results, run) for run in runs]
-        left = manifest.seconds_left(standings, jobs)
-        documents.append(manifest.as_json(board, standings, left))
+        statuses = [manifest.run_status(results, run) for run in runs]
+        left = manifest.seconds_left(statuses, jobs)
+        documents.append(manifest.as_json(board, statuses, left))
         if not as_json:
-            _print(board, standings, left)
+            _print(board, statuses, left)
     if as_json:
         click.echo(json.dumps(documents, indent=2, sort_keys=True))
 
 
-def _print(board: str, standings: list[RunStatus], left: float | None) -> None:
-    counts = manifest.counts(standings)
-    click.echo(f"{report.plain(board, 100)}: {len(standings)} runs")
+def _print(board: str, statuses: list[RunStatus], left: float | None) -> None:
+    counts = manifest.counts(statuses)
+    click.echo(f"{report.plain(board, 100)}: {len(statuses)} runs")
     for status, count in counts.items():
         click.echo(f"  {status:12}{count}")
-    if counts.get("done") == len(standings):
+    if counts.get("done") == len(statuses):
         return
     if left is not None:
         click.echo(f"  about {int(left) // 3600} h {int(left) // 60 % 60} min left at the pace of the finished runs")
-    for item in standings:
-        if item.status in UNDER_WAY:
-            far = "" if item.epoch is None else f": epoch {item.epoch}, validation top-1 {item.top1:.2%}"
-            click.echo(f"  {item.status:12}{_name(item)}{far}")
-        elif item.status not in FINE:
-            click.echo(f"  {item.status:12}{_name(item)}: {report.plain(item.message, 300)}")
+    for item in statuses:
+        if item.status in UNFINISHED:
+            epoch = "" if item.epoch is None else f": epoch {item.epoch}, validation top-1 {item.top1:.2%}"
+            click.echo(f"  {item.status:12}{_label(item)}{epoch}")
+        elif item.status not in NOT_LISTED:
+            click.echo(f"  {item.status:12}{_label(item)}: {report.plain(item.message, 300)}")
 
 
-def _name(item: RunStatus) -> str:
+def _label(item: RunStatus) -> str:
     run = item.run
     point = "" if run.sparsity is None else f" at {run.sparsity:g}"
     return report.plain(f"{run.method}{point}, {run.model}, {run.track}, seed {run.seed}", 200)

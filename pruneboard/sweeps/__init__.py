@@ -1,6 +1,10 @@
-"""Whole boards: the plan of a board file, what it will cost, and the runs, here or on many machines.
+"""Sweeps: all runs of a board, planned, estimated and executed on this machine or on a Ray cluster.
 
-`plan` -> cells, each a run with its content hash; `conduct` -> what is missing goes to an executor (`workers`:
-warm processes of this machine, `cluster`: an existing Ray cluster), the dense control first; `ledger` -> what is
-left for `pruneboard status`.
+board_file     what a board consists of, read from TOML
+plan           the runs of a board, and which of them are already done
+estimate       time and disk space that the missing runs need
+scheduler      gives the missing runs to an executor, the dense control first, and retries lost ones
+single_run     what an executor does with one run
+executors      processes on this machine, or an existing Ray cluster
+manifest       the list of a sweep's runs, from which `pruneboard status` reads the progress
 """

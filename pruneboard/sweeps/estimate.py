@@ -1,8 +1,8 @@
-"""What runs will take, from a few measured steps of each kind of run.
+"""Estimate the time and disk space of runs from a few measured steps of each kind of run.
 
-Every method and model is started as a run would start it, on images of noise of the right size and number of
-classes, and takes a few steps of both phases; evaluation is measured on a few batches. Whole runs are then sums.
-Measured on as many processes at once as the sweep will use, because they slow each other down.
+A measurement starts a run in the normal way, but on noise images of the right size and number of classes. It times a
+few steps of the search phase and of the fine-tuning phase, and the evaluation of a few batches, and extrapolates to the
+whole run. As many measurements run in parallel as the sweep will have runs, because parallel runs slow each other down.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ from pruneboard.experiment import start
 from pruneboard.experiment.listeners import Silent
 from pruneboard.experiment.prepare import pick_device, prepare, resolve_recipe
 from pruneboard.spec import Recipe, RunSpec
-from pruneboard.sweeps.board_file import Images
+from pruneboard.sweeps.board_file import BoardData
 from pruneboard.sweeps.executors.workers import Outcome, Workers
-from pruneboard.sweeps.plan import Cell
+from pruneboard.sweeps.plan import PlannedRun
 from pruneboard.training import loop
 from pruneboard.training.evaluate import evaluate, reestimate
 from pruneboard.training.state import Training
 
-WARM_STEPS, STEPS = 2, 8
-MOST_SECONDS = 4.0
-"""After so long no further step is measured."""
+WARMUP_STEPS, TIMED_STEPS = 2, 8
+MAX_SECONDS = 4.0
+"""Time limit for the steps of one measurement; at least one step is timed in any case."""
 
-NOISE_BATCHES, NOISE_BYTES = 16, 2**28
+MAX_NOISE_BATCHES, MAX_NOISE_BYTES = 16, 2**28
 EVALUATED_BATCHES = 8
-CALIBRATED = 4
-"""Of the batches that statistics are re-estimated on; large networks take minutes for all."""
+CALIBRATED_BATCHES = 4
+"""Number of the `CALIBRATION` batches that are measured: a large network would need minutes for all of them."""
 
-RECORD_BYTES = 64 * 1024
-"""Record, metrics and log of a run, about."""
+TEXT_BYTES = 64 * 1024
+"""Approximate size of the record, the metrics and the log of a run."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """What one method takes.
+class CostRow:
+    """Estimated cost of the runs of one kind: those with the same method, options, model and track.
 
     Attributes:
         label: method, options, model and track.
-        runs: how many of it are to run.
-        seconds: of one of them.
-        disk_bytes: what one of them leaves.
-        problem: why it could not be measured; empty where it was.
+        runs: number of runs.
+        seconds: time of one run.
+        disk_bytes: disk space of one run.
+        problem: why the measurement failed; empty if it succeeded.
     """
 
     label: str
@@ -67,49 +67,49 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What some runs take.
+class SweepEstimate:
+    """Estimated cost of a sweep.
 
     Attributes:
-        rows: by method.
-        seconds: of all, so many at once as was said.
-        disk_bytes: that all leave.
+        rows: one row for each kind of run.
+        seconds: time of all runs together, with the planned number of parallel runs.
+        disk_bytes: disk space of all runs together.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[CostRow, ...]
     seconds: float
     disk_bytes: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON."""
+        """Return the estimate as JSON values."""
         return dataclasses.asdict(self)
 
 
-def of_cells(cells: Sequence[Cell], images: Images, *, jobs: int, threads: int) -> Estimate:
-    """Measure each kind of run among `cells` once, `jobs` at a time, and add up.
+def estimate_runs(runs: Sequence[PlannedRun], data: BoardData, *, jobs: int, threads: int) -> SweepEstimate:
+    """Measure one run of each kind, `jobs` at a time, and add up the costs of all runs.
 
     Args:
-        cells: what is to run.
-        images: on what; their files are not read, and what reading them from disk takes does not count.
-        jobs: runs at once.
-        threads: of each process.
+        runs: the runs to estimate.
+        data: counts and size of the images. Their files are not read, and the estimate does not include reading them.
+        jobs: number of parallel runs.
+        threads: threads of each process.
     """
-    kinds: dict[str, list[Cell]] = {}
-    for cell in cells:
-        kinds.setdefault(_kind(cell.spec), []).append(cell)
-    tasks = [Task(members[len(members) // 2].spec, images) for members in kinds.values()]
-    measured = _measured(tasks, jobs, threads)
+    kinds: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        kinds.setdefault(_kind(run.spec), []).append(run)
+    tasks = [MeasurementTask(members[len(members) // 2].spec, data) for members in kinds.values()]
+    outcomes = _measure_all(tasks, jobs, threads)
     rows = tuple(
-        _row(label, len(members), outcome) for (label, members), outcome in zip(kinds.items(), measured, strict=True)
+        _row(label, len(members), outcome) for (label, members), outcome in zip(kinds.items(), outcomes, strict=True)
     )
     total = sum(row.runs * row.seconds for row in rows)
-    return Estimate(rows, total / max(1, min(jobs, len(cells))), sum(row.runs * row.disk_bytes for row in rows))
+    return SweepEstimate(rows, total / max(1, min(jobs, len(runs))), sum(row.runs * row.disk_bytes for row in rows))
 
 
-def _row(label: str, runs: int, outcome: Outcome) -> Row:
+def _row(label: str, runs: int, outcome: Outcome) -> CostRow:
     if outcome.status != "done":
-        return Row(label, runs, 0.0, 0, f"{outcome.status}: {outcome.message}")
-    return Row(label, runs, outcome.value["seconds"], outcome.value["disk_bytes"])
+        return CostRow(label, runs, 0.0, 0, f"{outcome.status}: {outcome.message}")
+    return CostRow(label, runs, outcome.value["seconds"], outcome.value["disk_bytes"])
 
 
 def _kind(spec: RunSpec) -> str:
@@ -117,10 +117,10 @@ def _kind(spec: RunSpec) -> str:
     return f"{spec.method}{options}, {spec.model}, {spec.track}"
 
 
-def _measured(tasks: Sequence[Task], jobs: int, threads: int) -> list[Outcome]:
-    """Return what became of each task, in their order."""
-    workers = Workers(measure, jobs, threads)
-    found: dict[int, Outcome] = {}
+def _measure_all(tasks: Sequence[MeasurementTask], jobs: int, threads: int) -> list[Outcome]:
+    """Return the outcomes of all tasks, in the order of the tasks."""
+    workers = Workers(measure_run, jobs, threads)
+    outcomes: dict[int, Outcome] = {}
     waiting = deque(enumerate(tasks))
     running = 0
     try:
@@ -130,87 +130,87 @@ def _measured(tasks: Sequence[Task], jobs: int, threads: int) -> list[Outcome]:
                 running += 1
             for outcome in workers.wait(1.0):
                 running -= 1
-                found[outcome.key] = outcome
+                outcomes[outcome.key] = outcome
     finally:
         workers.stop()
-    return [found[key] for key in range(len(tasks))]
+    return [outcomes[key] for key in range(len(tasks))]
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is measured: a run of one kind, on so many images."""
+class MeasurementTask:
+    """A run to measure, and the data set that it would use."""
 
     spec: RunSpec
-    images: Images
+    data: BoardData
 
 
-def measure(task: Task, on_step: Callable[[int, int], None]) -> dict[str, Any]:
-    """Return the seconds and bytes that a run takes, from a few of its steps on noise. Leaves no file.
+def measure_run(task: MeasurementTask, on_step: Callable[[int, int], None]) -> dict[str, Any]:
+    """Estimate `seconds` and `disk_bytes` of a run from a few of its steps on noise. Leaves no file.
 
     Args:
-        task: the run, and its images.
-        on_step: told nothing: a measurement is short.
+        task: the run and its data set.
+        on_step: not called, because a measurement is short; every worker function has this parameter.
     """
     del on_step
     recipe = resolve_recipe(task.spec)
-    with tempfile.TemporaryDirectory() as folder, override_dataset(_noise(task.images, recipe, Path(folder))):
+    with tempfile.TemporaryDirectory() as folder, standing_in(_noise(task.data, recipe, Path(folder))):
         job, dataset = prepare(dataclasses.replace(task.spec, results=folder))
         run = start.training(job, dataset, pick_device(task.spec), Silent(), time.perf_counter())
         try:
             loop.prune_before_training(run)
-            fixed = run.seconds + 2 * _calibration_seconds(run)
-            search, tune = (
-                _step_seconds(run, first) for first in (run.budget.harden_step // 2, run.budget.harden_step)
-            )
-            image = _image_seconds(run)
-            disk = _disk_bytes(run)
+            fixed_seconds = run.seconds + 2 * _calibration_seconds(run)
+            search_seconds = _step_seconds(run, run.budget.harden_step // 2)
+            finetune_seconds = _step_seconds(run, run.budget.harden_step)
+            image_seconds = _image_seconds(run)
+            disk_bytes = _disk_bytes(run)
         finally:
             run.engine.close()
-    share = run.budget.harden_step / run.budget.total
-    held_out = round(recipe.val_fraction * task.images.train)
-    steps = run.epochs * ((task.images.train - held_out) // recipe.batch_size)
-    evaluated = (run.epochs + 1) * held_out + task.images.test
-    seconds = fixed + steps * (share * search + (1 - share) * tune) + evaluated * image
-    return {"seconds": seconds, "disk_bytes": disk}
+    # The budget of `run` counts the steps on the noise images. Only its ratio of the phases applies to the real data,
+    # so the number of steps follows from the counts of the board file.
+    search_share = run.budget.harden_step / run.budget.total
+    validation = round(recipe.val_fraction * task.data.train)
+    steps = run.epochs * ((task.data.train - validation) // recipe.batch_size)
+    evaluated = (run.epochs + 1) * validation + task.data.test  # after every epoch and at the end; then the test images
+    step_seconds = search_share * search_seconds + (1 - search_share) * finetune_seconds
+    return {"seconds": fixed_seconds + steps * step_seconds + evaluated * image_seconds, "disk_bytes": disk_bytes}
 
 
-def _noise(images: Images, recipe: Recipe, folder: Path) -> Dataset:
-    """Return a data set of noise, of a few batches, that looks like the board's."""
+def _noise(data: BoardData, recipe: Recipe, folder: Path) -> Dataset:
+    """Return a data set of a few batches of noise with the image size and the classes of `data`."""
     size, batch = recipe.image_size, recipe.batch_size
-    count = max(batch, min(NOISE_BATCHES * batch, NOISE_BYTES // (3 * size * size)))
-    return noise_dataset(
-        images.name, classes=images.classes, count=count, side=images.side, image_size=size, folder=folder
-    )
+    count = max(batch, min(MAX_NOISE_BATCHES * batch, MAX_NOISE_BYTES // (3 * size * size)))
+    return noise(data.name, classes=data.classes, count=count, side=data.side, image_size=size, folder=folder)
 
 
 def _step_seconds(run: Training, first: int) -> float:
-    """Return the seconds of one step of the phase that `first` is in; 0 where that phase has none.
+    """Return the seconds of one step in the phase that contains step `first`; 0 if the phase has no steps.
 
-    Of a step of many micro-batches two are carried out: each further one takes as long as the second.
+    A step with many micro-batches is extrapolated from steps with one and with two micro-batches, because every further
+    micro-batch takes as long as the second.
     """
     if first >= run.budget.total or not run.epochs:
         return 0.0
-    batches = list(itertools.islice(train_batches(run.dataset, run.plan, epoch=0, start=0), NOISE_BATCHES))
+    batches = list(itertools.islice(train_batches(run.dataset, run.plan, epoch=0, start=0), MAX_NOISE_BATCHES))
     micro = len(batches[0])
     one = _timed_step(run, first, [batch[:1] for batch in batches])
     return one if micro == 1 else one + (micro - 1) * (_timed_step(run, first, [b[:2] for b in batches]) - one)
 
 
 def _timed_step(run: Training, first: int, batches: Sequence[Sequence[Batch]]) -> float:
-    """Return the mean seconds of a step, of as many as fit the time for it."""
-    taken: list[float] = []
-    while len(taken) < WARM_STEPS + 1 or (len(taken) < WARM_STEPS + STEPS and sum(taken) < MOST_SECONDS):
-        step = min(first + len(taken), run.budget.total - 1)
+    """Return the mean seconds of the steps from `first` on, without the warm-up steps."""
+    times: list[float] = []
+    while len(times) <= WARMUP_STEPS or (len(times) < WARMUP_STEPS + TIMED_STEPS and sum(times) < MAX_SECONDS):
+        step = min(first + len(times), run.budget.total - 1)
         began = time.perf_counter()
-        loop.train_step(run, step, batches[len(taken) % len(batches)])
-        _wait_for(run)
-        taken.append(time.perf_counter() - began)
-    timed = taken[WARM_STEPS:]
+        loop.train_step(run, step, batches[len(times) % len(batches)])
+        _synchronize(run)
+        times.append(time.perf_counter() - began)
+    timed = times[WARMUP_STEPS:]
     return sum(timed) / len(timed)
 
 
 def _image_seconds(run: Training) -> float:
-    """Return the seconds of evaluating one image."""
+    """Return the seconds for the evaluation of one image."""
     batches = list(itertools.islice(eval_batches(run.dataset.test, run.dataset, run.plan), EVALUATED_BATCHES))
     run.engine.model.eval()
     began = time.perf_counter()
@@ -219,20 +219,22 @@ def _image_seconds(run: Training) -> float:
 
 
 def _calibration_seconds(run: Training) -> float:
-    """Return the seconds of one re-estimation."""
+    """Return the seconds for one re-estimation of the batch statistics."""
     began = time.perf_counter()
-    reestimate(run.engine, calibration_batches(run.dataset, run.plan, CALIBRATED))
-    _wait_for(run)
-    return (time.perf_counter() - began) * CALIBRATION_BATCHES / CALIBRATED
+    reestimate(run.engine, calibration_batches(run.dataset, run.plan, CALIBRATED_BATCHES))
+    _synchronize(run)
+    return (time.perf_counter() - began) * CALIBRATION / CALIBRATED_BATCHES
 
 
-def _wait_for(run: Training) -> None:
+def _synchronize(run: Training) -> None:
+    """Wait until the GPU has finished its work, so that the clock measures all of it."""
     if run.engine.device.type == "cuda":
         torch.cuda.synchronize(run.engine.device)
 
 
 def _disk_bytes(run: Training) -> int:
-    """Return what a finished run leaves: the folded weights, a bit per prunable weight, and its texts."""
+    """Return the size of a finished run's files: float32 weights, one mask bit per prunable weight, and text files."""
+    # A gated weight is stored as its dense weight; the parameters of its gate are not stored.
     values = sum(p.numel() for name, p in run.engine.model.named_parameters() if "parametrizations" not in name)
     prunable = sum(layer.dense.numel() for layer in run.layers)
-    return 4 * (values + prunable) + prunable // 8 + RECORD_BYTES
+    return 4 * (values + prunable) + prunable // 8 + TEXT_BYTES

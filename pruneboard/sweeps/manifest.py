@@ -1,7 +1,8 @@
-"""What a sweep leaves for `pruneboard status`: the list of its runs, in `results/sweeps/<board>.json`.
+"""The manifest of a sweep: the list of its runs in `results/sweeps/<board>.json`, which `pruneboard status` reads.
 
-The list names runs by what their folders are made of, never by a path. How far each is stands in its own folder,
-so that a look needs no process to answer, works on another machine of a shared disk, and imports no torch.
+A manifest identifies each run by the parts of its folder's path, never by the path itself. The status of a run is read
+from its folder. Therefore `status` needs no running process, works on any machine with the same disk, and imports no
+torch.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from pruneboard.coerce import build
 from pruneboard.errors import NotFoundError, PruneboardError, StoreError, UsageError, why
 from pruneboard.records import runfolder, store
 from pruneboard.records.schema import lookup
-from pruneboard.sweeps.board_file import NAME as BOARD_NAME
+from pruneboard.sweeps.board_file import NAME_PATTERN
 
 FOLDER = "sweeps"
 SCHEMA = 1
-_LARGEST = 64 * 2**20
-_MOST_JOBS = 10**6
+_MAX_BYTES = 64 * 2**20
+_MAX_JOBS = 10**6
 
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestEntry:
-    """One run of a sweep, by what its folder is made of (`store.run_folder`)."""
+    """One run of a sweep, identified by the arguments of `store.run_folder`."""
 
     dataset: str
     model: str
@@ -39,22 +40,23 @@ class ManifestEntry:
     hash: str
 
     def __post_init__(self) -> None:
-        """Refuse null, which a list from elsewhere may have anywhere."""
+        """Refuse null: a damaged or foreign manifest may contain it in any field."""
         for name, value in vars(self).items():
             if value is None and name != "sparsity":
-                raise UsageError(f"{name} of a run is null")
+                raise UsageError(f"{name} of a run must not be null")
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far one run is.
+    """Status of one run.
 
     Attributes:
-        run: which.
-        status: of its record; `running`, `stopped` (a checkpoint is there) or `missing` where there is none.
-        epoch: epochs done of a run under way.
-        top1: validation top-1 of that epoch, or test top-1 of a finished run.
-        seconds: what a finished run took.
+        run: the run.
+        status: status of its record; without a record `running`, `stopped` (a checkpoint exists) or `missing`;
+            `unreadable` for a damaged record.
+        epoch: finished epochs of a run without a record.
+        top1: validation top-1 after that epoch, or test top-1 of a finished run, in [0, 1].
+        seconds: wall time of a finished run.
         message: why a run failed.
     """
 
@@ -66,31 +68,31 @@ class RunStatus:
     message: str = ""
 
 
-def path_of(results: str | Path, board: str) -> Path:
-    """Return where the list of a board's runs is."""
+def manifest_path(results: str | Path, board: str) -> Path:
+    """Return the path of a board's manifest."""
     return Path(results) / FOLDER / f"{board}.json"
 
 
 def write(results: str | Path, board: str, runs: Iterable[ManifestEntry], jobs: int, *, part: bool = False) -> Path:
-    """Write the list of a board's runs, and how many are carried out at once.
+    """Write a manifest and return its path.
 
     Args:
         results: the results folder.
-        board: the board's name.
-        runs: those of the sweep.
-        jobs: how many at once.
-        part: they are some of the board's; those of a list that is there stay.
+        board: name of the board.
+        runs: runs of the sweep.
+        jobs: number of parallel runs.
+        part: `runs` is only a part of the board: keep the runs of an existing manifest.
 
     Raises:
         StoreError: the folder cannot be written.
     """
     if part:
-        runs = dict.fromkeys([*_known(path_of(results, board)), *runs])
+        runs = dict.fromkeys([*_existing_runs(manifest_path(results, board)), *runs])
     content = {"schema": SCHEMA, "board": board, "jobs": jobs, "runs": [asdict(run) for run in runs]}
-    return store.write_atomic(path_of(results, board), (json.dumps(content, indent=1) + "\n").encode())
+    return store.write_atomic(manifest_path(results, board), (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _known(path: Path) -> list[ManifestEntry]:
+def _existing_runs(path: Path) -> list[ManifestEntry]:
     try:
         return read(path)[2]
     except PruneboardError:
@@ -98,38 +100,38 @@ def _known(path: Path) -> list[ManifestEntry]:
 
 
 def read(path: Path) -> tuple[str, int, list[ManifestEntry]]:
-    """Return the board's name, how many runs are carried out at once, and the runs.
+    """Return the name of the board, the number of parallel runs, and the runs.
 
     Raises:
-        NotFoundError: there is no such file.
-        StoreError: it is no list of runs.
+        NotFoundError: the file does not exist.
+        StoreError: the file is not a valid manifest.
     """
     try:
-        return _parsed(json.loads(store.read_bytes(path, _LARGEST).decode()))
+        return _parse(json.loads(store.read_bytes(path, _MAX_BYTES).decode()))
     except FileNotFoundError:
-        raise NotFoundError(f"no sweep at {path}: start one with `pruneboard sweep BOARD`") from None
+        raise NotFoundError(f"no sweep at {path}: start one with `pruneboard sweep BOARD.toml`") from None
     except OSError as error:
         raise StoreError(f"cannot read {path}: {why(error)}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
-        raise StoreError(f"{path} is no list of runs: {str(error)[:300]}") from None
+        raise StoreError(f"{path} is not a valid sweep manifest: {str(error)[:300]}") from None
 
 
-def _parsed(content: Any) -> tuple[str, int, list[ManifestEntry]]:
+def _parse(content: Any) -> tuple[str, int, list[ManifestEntry]]:
     schema, jobs = content["schema"], content["jobs"]
     if schema != SCHEMA:
-        raise StoreError(f"its schema is {schema!r}, and this pruneboard reads {SCHEMA}")
-    if not (type(jobs) is int and 1 <= jobs <= _MOST_JOBS):
-        raise StoreError(f"jobs is a number of 1 or more; found {jobs!r:.50}")
+        raise StoreError(f"its schema is {schema!r}, but this pruneboard reads {SCHEMA}")
+    if not (type(jobs) is int and 1 <= jobs <= _MAX_JOBS):
+        raise StoreError(f"jobs must be a whole number of 1 or more; found {jobs!r:.50}")
     return str(content["board"]), jobs, [build(ManifestEntry, run, "a run") for run in content["runs"]]
 
 
-def found_in(results: str | Path) -> list[Path]:
-    """Return the lists of runs in a results folder: the files that have a board's name."""
-    return sorted(path for path in (Path(results) / FOLDER).glob("*.json") if re.fullmatch(BOARD_NAME, path.stem))
+def find_manifests(results: str | Path) -> list[Path]:
+    """Return the manifests in a results folder: the JSON files whose name is a valid board name."""
+    return sorted(path for path in (Path(results) / FOLDER).glob("*.json") if re.fullmatch(NAME_PATTERN, path.stem))
 
 
-def standing(results: str | Path, run: ManifestEntry) -> RunStatus:
-    """Look into a run's folder."""
+def run_status(results: str | Path, run: ManifestEntry) -> RunStatus:
+    """Read the status of a run from its folder."""
     folder = store.run_folder(results, **asdict(run))
     try:
         record = store.read(folder / store.RUN)
@@ -148,26 +150,27 @@ def standing(results: str | Path, run: ManifestEntry) -> RunStatus:
     return RunStatus(run, status, message=str(lookup(record, "error.message") or ""))
 
 
-def counts(standings: Iterable[RunStatus]) -> dict[str, int]:
+def counts(statuses: Iterable[RunStatus]) -> dict[str, int]:
     """Return status -> number of runs."""
-    return dict(sorted(Counter(item.status for item in standings).items()))
+    return dict(sorted(Counter(item.status for item in statuses).items()))
 
 
-def seconds_left(standings: Iterable[RunStatus], jobs: int) -> float | None:
-    """Return about how long the rest takes with `jobs` runs at once; None before the first run is done.
+def seconds_left(statuses: Iterable[RunStatus], jobs: int) -> float | None:
+    """Estimate the remaining seconds with `jobs` parallel runs; None until one run is done.
 
-    A run is taken to last as long as the finished ones of its method and track do, or of all where there is none.
+    Every unfinished run counts with the mean time of the finished runs of its method and track, or of all finished runs
+    if its method and track have none.
     """
-    items = list(standings)
-    taken: dict[tuple[str, str], list[float]] = {}
+    items = list(statuses)
+    times: dict[tuple[str, str], list[float]] = {}
     for item in items:
         if item.seconds is not None:
-            taken.setdefault((item.run.method, item.run.track), []).append(item.seconds)
-    every = [seconds for of_one in taken.values() for seconds in of_one]
-    if not every:
+            times.setdefault((item.run.method, item.run.track), []).append(item.seconds)
+    all_times = [seconds for group in times.values() for seconds in group]
+    if not all_times:
         return None
     left = [item.run for item in items if item.status in ("missing", "running", "stopped", "interrupted")]
-    return sum(_mean(taken.get((run.method, run.track), every)) for run in left) / max(1, jobs)
+    return sum(_mean(times.get((run.method, run.track), all_times)) for run in left) / max(1, jobs)
 
 
 def _mean(values: list[float]) -> float:
@@ -175,8 +178,9 @@ def _mean(values: list[float]) -> float:
 
 
 def _last_epoch(folder: Path) -> dict[str, Any]:
+    """Return `epoch` and `top1` from the last line of `metrics.jsonl`; empty if that line is missing or damaged."""
     try:
-        text = store.read_bytes(folder / runfolder.METRICS, _LARGEST).decode(errors="replace")
+        text = store.read_bytes(folder / runfolder.METRICS, _MAX_BYTES).decode(errors="replace")
         row = json.loads(text.splitlines()[-1])
         epoch, top1 = row["epoch"], row["validation"]["top1"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -186,9 +190,9 @@ def _last_epoch(folder: Path) -> dict[str, Any]:
     return {"epoch": epoch, "top1": float(top1)}
 
 
-def as_json(board: str, standings: Iterable[RunStatus], left: float | None) -> Mapping[str, Any]:
-    """Return a board's standing as plain JSON."""
-    items = list(standings)
+def as_json(board: str, statuses: Iterable[RunStatus], left: float | None) -> Mapping[str, Any]:
+    """Return the document that `pruneboard status --json` prints for a board."""
+    items = list(statuses)
     return {
         "board": board,
         "counts": counts(items),

@@ -1,4 +1,4 @@
-"""From a board file to its runs: which there are, in which order, and which are done."""
+"""The plan of a sweep: all runs of a board file in the order of execution, each with the status of its record."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from pruneboard.errors import DataError, UnknownNameError, UsageError
 from pruneboard.experiment.prepare import prepare
 from pruneboard.records import store
 from pruneboard.spec import RunSpec, TrackName
-from pruneboard.sweeps.board_file import BoardFile, Entry, Images
+from pruneboard.sweeps.board_file import BoardData, BoardFile, BoardMethod
+
+_Row = tuple[BoardMethod, str, float | None]
+"""Method, track and sparsity: what the runs of one row of the leaderboard have in common."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """What belongs to a machine and not to a board; none of it decides a result.
+class MachineSettings:
+    """Settings that depend on the machine, not on the board. They are not part of a content hash.
 
     Attributes:
-        results: folder that holds one folder per run.
-        data_dir: where the images are.
-        download: fetch them where they are not there.
+        results: folder that contains one folder per run.
+        data_dir: folder of the data set.
+        download: download the data set if it is missing.
         device: `auto`, `cpu` or `cuda`.
         procs: processes per run.
     """
@@ -38,14 +41,14 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedRun:
     """One run of a board.
 
     Attributes:
-        spec: what to run.
-        hash: its content hash.
-        folder: where its record goes.
-        status: of the record that is there, or `missing`.
+        spec: the run.
+        hash: its content hash; empty if the data set was not read.
+        folder: folder of its record.
+        status: status of the existing record, `missing` without one, or `unknown` if the data set was not read.
     """
 
     spec: RunSpec
@@ -55,7 +58,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The run in a few words."""
+        """Method, options, sparsity, model, track and seed in one line."""
         spec = self.spec
         options = "".join(f" {name}={value}" for name, value in sorted(spec.options.items()))
         ablation = f" {spec.ablation}" if spec.ablation else ""
@@ -64,77 +67,80 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All runs of a board, in the order in which they are carried out."""
+class SweepPlan:
+    """All runs of a board in the order of execution."""
 
     board: BoardFile
-    cells: tuple[Cell, ...]
+    runs: tuple[PlannedRun, ...]
 
-    def missing(self, *, retry_failed: bool = False) -> list[Cell]:
-        """Return what there is to do: runs without a record and interrupted ones, with `retry_failed` failed ones."""
+    def missing(self, *, retry_failed: bool = False) -> list[PlannedRun]:
+        """Return the runs to execute: those without a record, interrupted ones, and with `retry_failed` failed ones."""
         left = {"missing", "interrupted", "unknown"}
-        return [c for c in self.cells if c.status in left or (retry_failed and c.status != "done")]
+        return [run for run in self.runs if run.status in left or (retry_failed and run.status != "done")]
 
     def counts(self) -> dict[str, int]:
         """Return status -> number of runs."""
-        return dict(sorted(Counter(cell.status for cell in self.cells).items()))
+        return dict(sorted(Counter(run.status for run in self.runs).items()))
 
 
-def make_plan(board: BoardFile, place: Place, *, only: Sequence[str] = (), seeds: Sequence[int] | None = None) -> Plan:
-    """Resolve every run of a board, and look which are done. Trains and writes nothing.
+def make_plan(board: BoardFile, specs: Iterable[RunSpec]) -> SweepPlan:
+    """Resolve the specs of a board and read the status of their records. Trains nothing and writes no file.
+
+    Raises:
+        UsageError: a run is not possible, for any reason for which `pruneboard run` would refuse it; or two rows of the
+            board are the same run.
+    """
+    with kept_open():
+        runs = tuple(_planned(spec, board.data) for spec in specs)
+    _check_distinct(board, runs)
+    return SweepPlan(board, runs)
+
+
+def _check_distinct(board: BoardFile, runs: Iterable[PlannedRun]) -> None:
+    """Refuse two rows with the same run, such as one that omits an option and one that states its default."""
+    labels: dict[str, str] = {}
+    for run in runs:
+        if run.hash in labels:
+            raise UsageError(
+                f"two rows of board {board.name} are the same run, {labels[run.hash]!r} and {run.label!r}: "
+                "remove one of them"
+            )
+        labels[run.hash] = run.label
+
+
+def make_plan_without_data(board: BoardFile, specs: Iterable[RunSpec]) -> SweepPlan:
+    """Return the runs of a board without reading its data set; their status is `unknown`.
+
+    A content hash includes the data, so without the data the folder of a run cannot be found.
+    """
+    return SweepPlan(board, tuple(PlannedRun(spec, "", Path(spec.results), "unknown") for spec in specs))
+
+
+def board_specs(
+    board: BoardFile, machine: MachineSettings, *, only: Sequence[str] = (), seeds: Sequence[int] | None = None
+) -> list[RunSpec]:
+    """Return the specs of a board's runs: the dense control first, then all rows of one seed after another.
+
+    With this order every row has a control to be compared with, and early results are complete seeds.
 
     Args:
-        board: what to run.
-        place: on which machine.
-        only: methods; empty is all of them.
-        seeds: seeds; None is all of the board's.
+        board: the board.
+        machine: settings of this machine.
+        only: names of methods; empty for all methods of the board.
+        seeds: seeds; None for all seeds of the board.
 
     Raises:
-        UsageError: anything that a single run would be refused for.
+        UsageError: a method is not installed or supports no track of the board, or the board has no such seed.
     """
-    with dataset_cache():
-        cells = tuple(_cell(spec, board.data) for spec in specs(board, place, only=only, seeds=seeds))
-    _check_distinct(board, cells)
-    return Plan(board, cells)
-
-
-def _check_distinct(board: BoardFile, cells: Iterable[Cell]) -> None:
-    """Refuse a run that two rows ask for, such as with an option left out and with its default written down."""
-    labels: dict[str, str] = {}
-    for cell in cells:
-        if cell.hash in labels:
-            raise UsageError(
-                f"two rows of board {board.name} ask for the same run, {labels[cell.hash]!r} and {cell.label!r}: "
-                "take one of them out"
-            )
-        labels[cell.hash] = cell.label
-
-
-def unknown_plan(
-    board: BoardFile, place: Place, *, only: Sequence[str] = (), seeds: Sequence[int] | None = None
-) -> Plan:
-    """Return the runs of a board where its images are not: which of them are done cannot be told."""
-    listed = specs(board, place, only=only, seeds=seeds)
-    return Plan(board, tuple(Cell(spec, "", Path(place.results), "unknown") for spec in listed))
-
-
-def specs(
-    board: BoardFile, place: Place, *, only: Sequence[str] = (), seeds: Sequence[int] | None = None
-) -> list[RunSpec]:
-    """Return the runs of a board: its dense control first, then seed by seed, so that early results are whole seeds.
-
-    Raises:
-        UsageError: a method that is not installed or has no track of the board, or a seed that the board has not.
-    """
-    _check_asked(board, only, seeds)
-    entries = [entry for entry in board.methods if not only or entry.name in only]
+    _check_selection(board, only, seeds)
+    methods = [method for method in board.methods if not only or method.name in only]
     chosen = [seed for seed in board.seeds if seeds is None or seed in seeds]
-    # Only a control takes no sparsity; `sorted` is stable.
-    return sorted(_specs(board, place, entries, chosen), key=lambda spec: spec.sparsity is not None)
+    # Only controls take no sparsity. `sorted` is stable, so the order of seeds remains.
+    return sorted(_specs(board, machine, methods, chosen), key=lambda spec: spec.sparsity is not None)
 
 
-def _check_asked(board: BoardFile, only: Sequence[str], seeds: Sequence[int] | None) -> None:
-    names = {entry.name for entry in board.methods}
+def _check_selection(board: BoardFile, only: Sequence[str], seeds: Sequence[int] | None) -> None:
+    names = {method.name for method in board.methods}
     for name in only:
         if name not in names:
             raise UnknownNameError(f"method of board {board.name}:", name, names)
@@ -143,100 +149,102 @@ def _check_asked(board: BoardFile, only: Sequence[str], seeds: Sequence[int] | N
             raise UsageError(f"board {board.name} has no seed {seed}: its seeds are {', '.join(map(str, board.seeds))}")
 
 
-def _specs(board: BoardFile, place: Place, entries: Sequence[Entry], seeds: Iterable[int]) -> Iterator[RunSpec]:
-    rows = [(entry, track, point) for entry in entries for track, point in _rows(board, entry)]
+def _specs(
+    board: BoardFile, machine: MachineSettings, methods: Sequence[BoardMethod], seeds: Iterable[int]
+) -> Iterator[RunSpec]:
+    rows = [row for method in methods for row in _rows(board, method)]
     for seed in seeds:
         for model in board.models:
-            for entry, track, point in rows:
-                yield _spec(board, place, entry, track, point, model, seed)
+            for row in rows:
+                yield _spec(board, machine, row, model, seed)
 
 
-def _rows(board: BoardFile, entry: Entry) -> list[tuple[str, float | None]]:
-    """Return track and operating point of every row of a method; a method that takes no sparsity has one."""
-    info = registry.find(entry.name)
-    cls = registry.load(info)
-    known = {"supermask"} if entry.ablation else cls.tracks  # an ablation needs weights that no mask was trained with
-    supported = [track for track in board.tracks if track in cls.tracks and track in known]
-    tracks = entry.tracks or supported
+def _rows(board: BoardFile, method: BoardMethod) -> list[_Row]:
+    """Return the rows of a method; the sparsity is None for a method without one."""
+    cls = registry.load(registry.find(method.name))
+    # On the prune track the weights were trained together with the mask, so replacing one of them measures nothing.
+    allowed = cls.tracks & {"supermask"} if method.ablation else cls.tracks
+    supported = [track for track in board.tracks if track in allowed]
+    tracks = method.tracks or supported
     refused = [track for track in tracks if track not in supported]
     if refused or not tracks:
         names = ", ".join(refused or board.tracks)
-        ablation = f" with ablation {entry.ablation}" if entry.ablation else ""
+        ablation = f" with ablation {method.ablation}" if method.ablation else ""
         raise UsageError(
-            f"method {entry.name!r}{ablation} does not run on track {names} of board {board.name}; "
-            f"it runs on {', '.join(sorted(known & cls.tracks)) or 'none'}"
+            f"method {method.name!r}{ablation} does not run on track {names} of board {board.name}; "
+            f"it runs on {', '.join(sorted(allowed)) or 'none'}"
         )
     if registry.takes_sparsity(cls):
         points = [(track, point) for track in tracks for point in board.tracks[track].sparsities]
-        return [(track, point) for track, point in points if not entry.sparsities or point in entry.sparsities]
-    return [(track, None) for track in tracks]
+        chosen = method.sparsities or {point for _, point in points}
+        return [(method, track, point) for track, point in points if point in chosen]
+    return [(method, track, None) for track in tracks]
 
 
-def _spec(
-    board: BoardFile, place: Place, entry: Entry, track: str, point: float | None, model: str, seed: int
-) -> RunSpec:
+def _spec(board: BoardFile, machine: MachineSettings, row: _Row, model: str, seed: int) -> RunSpec:
+    method, track, sparsity = row
     return RunSpec(
-        method=entry.name,
+        method=method.name,
         model=model,
-        sparsity=point,
-        options=entry.options,
+        sparsity=sparsity,
+        options=method.options,
         track=cast("TrackName", track),
         dataset=board.data.name,
-        data_dir=place.data_dir,
-        download=place.download,
+        data_dir=machine.data_dir,
+        download=machine.download,
         recipe=board.recipe,
         overrides=board.training,
         seed=seed,
-        tuning_trials=entry.tuning.trials,
-        tuning_source=entry.tuning.source,
+        tuning_trials=method.tuning.trials,
+        tuning_source=method.tuning.source,
         limit_train=board.data.limit_train,
         init=board.tracks[track].init,
-        ablation=entry.ablation,
+        ablation=method.ablation,
         stem=board.stem,
         precision=board.precision,
-        procs=place.procs,
-        device=place.device,
-        results=place.results,
+        procs=machine.procs,
+        device=machine.device,
+        results=machine.results,
     )
 
 
-def _cell(spec: RunSpec, images: Images) -> Cell:
+def _planned(spec: RunSpec, data: BoardData) -> PlannedRun:
     job, dataset = prepare(spec)
-    _check_images(dataset, images)
+    _check_dataset(dataset, data)
     found = store.status(job.folder / store.RUN)
     if found == "done" and store.finished(job.folder, job.hash) is None:
-        found = None  # eight digits agree and sixty-four do not
-    return Cell(spec, job.hash, job.folder, found or "missing")
+        found = None  # a different run: the folder name contains only the first 8 of the 64 digits of the hash
+    return PlannedRun(spec, job.hash, job.folder, found or "missing")
 
 
-def _check_images(dataset: Dataset, images: Images) -> None:
-    """Refuse other images than the board is about.
+def _check_dataset(dataset: Dataset, data: BoardData) -> None:
+    """Refuse a data set that differs from the one that the board file describes.
 
     Raises:
-        DataError: another number of images or classes.
+        DataError: the number of images or classes is different.
     """
     pool = len(dataset.train) + len(dataset.validation)
-    for what, said, found in (
-        ("training images", images.train, pool),
-        ("test images", images.test, len(dataset.test)),
-        ("classes", images.classes, len(dataset.classes)),
+    for what, expected, found in (
+        ("training images", data.train, pool),
+        ("test images", data.test, len(dataset.test)),
+        ("classes", data.classes, len(dataset.classes)),
     ):
-        if said != found:
+        if expected != found:
             raise DataError(
-                f"the board is about {said:,} {what}, and {dataset.name} has {found:,}: point --data-dir at the right "
-                "images, or change [data] in the board file, which makes it another board"
+                f"the board file states {expected:,} {what}, but {dataset.name} has {found:,}: point --data-dir at the "
+                "right images, or change [data] in the board file, which makes it a different board"
             )
 
 
-_FLAGS = {"options", "overrides", "force"}
+_NOT_FLAGS = {"options", "overrides", "force"}
 
 
-def command(spec: RunSpec) -> str:
-    """Return the `pruneboard run` line that carries out one cell, quoted for a shell."""
+def run_command(spec: RunSpec) -> str:
+    """Return the `pruneboard run` command line of a spec, quoted for a shell."""
     words = ["pruneboard", "run"]
     for item in fields(RunSpec):
         value = getattr(spec, item.name)
-        if item.name not in _FLAGS and value != item.default:
+        if item.name not in _NOT_FLAGS and value != item.default:
             words += _flag(item.name, value)
     for name, value in spec.overrides.items():
         words += _flag(name, value)

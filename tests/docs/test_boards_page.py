@@ -1,4 +1,4 @@
-"""The examples of docs/boards.md do what the page says."""
+"""The examples of docs/boards.md work as described."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pruneboard.sweeps import board_file
 PAGE = "docs/boards.md"
 
 
-def test_the_file_of_the_page_is_a_board(tmp_path):
-    """The annotated example loads, with the values that its comments explain."""
+def test_the_example_of_a_board_file_is_valid(tmp_path):
+    """The annotated board file of the page loads with the values that its comments explain."""
     (example,) = (block for block in blocks("toml", PAGE) if "[[methods]]" in block)
     path = tmp_path / "mine.toml"
     path.write_text(example)
     board = board_file.load_board(path)
     assert (board.name, board.seeds, board.data.limit_train) == ("mine", (0, 1, 2, 3, 4, 5), 10_000)
-    assert [entry.name for entry in board.methods] == ["dense", "probmask", "edge-popup"]
-    assert board.methods[1].tuning == board_file.Tuning(trials=3, source="my-search")
+    assert [method.name for method in board.methods] == ["dense", "probmask", "edge-popup"]
+    assert board.methods[1].tuning == board_file.MethodTuning(trials=3, source="my-search")
 
 
 def write_batches(folder):
-    """Make files like CIFAR-10's own, of two images a batch."""
+    """Write files in the format of CIFAR-10, with two images in each batch."""
     folder.mkdir(parents=True)
     names = ["airplane", "automobile"]
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
@@ -38,8 +38,8 @@ def write_batches(folder):
         (folder / batch).write_bytes(pickle.dumps(held))
 
 
-def test_cifar_can_be_made_a_folder_of_pictures(tmp_path, monkeypatch):
-    """The script of the page writes every image under its own name, with its own pixels."""
+def test_the_script_converts_cifar_to_image_files(tmp_path, monkeypatch):
+    """The script of the page writes every image under its own name with the same pixels."""
     monkeypatch.chdir(tmp_path)
     # The real class fetches the files and compares their checksums.
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "__init__", lambda self, root, *, download: None)

@@ -1,8 +1,8 @@
-"""A Ray cluster of two nodes on this machine: `python two_nodes.py FOLDER` prints its address once it is up.
+"""A Ray cluster of two nodes on this machine: `python two_nodes.py FOLDER` prints its address when it has started.
 
-Each node takes one run at a time, and keeps temporary files in a folder of its own, `FOLDER/head` and `FOLDER/other`.
-With a second argument the second node has that `PYTHONPATH`, and so perhaps another pruneboard.
-`kill` on standard input ends the second node at once, as a power failure would; the end of the input ends both.
+Each node executes one run at a time, and has its own folder for temporary files, `FOLDER/head` or `FOLDER/other`.
+A second argument is the `PYTHONPATH` of the second node, which may lead to a different pruneboard.
+`kill` on standard input kills the second node at once, as a power failure would; the end of the input stops both nodes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-# As `srun` describes one of two tasks: it must not be taken for one of two processes of a run.
+# Variables of the second of two SLURM tasks. A run must not take them for the description of its own processes.
 SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_STEP_NODELIST": "node1", "SLURM_JOB_ID": "7"}
 STORE_BYTES = 100 * 2**20
 

@@ -1,67 +1,23 @@
-"""Board files: what stands in one is what is loaded, and what cannot be meant is refused by name."""
+"""Board files: every value is loaded as written, and an invalid or unknown one is refused with a clear message."""
 
 from __future__ import annotations
 
-import copy
-import json
 import tempfile
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from board_file_cases import BOARDS, SMALL, small, write_board
 from pruneboard import registry
-from pruneboard.cli import invoke
 from pruneboard.errors import UnknownNameError, UsageError
 from pruneboard.spec import ABLATIONS, TRACKS, recipe_names
-from pruneboard.sweeps.board_file import Points, Tuning, load_board
-
-BOARDS = sorted((Path(__file__).parents[2] / "benchmarks" / "boards").glob("*.toml"))
-
-SMALL = {
-    "models": ["test_resnet"],
-    "seeds": 2,
-    "data": {"name": "digits", "train": 1442, "test": 355, "classes": 10, "side": 8},
-    "tracks": {"prune": {"sparsities": [0.5, 0.9]}},
-    "methods": [{"name": "dense"}, {"name": "magnitude", "options": {"prune_at": 0.25}, "tuning": {"trials": 3}}],
-}
-GONE = object()
-
-
-def toml(value):
-    """A value in TOML, tables in one line; JSON writes strings, numbers and truth values as TOML does."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{toml(name)} = {toml(item)}" for name, item in value.items()) + "}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def board(folder, values, name="small"):
-    """Write a board file."""
-    path = Path(folder, f"{name}.toml")
-    path.write_text("".join(f"{toml(key)} = {toml(item)}\n" for key, item in values.items()), encoding="utf-8")
-    return path
-
-
-def small(path, value=GONE):
-    """The values of a small board with one of them, at a dotted path, replaced or taken out."""
-    values = copy.deepcopy(SMALL)
-    *parents, last = [int(key) if key.isdigit() else key for key in path.split(".")]
-    block = values
-    for key in parents:
-        block = block[key] if isinstance(block, list) else block.setdefault(key, {})
-    if value is not GONE:
-        block[last] = value
-    else:
-        del block[last]
-    return values
+from pruneboard.sweeps.board_file import BoardTrack, MethodTuning, load_board
 
 
 def refusal(folder, values, kind=UsageError):
-    """What loading says; it is one line that names the file."""
-    path = board(folder, values)
+    """Load a board file that is refused; return the message, which must be one line and name the file."""
+    path = write_board(folder, values)
     with pytest.raises(kind) as caught:
         load_board(path)
     assert str(path) in str(caught.value)
@@ -69,7 +25,7 @@ def refusal(folder, values, kind=UsageError):
     return str(caught.value).replace(str(path), "FILE")
 
 
-# What is refused
+# Refused board files
 
 
 @pytest.mark.parametrize(
@@ -84,22 +40,10 @@ def refusal(folder, values, kind=UsageError):
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path, path, near):
-    """At every level of the file, because a setting that is ignored would change what the board measures."""
-    said = refusal(tmp_path, small(path, 1), UnknownNameError)
-    assert f"'{path.rpartition('.')[2]}'" in said
-    assert f"did you mean {near}" in said
-
-
-def test_the_command_ends_with_the_code_of_wrong_usage(tmp_path, capsys):
-    """A mistyped key is one line on standard error, and nothing is written."""
-    results = tmp_path / "results"
-    assert invoke(["sweep", str(board(tmp_path, small("precison", "fp32"))), "--results", str(results)]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert "did you mean precision" in err
-    assert not results.exists()
+    """At every level of the file, an unknown key is an error whose message suggests the closest known key."""
+    message = refusal(tmp_path, small(path, 1), UnknownNameError)
+    assert f"'{path.rpartition('.')[2]}'" in message
+    assert f"did you mean {near}" in message
 
 
 @pytest.mark.parametrize(
@@ -111,7 +55,7 @@ def test_the_command_ends_with_the_code_of_wrong_usage(tmp_path, capsys):
     ],
 )
 def test_a_missing_key_is_named(tmp_path, path):
-    """A board says what it consists of: no list, count or size has a default."""
+    """The lists, counts and sizes of a board have no defaults: a missing one is an error that names it."""
     assert path.rpartition(".")[2] in refusal(tmp_path, small(path))
 
 
@@ -159,28 +103,28 @@ def test_a_missing_key_is_named(tmp_path, path):
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused(tmp_path, path, value):
-    """Nothing is read as something that was not written, also where it is empty or false."""
+    """A value of the wrong type or range is refused in one line that names its key, even if it is empty or false."""
     key = next(part for part in reversed(path.split(".")) if not part.isdigit())
     with pytest.raises(UsageError) as caught:
-        load_board(board(tmp_path, small(path, value)))
+        load_board(write_board(tmp_path, small(path, value)))
     assert key in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [1, 1.0, 1.5, 90, -0.1, float("nan"), float("inf")])
 def test_a_sparsity_is_a_fraction_below_1(tmp_path, value):
-    """At a track and at a method."""
-    text = board(tmp_path, small("tracks.prune.sparsities", [0.5, 7])).read_text()
+    """A sparsity outside [0, 1) is refused, in a track and in a method."""
+    text = write_board(tmp_path, small("tracks.prune.sparsities", [0.5, 7])).read_text()
     path = tmp_path / "small.toml"
     path.write_text(text.replace("7", str(value)))
     with pytest.raises(UsageError, match=r"\[tracks\.prune\] in .* in \[0, 1\)"):
         load_board(path)
     with pytest.raises(UsageError, match=r"number 2 in .* in \[0, 1\)"):
-        load_board(board(tmp_path, small("methods.1.sparsities", [1.5])))
+        load_board(write_board(tmp_path, small("methods.1.sparsities", [1.5])))
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "twice"),
+    ("path", "value", "duplicate"),
     [
         ("models", ["test_resnet", "test_resnet"], "test_resnet"),
         ("seeds", [3, 7, 3], "3"),
@@ -191,15 +135,15 @@ def test_a_sparsity_is_a_fraction_below_1(tmp_path, value):
         ("methods.1.sparsities", [0.5, 0.5], "0.5"),
     ],
 )
-def test_what_stands_there_twice_is_refused(tmp_path, path, value, twice):
-    """The same run under two rows would count twice."""
-    assert f"has {twice} twice" in refusal(tmp_path, small(path, value))
+def test_duplicates_are_refused(tmp_path, path, value, duplicate):
+    """A repeated model, seed, sparsity, track or method is an error that names the duplicate."""
+    assert f"contains {duplicate} more than once" in refusal(tmp_path, small(path, value))
 
 
 def test_rows_of_one_method_may_differ_in_options_tracks_or_ablation(tmp_path):
-    """Each set of options is a row of its own."""
+    """A method may appear several times with different options or ablations: each is a separate row."""
     rows = [{"name": "a"}, {"name": "a", "options": {"b": 1}}, {"name": "a", "ablation": ABLATIONS[0]}]
-    assert len(load_board(board(tmp_path, small("methods", rows))).methods) == 3
+    assert len(load_board(write_board(tmp_path, small("methods", rows))).methods) == 3
 
 
 @pytest.mark.parametrize(
@@ -215,41 +159,41 @@ def test_rows_of_one_method_may_differ_in_options_tracks_or_ablation(tmp_path):
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_one(tmp_path, path, value, near):
-    """A scope, recipe, data set, track, ablation or augmentation that does not exist."""
+    """An unknown scope, recipe, data set, track, ablation or augmentation is refused with the closest known name."""
     with pytest.raises(UnknownNameError, match=f"did you mean {near}"):
-        load_board(board(tmp_path, small(path, value)))
+        load_board(write_board(tmp_path, small(path, value)))
 
 
-def test_an_unknown_data_set_is_refused_with_a_recipe_too(tmp_path):
-    """Naming the training does not make the images exist."""
+def test_an_unknown_data_set_is_refused_even_with_a_recipe(tmp_path):
+    """A board with an unknown data set is refused, even if it names its recipe."""
     assert "'digit'" in refusal(tmp_path, small("data.name", "digit") | {"recipe": "digits"}, UnknownNameError)
 
 
-def test_a_track_that_the_board_has_not_is_refused(tmp_path):
-    """A method cannot enter what nobody else is in."""
+def test_a_track_that_the_board_does_not_have_is_refused(tmp_path):
+    """A method can only name tracks of its board."""
     assert "'supermask'" in refusal(tmp_path, small("methods.1.tracks", ["supermask"]), UnknownNameError)
 
 
 def test_a_method_takes_only_operating_points_of_its_tracks(tmp_path):
-    """Another one would stand in a column of its own."""
-    said = refusal(tmp_path, small("methods.1.sparsities", [0.5, 0.95]))
-    assert "0.95" in said
-    assert "choose from 0.5, 0.9" in said
+    """A sparsity of a method must be an operating point of a track that the method enters."""
+    message = refusal(tmp_path, small("methods.1.sparsities", [0.5, 0.95]))
+    assert "0.95" in message
+    assert "choose from 0.5, 0.9" in message
     tracks = {"prune": {"sparsities": [0.5]}, "supermask": {"sparsities": [0.9]}}
     rows = [{"name": "a", "tracks": ["prune"], "sparsities": [0.9]}]
     assert "choose from 0.5" in refusal(tmp_path, SMALL | {"tracks": tracks, "methods": rows})
 
 
 @pytest.mark.parametrize("name", ["-x", ".x", "a b", "ä", "x" * 101])
-def test_a_name_that_is_no_name_of_a_folder_is_refused(tmp_path, name):
-    """A board's results lie in a folder of its name."""
-    with pytest.raises(UsageError, match="names its board"):
-        load_board(board(tmp_path, SMALL, name))
+def test_a_name_that_is_not_safe_for_a_folder_is_refused(tmp_path, name):
+    """A board file must have a plain name, because the results folder gets the same name."""
+    with pytest.raises(UsageError, match="the name of a board file must match"):
+        load_board(write_board(tmp_path, SMALL, name))
 
 
 @pytest.mark.parametrize("content", [b"models = [", b"\xff", None])
-def test_what_cannot_be_read_is_one_line(tmp_path, content):
-    """No TOML, no text, no file."""
+def test_an_unreadable_file_is_reported_in_one_line(tmp_path, content):
+    """A file that is missing, not text or not TOML is refused in one line that names it."""
     path = tmp_path / "small.toml"
     if content is not None:
         path.write_bytes(content)
@@ -258,34 +202,34 @@ def test_what_cannot_be_read_is_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-# What is loaded
+# Loaded board files
 
 
-def test_a_recipe_lies_beside_its_board(tmp_path, monkeypatch):
-    """A path is read from the board file's folder, wherever the command runs; an absolute one as it is."""
+def test_the_path_of_a_recipe_is_relative_to_the_board_file(tmp_path, monkeypatch):
+    """A relative path is resolved against the folder of the board file, wherever the command runs."""
     (tmp_path / "mine.toml").write_text("epochs = 3\nbatch_size = 32\nlr = 0.1\nimage_size = 16\n")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     beside = SMALL | {"recipe": "mine.toml"}
-    assert load_board(board(tmp_path, beside)).recipe == str(tmp_path / "mine.toml")
-    assert load_board(board(elsewhere, SMALL | {"recipe": "../mine.toml"})).recipe is not None
+    assert load_board(write_board(tmp_path, beside)).recipe == str(tmp_path / "mine.toml")
+    assert load_board(write_board(elsewhere, SMALL | {"recipe": "../mine.toml"})).recipe is not None
     absolute = str(tmp_path / "mine.toml")
-    assert load_board(board(elsewhere, SMALL | {"recipe": absolute})).recipe == absolute
+    assert load_board(write_board(elsewhere, SMALL | {"recipe": absolute})).recipe == absolute
     with pytest.raises(UsageError, match=r"cannot read .*mine\.toml"):
-        load_board(board(elsewhere, beside))
+        load_board(write_board(elsewhere, beside))
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
 def test_shipped_boards_load_and_their_methods_take_their_options(path):
-    """Every method of a board of this repository is installed, and runs on the tracks it enters."""
-    found = load_board(path)
-    for entry in found.methods:
-        info = registry.find(entry.name)
+    """Every method of a board in this repository is installed, accepts its options and supports its tracks."""
+    board = load_board(path)
+    for method in board.methods:
+        info = registry.find(method.name)
         cls = registry.load(info)
-        assert {*entry.tracks} <= {*cls.tracks}
-        assert {*(entry.tracks or found.tracks)} & {*cls.tracks}
-        registry.build(info, 0.5 if registry.takes_sparsity(cls) else None, entry.options)
+        assert {*method.tracks} <= {*cls.tracks}
+        assert {*(method.tracks or board.tracks)} & {*cls.tracks}
+        registry.build(info, 0.5 if registry.takes_sparsity(cls) else None, method.options)
 
 
 TEXTS = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=8)
@@ -294,13 +238,13 @@ OPTIONS = st.dictionaries(TEXTS, st.booleans() | st.integers(-9, 9) | st.floats(
 
 
 def some(draw, **values):
-    """Some of these keys, each with a value drawn for it."""
+    """Draw a subset of the keys, each with a value."""
     return {name: draw(value) for name, value in values.items() if draw(st.booleans())}
 
 
 @st.composite
 def boards(draw):
-    """The values of a board file that says only what can be meant."""
+    """Draw the values of a valid board file."""
     tracks = draw(st.lists(st.sampled_from(TRACKS), min_size=1, unique=True))
     points = {name: {"sparsities": draw(FRACTIONS)} | some(draw, init=TEXTS) for name in tracks}
     data = {"name": draw(st.sampled_from(["digits", "cifar10", "folder"]))}
@@ -310,7 +254,7 @@ def boards(draw):
         "seeds": draw(st.integers(1, 9) | st.lists(st.integers(0, 2**40), min_size=1, max_size=4, unique=True)),
         "data": data | some(draw, limit_train=st.integers(1, 10**6)),
         "tracks": points,
-        "methods": [draw(rows(name, points)) for name in draw(st.lists(TEXTS, min_size=1, max_size=3, unique=True))],
+        "methods": [draw(methods(name, points)) for name in draw(st.lists(TEXTS, min_size=1, max_size=3, unique=True))],
     } | some(
         draw,
         title=TEXTS,
@@ -323,15 +267,15 @@ def boards(draw):
 
 
 @st.composite
-def rows(draw, name, tracks):
-    """One method of a board."""
+def methods(draw, name, tracks):
+    """Draw a method of a board with these tracks."""
     entered = draw(st.lists(st.sampled_from(sorted(tracks)), min_size=1, unique=True))
-    row = {"name": name, "tracks": entered} if draw(st.booleans()) else {"name": name}
-    open_to = sorted({point for track in row.get("tracks", tracks) for point in tracks[track]["sparsities"]})
-    return row | some(
+    method = {"name": name, "tracks": entered} if draw(st.booleans()) else {"name": name}
+    allowed = sorted({point for track in method.get("tracks", tracks) for point in tracks[track]["sparsities"]})
+    return method | some(
         draw,
         options=OPTIONS,
-        sparsities=st.lists(st.sampled_from(open_to), min_size=1, unique=True),
+        sparsities=st.lists(st.sampled_from(allowed), min_size=1, unique=True),
         ablation=st.sampled_from(ABLATIONS),
         tuning=st.fixed_dictionaries({"trials": st.integers(0, 99), "source": TEXTS}),
     )
@@ -339,25 +283,28 @@ def rows(draw, name, tracks):
 
 @settings(deadline=None, max_examples=30)
 @given(boards())
-def test_what_is_written_is_what_is_loaded(values):
-    """Every value of a board comes back as it stands in the file, and what is left out as its default."""
+def test_every_value_is_loaded_as_written(values):
+    """Every value of a board file is loaded as written, and every omitted one as its default."""
     with tempfile.TemporaryDirectory() as folder:
-        found = load_board(board(folder, values))
+        board = load_board(write_board(folder, values))
     seeds = values["seeds"]
-    assert found.title == values.get("title", "small")
-    assert (found.name, list(found.models)) == ("small", values["models"])
-    assert list(found.seeds) == (seeds if isinstance(seeds, list) else list(range(seeds)))
-    assert {name: item for name, item in vars(found.data).items() if item is not None} == values["data"]
-    assert found.tracks == {
-        name: Points(tuple(sorted(track["sparsities"])), track.get("init")) for name, track in values["tracks"].items()
+    assert board.title == values.get("title", "small")
+    assert (board.name, list(board.models)) == ("small", values["models"])
+    assert list(board.seeds) == (seeds if isinstance(seeds, list) else list(range(seeds)))
+    assert {name: item for name, item in vars(board.data).items() if item is not None} == values["data"]
+    assert board.tracks == {
+        name: BoardTrack(tuple(sorted(track["sparsities"])), track.get("init"))
+        for name, track in values["tracks"].items()
     }
-    for entry, row in zip(found.methods, values["methods"], strict=True):
-        assert (entry.name, entry.options) == (row["name"], row.get("options", {}))
-        assert [type(item) for item in entry.options.values()] == [type(i) for i in row.get("options", {}).values()]
-        assert list(entry.tracks) == row.get("tracks", [])
-        assert list(entry.sparsities) == sorted(row.get("sparsities", []))
-        assert entry.ablation == row.get("ablation")
-        assert entry.tuning == Tuning(**row.get("tuning", {}))
-    assert (found.recipe, found.stem) == (values.get("recipe"), values.get("stem"))
-    assert found.training == values.get("training", {})
-    assert (found.precision, found.scope) == (values.get("precision", "fp32"), "all")
+    for method, written in zip(board.methods, values["methods"], strict=True):
+        assert (method.name, method.options) == (written["name"], written.get("options", {}))
+        assert [type(item) for item in method.options.values()] == [
+            type(item) for item in written.get("options", {}).values()
+        ]
+        assert list(method.tracks) == written.get("tracks", [])
+        assert list(method.sparsities) == sorted(written.get("sparsities", []))
+        assert method.ablation == written.get("ablation")
+        assert method.tuning == MethodTuning(**written.get("tuning", {}))
+    assert (board.recipe, board.stem) == (values.get("recipe"), values.get("stem"))
+    assert board.training == values.get("training", {})
+    assert (board.precision, board.scope) == (values.get("precision", "fp32"), "all")

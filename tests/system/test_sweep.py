@@ -1,4 +1,4 @@
-"""`pruneboard sweep`: a board from its file to its leaderboard; stopped anywhere and gone on with, it ends the same."""
+"""A complete sweep in its own process: records, progress and leaderboard, also after it was stopped or killed."""
 
 from __future__ import annotations
 
@@ -14,84 +14,34 @@ from contextlib import contextmanager
 
 import pytest
 
+from board_file_cases import FEW, write_board
 from pruneboard.cli import invoke
 from pruneboard.records import store
 from pruneboard.records.schema import canonical
-from pruneboard.sweeps import estimate
-from pruneboard.sweeps.executors.workers import Outcome
 
-DATA = """
-name = "digits"
-train = 142
-test = 355
-classes = 10
-side = 8
-limit_train = 142
-"""
-
-CIFAR10 = """
-name = "cifar10"
-train = 50000
-test = 10000
-classes = 10
-side = 32
-"""
-
-BOARD = """
-title = "a few digits"
-models = ["test_resnet"]
-seeds = 2
-[data]
-{data}
-[training]
-epochs = 2
-batch_size = 32
-image_size = 16
-warmup_epochs = 0
-[tracks.prune]
-sparsities = [0.5]
-[tracks.supermask]
-sparsities = [0.9]
-[[methods]]
-name = "magnitude"
-[[methods]]
-name = "edge-popup"
-options = {{ lr = 1e30 }}
-[[methods]]
-name = "dense"
-"""
-"""Four runs that go well, two of an option that no training survives."""
-
-PATIENCE = 600
-"""Seconds after which a sweep of this board is taken for stuck."""
-
-
-def board_file(folder, data=DATA):
-    """Write the board."""
-    path = folder / "few.toml"
-    path.write_text(BOARD.format(data=data))
-    return path
+TIMEOUT = 600
+"""Seconds after which a sweep of this board counts as stuck."""
 
 
 def words(board, results, *flags):
-    """The command line of a sweep, in a process of its own."""
+    """Return the command line of a sweep with one run at a time."""
     command = [sys.executable, "-m", "pruneboard", "sweep", str(board), "--results", str(results)]
     return [*command, "--device", "cpu", "--jobs", "1", *flags]
 
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
-"""Sums in another order are other numbers."""
+"""The number of threads changes the order of sums, and therefore the bits of the result."""
 
 
 def sweep(board, results, *flags):
-    """Run a sweep to its end."""
+    """Execute a sweep to its end."""
     command = words(board, results, *flags)
-    return subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
 
 @contextmanager
-def sweeping(board, results, *flags):
-    """Start a sweep in a session of its own, as a terminal or a job does; nothing of it is left behind."""
+def running_sweep(board, results, *flags):
+    """Start a sweep in a separate session, as a terminal or a job does; afterwards no process of it may be left."""
     command = words(board, results, "--quiet", *flags)
     process = subprocess.Popen(
         command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -99,15 +49,15 @@ def sweeping(board, results, *flags):
     try:
         with process:
             yield process
-        assert gone(process.pid)
+        assert has_ended(process.pid)
     finally:
-        if not gone(process.pid, 0):
+        if not has_ended(process.pid, 0):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def gone(group, patience=30):
-    """Whether every process of a group has ended, or does so soon."""
-    deadline = time.monotonic() + patience
+def has_ended(group, timeout=30):
+    """Return whether every process of a group ends within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
     while subprocess.run(["pgrep", "-g", str(group)], stdout=subprocess.DEVNULL, check=False).returncode == 0:
         if time.monotonic() > deadline:
             return False
@@ -115,53 +65,53 @@ def gone(group, patience=30):
     return True
 
 
-def reach(results, epochs):
-    """Wait until so many epochs of all runs together are done."""
-    deadline = time.monotonic() + PATIENCE
+def wait_for_epochs(results, epochs):
+    """Wait until all runs together have finished this many epochs."""
+    deadline = time.monotonic() + TIMEOUT
     while sum(path.read_bytes().count(b"\n") for path in results.rglob("metrics.jsonl")) < epochs:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
 def records(results):
-    """(method, seed) -> record."""
+    """Return (method, seed) -> record."""
     found = [record for _, record in store.scan([results], without=results / "leaderboard").records]
     return {(record["method"]["name"], record["seed"]): record for record in found}
 
 
 def outcomes(results):
-    """(method, seed) -> what must not depend on how often a sweep was stopped."""
+    """Return (method, seed) -> values that must not depend on how often the sweep was stopped."""
     return {
         key: [record["status"], *(record.get(name) for name in ("weights_sha256", "mask_sha256", "metrics"))]
         for key, record in records(results).items()
     }
 
 
-def stamps(results):
-    """When each file of each run was last written."""
+def modification_times(results):
+    """Return path -> time of the last modification, for all files of all runs."""
     folders = [path.parent for path in results.rglob("run.json")]
     return {path: path.stat().st_mtime_ns for folder in folders for path in folder.rglob("*")}
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """The board, its results folder after an uninterrupted sweep, and what that sweep said."""
+    """Return a board file, its results folder after an uninterrupted sweep, and the completed process."""
     folder = tmp_path_factory.mktemp("sweep")
-    board = board_file(folder)
+    board = write_board(folder, FEW, "few")
     return board, folder / "results", sweep(board, folder / "results")
 
 
 def again(swept, *flags):
-    """Run a sweep of the same board into the same folder in this process, and return its exit code."""
+    """Execute a sweep of the same board into the same folder in this process; return its exit code."""
     board, results, _ = swept
     return invoke(["sweep", str(board), "--results", str(results), "--device", "cpu", "--jobs", "1", *flags])
 
 
-def test_a_failed_run_is_a_row_and_the_exit_code(swept):
-    """The others go on, the failure says why, and the leaderboard has both."""
-    _, results, said = swept
-    assert said.returncode == 1, said.stderr
-    assert "Traceback" not in said.stderr
+def test_a_failed_run_is_a_row_and_does_not_stop_the_others(swept):
+    """A failed run is recorded with its reason and is a row of the leaderboard; the exit code is 1."""
+    _, results, process = swept
+    assert process.returncode == 1, process.stderr
+    assert "Traceback" not in process.stderr
     found = records(results)
     assert {key: record["status"] for key, record in found.items()} == {
         ("dense", 0): "done",
@@ -172,15 +122,15 @@ def test_a_failed_run_is_a_row_and_the_exit_code(swept):
         ("edge-popup", 1): "failed",
     }
     assert "finite" in found["edge-popup", 0]["error"]["message"]
-    assert "6 runs carried out, 2 failed" in said.stdout
-    assert "edge-popup" in said.stdout
+    assert "6 runs executed, 2 failed" in process.stdout
+    assert "edge-popup" in process.stdout
     files = {path.suffix for path in (results / "leaderboard").iterdir()}
     assert {".html", ".md", ".csv", ".json"} <= files
     assert "edge-popup" in next((results / "leaderboard").glob("*.md")).read_text()
 
 
-def test_each_run_ends_with_a_line_of_progress(swept):
-    """What came of it, how many are done, and about how long the rest takes."""
+def test_every_finished_run_prints_a_line_of_progress(swept):
+    """The line contains the number of finished runs, the result, and the remaining time except after the last run."""
     lines = [line for line in swept[2].stderr.splitlines() if line.startswith("[")]
     assert len(lines) == 6
     assert lines[0].startswith("[1/6] dense, test_resnet, prune, seed 0: ")
@@ -189,14 +139,14 @@ def test_each_run_ends_with_a_line_of_progress(swept):
     assert sum("failed: ValueError: scores must be finite" in line for line in lines) == 2
 
 
-def test_status_says_how_far_it_is(swept, capsys):
-    """In lines, and as one JSON document."""
+def test_status_shows_the_results_of_a_sweep(swept, capsys):
+    """`pruneboard status` counts the runs of a real sweep and lists the failed ones, also as JSON."""
     _, results, _ = swept
     assert invoke(["status", str(results)]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("few: 6 runs\n")
-    assert "done        4\n" in said
-    assert "failed      edge-popup at 0.9, test_resnet, supermask, seed 1: ValueError: scores" in said
+    out = capsys.readouterr().out
+    assert out.startswith("few: 6 runs\n")
+    assert "done        4\n" in out
+    assert "failed      edge-popup at 0.9, test_resnet, supermask, seed 1: ValueError: scores" in out
     assert invoke(["status", str(results), "--json"]) == 0
     (document,) = json.loads(capsys.readouterr().out)
     assert document["board"] == "few"
@@ -205,23 +155,23 @@ def test_status_says_how_far_it_is(swept, capsys):
     assert {run["hash"] for run in document["runs"]} == {record["hash"] for record in records(results).values()}
 
 
-def test_what_is_done_is_not_run_again(swept, capsys):
-    """A second sweep writes the leaderboard and nothing else; the failures still stand, and still count."""
+def test_a_second_sweep_repeats_no_run(swept, capsys):
+    """A second sweep executes no run and changes no file of a run; earlier failures still give exit code 1."""
     _, results, _ = swept
-    before = stamps(results)
+    before = modification_times(results)
     assert again(swept) == 1
-    assert "0 runs carried out" in capsys.readouterr().out
-    assert stamps(results) == before
+    assert "0 runs executed" in capsys.readouterr().out
+    assert modification_times(results) == before
 
 
 @pytest.mark.slow
-def test_rows_that_went_well_are_exit_code_0(swept):
-    """Failures of rows that were not asked for do not count."""
+def test_failures_outside_the_selection_do_not_count(swept):
+    """If all selected methods are done, the exit code is 0, although other methods of the board failed."""
     assert again(swept, "--only", "magnitude", "--only", "dense") == 0
 
 
-def test_missing_runs_are_lines_for_array_jobs(swept, capsys):
-    """None after a sweep, the failed ones on request, all of them elsewhere."""
+def test_plan_only_prints_the_missing_runs(swept, capsys):
+    """After a sweep `--plan-only` prints no line, and with `--retry-failed` one line for each failed run."""
     assert again(swept, "--plan-only") == 0
     assert capsys.readouterr().out == ""
     again(swept, "--plan-only", "--retry-failed")
@@ -230,8 +180,8 @@ def test_missing_runs_are_lines_for_array_jobs(swept, capsys):
     assert all(line.startswith("pruneboard run --method edge-popup ") for line in lines)
 
 
-def test_a_warm_process_changes_nothing(swept, tmp_path, capsys):
-    """The record of a run that came third in its process is that of a process of its own, peak memory apart."""
+def test_a_reused_process_does_not_change_the_result(swept, tmp_path, capsys):
+    """The record of the third run of a process is that of the same run in a new process, except for peak memory."""
     board, results, _ = swept
     invoke(["sweep", str(board), "--results", str(tmp_path), "--device", "cpu", "--plan-only", "--seeds", "1"])
     line = next(line for line in capsys.readouterr().out.splitlines() if "magnitude" in line)
@@ -244,118 +194,27 @@ def test_a_warm_process_changes_nothing(swept, tmp_path, capsys):
     assert canonical(alone) == canonical(records(results)["magnitude", 0])
 
 
-def test_failed_runs_are_tried_again_on_request(swept, capsys):
-    """The record of the first failure is kept."""
+def test_failed_runs_are_repeated_on_request(swept, capsys):
+    """`--retry-failed` repeats a failed run and keeps the record of the first failure."""
     _, results, _ = swept
     assert again(swept, "--retry-failed", "--seeds", "1", "--fail-fast") == 1
-    assert "1 runs carried out, 1 failed" in capsys.readouterr().out
+    assert "1 runs executed, 1 failed" in capsys.readouterr().out
     (kept,) = results.rglob("failures/*.json")
     assert json.loads(kept.read_text())["status"] == "failed"
     assert kept.parent.parent.name.startswith("edge-popup-s0.9-seed0-")
 
 
-def test_a_dry_run_names_runs_and_time_and_writes_nothing(tmp_path, capsys):
-    """From a few steps of each kind of run."""
-    results = tmp_path / "results"
-    assert invoke(["sweep", str(board_file(tmp_path)), "--results", str(results), "--only", "dense", "--dry-run"]) == 0
-    out = capsys.readouterr().out
-    said = dict(line.strip().split(maxsplit=1) for line in out.splitlines() if line.strip())
-    assert said["runs"] == said["missing"] == "2"
-    assert said["to"] == f"run      2, into {results}"
-    assert " 2 x " in said["dense,"]
-    assert said["time"].split()[1] in ("s", "min")
-    assert said["disk"].endswith("MiB")
-    assert not results.exists()
-
-
-def test_what_cannot_be_measured_is_named_and_hides_no_other(tmp_path, capsys, monkeypatch):
-    """The estimate goes on without it, and the exit code tells."""
-    outcomes = [Outcome(0, "done", {"seconds": 60.0, "disk_bytes": 2**20}), Outcome(1, "failed", message="no step")]
-    monkeypatch.setattr(estimate, "_measured", lambda tasks, jobs, threads: outcomes[: len(tasks)])
-    flags = ["--only", "dense", "--only", "magnitude", "--dry-run", "--jobs", "1"]
-    assert invoke(["sweep", str(board_file(tmp_path)), "--results", str(tmp_path / "results"), *flags]) == 1
-    out = capsys.readouterr().out
-    assert "cannot be measured: failed: no step" in out
-    assert "2 min with 1 at once" in out
-
-
-def test_a_board_can_be_listed_without_its_images(tmp_path, capsys):
-    """Which runs there are does not depend on where the images are; to carry them out, they have to be named."""
-    results = tmp_path / "results"
-    arguments = ["sweep", str(board_file(tmp_path, CIFAR10)), "--results", str(results)]
-    assert invoke([*arguments, "--plan-only"]) == 0
-    out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 6
-    assert all("--dataset cifar10" in line for line in out.splitlines())
-    assert "--data-dir" in err
-    assert invoke(arguments) == 2
-    assert "--data-dir" in capsys.readouterr().err
-    assert not results.exists()
-
-
-IMAGENET = """
-name = "imagenet"
-train = 1281167
-test = 50000
-classes = 1000
-side = 224
-"""
-
-
-def test_images_that_stream_are_estimated_too(tmp_path, capsys):
-    """Large images stream from files, with the augmentation that only files have; so does the noise that stands in."""
-    arguments = ["sweep", str(board_file(tmp_path, IMAGENET)), "--results", str(tmp_path / "results")]
-    assert invoke([*arguments, "--dry-run", "--json", "--only", "dense", "--seeds", "1"]) == 0
-    [row] = json.loads(capsys.readouterr().out)["estimate"]["rows"]
-    assert row["problem"] == ""
-    assert row["seconds"] > 60  # a million images, twice
+# Stopped sweeps
 
 
 @pytest.mark.slow
-def test_a_board_can_be_estimated_without_its_images(tmp_path, capsys):
-    """What a run takes depends on how many images there are and how large they are, not on which."""
-    arguments = ["sweep", str(board_file(tmp_path, CIFAR10)), "--results", str(tmp_path / "results")]
-    assert invoke([*arguments, "--dry-run", "--json", "--only", "magnitude", "--seeds", "1"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["counts"] == {"unknown": 1}
-    assert document["estimate"]["seconds"] > 0
-    assert document["estimate"]["rows"][0]["runs"] == document["to_run"] == 1
-    assert not (tmp_path / "results").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--jobs", "0"], "--jobs is a number of 1 or more"),
-        (["--jobs", "²"], "--jobs is a number of 1 or more"),
-        (["--procs", "0"], "--procs is the number"),
-        (["--seeds", "x"], "--seeds is a count"),
-        (["--seeds", "3"], "no seed 2"),
-        (["--only", "gmp"], "method of board few"),
-    ],
-)
-def test_what_cannot_be_meant_is_one_line(tmp_path, capsys, flags, said):
-    """Exit code 2, and nothing is written."""
-    results = tmp_path / "results"
-    assert invoke(["sweep", str(board_file(tmp_path)), "--results", str(results), *flags]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert said in err
-    assert err.count("\n") == 1
-    assert not results.exists()
-
-
-# Stopped and gone on with
-
-
-@pytest.mark.slow
-def test_a_sweep_killed_three_times_ends_the_same(swept, tmp_path):
-    """Kill -9 at any moment costs what was not saved: the same command comes to the same weights, masks and metrics."""
+def test_a_sweep_killed_three_times_has_the_same_results(swept, tmp_path):
+    """After `kill -9` at random moments the same command ends with the same weights, masks and metrics."""
     board, results, _ = swept
     moments = random.Random(7)
     for epochs in (1, 4, 6):
-        with sweeping(board, tmp_path) as process:
-            reach(tmp_path, epochs)
+        with running_sweep(board, tmp_path) as process:
+            wait_for_epochs(tmp_path, epochs)
             time.sleep(moments.uniform(0, 0.5))
             process.kill()
     assert sweep(board, tmp_path).returncode == 1
@@ -363,18 +222,18 @@ def test_a_sweep_killed_three_times_ends_the_same(swept, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stopped_sweep_goes_on_with_the_same_command(swept, tmp_path):
-    """SIGTERM is exit code 75 and Ctrl-C 130; what was under way is saved, and the rest is as if nothing had been."""
+def test_a_stopped_sweep_is_resumed_by_the_same_command(swept, tmp_path):
+    """SIGTERM gives exit code 75 and Ctrl-C 130; active runs are saved, and the final results are the same."""
     board, results, _ = swept
-    with sweeping(board, tmp_path) as process:
-        reach(tmp_path, 1)
+    with running_sweep(board, tmp_path) as process:
+        wait_for_epochs(tmp_path, 1)
         process.terminate()
         assert "stopped by SIGTERM" in process.stderr.read()
     assert process.returncode == 75
     assert "interrupted" in {record["status"] for record in records(tmp_path).values()}
-    with sweeping(board, tmp_path) as process:
-        reach(tmp_path, 4)
-        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all
+    with running_sweep(board, tmp_path) as process:
+        wait_for_epochs(tmp_path, 4)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole process group
         assert "stopped by Ctrl-C" in process.stderr.read()
     assert process.returncode == 130
     assert sweep(board, tmp_path).returncode == 1
@@ -382,8 +241,8 @@ def test_a_stopped_sweep_goes_on_with_the_same_command(swept, tmp_path):
 
 
 @pytest.mark.slow
-def test_several_runs_at_once_are_the_same_runs(swept, tmp_path):
-    """With the same threads each, no record depends on what ran beside it."""
+def test_parallel_runs_have_the_same_records(swept, tmp_path):
+    """With the same number of threads a record does not depend on the runs beside it."""
     board, results, _ = swept
     assert sweep(board, tmp_path, "--jobs", "2").returncode == 1
     together = {key: canonical(record) for key, record in records(tmp_path).items()}

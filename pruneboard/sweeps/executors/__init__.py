@@ -1,8 +1,8 @@
-"""Where the runs of a sweep are carried out.
+"""Executors of a sweep: where its runs are executed.
 
 workers        worker processes on this machine
-gpu_sharing    how many runs share one GPU
+gpu_sharing    worker processes that share one GPU
 ray_cluster    an existing Ray cluster
-ray_client     connecting to that cluster
-ray_node       what runs on one of its nodes
+ray_client     connection to that cluster
+ray_node       execution of a run on one of its nodes
 """

@@ -1,4 +1,4 @@
-"""How many small runs share one GPU: as many as raise what it gets done, found by measuring."""
+"""Run several small runs on one GPU, and find by measurement how many give the highest throughput."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ from pruneboard.spec import RunSpec
 from pruneboard.sweeps.executors.workers import Outcome, Work, Workers
 
 WINDOW_SECONDS = 20.0
-"""How long each number of runs is measured, counting only the time in which all of them train."""
+"""Measuring time for each number of runs; only time in which all of them train counts."""
 
-WORTH = 1.1
-"""A further run must raise the throughput by this factor, else it only makes the others wait."""
+MIN_SPEEDUP = 1.1
+"""A further run must raise the throughput by this factor, otherwise it only slows down the others."""
 
-MOST = 16
+MAX_RUNS = 16
+
+FREE_MEMORY_SHARE = 0.1
+"""Share of the GPU memory that must stay free, because a run may need more memory later."""
 
 
 def on_gpu(device: str) -> bool:
-    """Return whether runs on `device` go to a GPU."""
+    """Return whether runs on `device` use a GPU."""
     import torch
 
     return device != "cpu" and torch.cuda.is_available()
 
 
 @dataclass
-class Search:
-    """Finds the number of runs at which throughput stops growing: one more at a time, one back at the first loss.
+class ConcurrencySearch:
+    """Finds the number of runs at which throughput stops growing: adds one at a time, and steps back after a bad step.
 
     Attributes:
-        slots: runs at once, now.
+        slots: current number of parallel runs.
         settled: whether the search is over.
     """
 
@@ -38,103 +41,101 @@ class Search:
     settled: bool = False
     _best: float = field(default=0.0)
 
-    def measured(self, throughput: float, *, room: bool) -> None:
-        """Take in what `slots` runs did together, and decide.
+    def update(self, throughput: float, *, has_memory: bool) -> None:
+        """Choose the next number of runs from a measurement.
 
         Args:
-            throughput: work per second of all runs together.
-            room: whether the device's memory has room for one more.
+            throughput: steps per second of all `slots` runs together.
+            has_memory: whether the GPU has memory for one more run.
         """
         if self.settled:
             return
-        if self._best and throughput < WORTH * self._best:
+        if self._best and throughput < MIN_SPEEDUP * self._best:
             self.slots, self.settled = max(1, self.slots - 1), True
-        elif not room or self.slots == MOST:
+        elif not has_memory or self.slots == MAX_RUNS:
             self.settled = True
         else:
             self._best = throughput
             self.slots += 1
 
 
-MARGIN = 0.1
-"""Share of the device's memory that stays free: a run may need more later than now."""
-
-
-def _room(runs: int) -> bool:
-    """Return whether the GPU has room for one more run of the mean size of the `runs` that are on it."""
+def _has_memory(runs: int) -> bool:
+    """Return whether the GPU has memory for one more run, if it needs as much as the mean of the `runs` active ones."""
     import torch
 
     free, total = torch.cuda.mem_get_info()
-    return free > (total - free) / runs + MARGIN * total
+    return free > (total - free) / runs + FREE_MEMORY_SHARE * total
 
 
-class Sharing:
-    """Warm processes on one GPU, more of them while that makes all together faster.
+class GpuSharing:
+    """An executor with worker processes on one GPU. It adds runs while each addition raises the total throughput.
 
     Args:
-        work: as of `Workers`.
-        threads: of each.
-        room: told how many runs there are, whether the device's memory has room for one more.
-        clock: seconds.
+        work: as in `Workers`.
+        threads: threads of each process.
+        has_memory: returns for a number of active runs whether the GPU has memory for one more.
+        clock: returns the time in seconds.
     """
 
     def __init__(
         self,
         work: Work[RunSpec],
         threads: int,
-        room: Callable[[int], bool] = _room,
+        has_memory: Callable[[int], bool] = _has_memory,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start with one run at a time."""
-        self._workers = Workers(work, MOST, threads)
-        self._search = Search()
-        self._room = room
+        self._workers = Workers(work, MAX_RUNS, threads)
+        self._search = ConcurrencySearch()
+        self._has_memory = has_memory
         self._clock = clock
-        self._seen: float | None = None
-        self._before: dict[int, int] = {}
-        self._gained = 0
-        self._taken = 0.0
+        self._last_time: float | None = None
+        """Time of the last measurement; None unless all slots were training then."""
+        self._last_steps: dict[int, int] = {}
+        self._window_steps = 0
+        self._window_seconds = 0.0
 
     @property
     def slots(self) -> int:
-        """Runs at once, now."""
+        """Current number of parallel runs."""
         return self._search.slots
 
     @property
     def steps(self) -> dict[int, tuple[int, int]]:
-        """Task -> steps done, steps in all."""
+        """Key of a run -> (finished steps, total steps)."""
         return self._workers.steps
 
     def submit(self, key: int, spec: RunSpec) -> None:
         """Start a run."""
         self._workers.submit(key, spec)
-        self._seen = None  # it has to be seen training before the measurement goes on
+        self._last_time = None  # no measurement until the new run trains
 
     def wait(self, seconds: float) -> list[Outcome]:
-        """Return the runs that ended, and measure meanwhile."""
+        """Return the runs that ended, and measure the throughput."""
         ended = self._workers.wait(seconds)
         if not self._search.settled:
             self._measure()
         return ended
 
     def stop(self) -> None:
-        """Let every run save, and end."""
+        """Let every run save its state, then end all processes."""
         self._workers.stop()
 
     def _measure(self) -> None:
-        """Count steps and seconds while all runs train; judge once there is a window of it.
+        """Add up steps and seconds while all slots train; update the search after `WINDOW_SECONDS`.
 
-        Runs may be shorter than a window: what is counted goes on with those that follow.
+        A run may be shorter than the window. Then the window continues with the run that takes its place.
         """
         steps = {key: done for key, (done, _) in self.steps.items()}
         if len(steps) < self.slots:
-            self._seen = None
+            self._last_time = None
             return
         now = self._clock()
-        if self._seen is not None:
-            self._taken += now - self._seen
-            self._gained += sum(max(0, done - self._before.get(key, done)) for key, done in steps.items())
-        self._seen, self._before = now, steps
-        if self._taken >= WINDOW_SECONDS:
-            self._search.measured(self._gained / self._taken, room=self._room(self.slots))
-            self._seen, self._gained, self._taken = None, 0, 0.0
+        if self._last_time is not None:
+            self._window_seconds += now - self._last_time
+            self._window_steps += sum(max(0, done - self._last_steps.get(key, done)) for key, done in steps.items())
+        self._last_time, self._last_steps = now, steps
+        if self._window_seconds >= WINDOW_SECONDS:
+            throughput = self._window_steps / self._window_seconds
+            self._search.update(throughput, has_memory=self._has_memory(self.slots))
+            self._last_time, self._window_steps, self._window_seconds = None, 0, 0.0

@@ -1,7 +1,8 @@
-"""What a node of a cluster does with one run: it comes as an errand, and goes back as the files of its folder.
+"""Execute one run on a node of a Ray cluster: a node receives a serialized task and returns the files of the run.
 
-The process that the cluster starts only waits. A worker process beside it (`pruneboard.sweeps.executors.workers`)
-carries out the run, as on one machine: the same threads, images that stay open, and a new process after a failure.
+The process started by Ray only waits. It has a worker process (`pruneboard.sweeps.executors.workers`), which executes
+the run in the same way as on a single machine: with the same threads, with images that stay loaded from one run to the
+next, and with a new process after a failure.
 """
 
 from __future__ import annotations
@@ -22,24 +23,27 @@ from pruneboard.records import provenance, runfolder, store
 from pruneboard.spec import RunSpec
 from pruneboard.sweeps.executors.workers import Outcome, Workers
 
-FILES = (runfolder.METRICS, "log.txt", store.MASK, store.WEIGHTS, store.RUN)
-"""What comes back of a run, its record last."""
+RETURNED_FILES = (runfolder.METRICS, "log.txt", store.MASK, store.WEIGHTS, store.RUN)
+"""Files of a run that are sent back, the record last."""
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
-LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
-"""What a launcher such as `srun` tells the Ray that it starts on each node, and Ray its tasks: no run is meant."""
+LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+"""Variables that a launcher such as `srun` sets for Ray itself, and that Ray passes on to its tasks.
+
+They describe the processes of the cluster. A run would take them for the description of its own processes.
+"""
 
 
 @dataclass(frozen=True)
 class RemoteTask:
-    """One run, with all that a node must agree on before it starts.
+    """The task sent to a node: one run, and what the node must agree on before the run starts.
 
     Attributes:
-        spec: what to run; its paths are absolute, and its results folder is not used.
-        hash: its content hash, where it was planned.
-        code: digests of the code that planned it, as of `code`.
-        recipe: text of the recipe's file, where it is one of the user's own.
+        spec: the run, with absolute paths; the results folder is not used.
+        hash: content hash of the run on the machine of the sweep.
+        code: `code_digests` on the machine of the sweep.
+        recipe: text of a custom recipe file; None for a recipe that comes with pruneboard.
     """
 
     spec: RunSpec
@@ -49,14 +53,14 @@ class RemoteTask:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of an errand.
+class TaskResult:
+    """The result of a remote task.
 
     Attributes:
-        status: as of an outcome.
-        value: as of an outcome.
-        message: as of an outcome.
-        files: name -> content, of `FILES` those that there are.
+        status: as in `Outcome`.
+        value: as in `Outcome`.
+        message: as in `Outcome`.
+        files: name -> content, for the `RETURNED_FILES` that exist.
     """
 
     status: str
@@ -65,64 +69,66 @@ class Answer:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def code(method: str | None = None) -> dict[str, str]:
-    """Return digests of pruneboard's code here, and of a method's: records of other code must not be mixed up.
+def code_digests(method: str | None = None) -> dict[str, str]:
+    """Return the digests of the code of pruneboard, and of a method if given, as installed on this machine.
+
+    A record names the code that made it, so a node with different code must not execute runs.
 
     Raises:
-        UnknownNameError: the method is not installed here.
+        UnknownNameError: the method is not installed.
     """
     target = registry.find(method).target if method else "pruneboard"
     found = provenance.code(target)
     return {name: digest for name, digest in found.items() if name.startswith("code of ")}
 
 
-def carry_out(errand: RemoteTask, threads: int) -> Answer:
-    """Do an errand in a folder of its own, and return what is left of it.
+def execute_task(task: RemoteTask, threads: int) -> TaskResult:
+    """Execute a task in a temporary folder and return its result.
 
     Args:
-        errand: the run.
-        threads: of the process that trains.
+        task: the run.
+        threads: threads of the training process.
     """
     try:
-        _check_code(errand)
+        _check_code(task)
     except PruneboardError as error:
-        return Answer("refused", message=str(error))
-    for name in LAUNCHED:
+        return TaskResult("refused", message=str(error))
+    for name in LAUNCHER_VARIABLES:
         os.environ.pop(name, None)
-    # Cancelling arrives as this signal, which a cluster that was started in a shell's background ignores.
+    # Ray cancels a task with SIGINT. A cluster started in the background of a shell ignores that signal.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="pruneboard-") as folder:
-        outcome = _outcome(_placed(errand, Path(folder)), threads)
-        return Answer(outcome.status, outcome.value, outcome.message, _files(Path(folder)))
+        outcome = _wait_for_worker(_localized(task, Path(folder)), threads)
+        return TaskResult(outcome.status, outcome.value, outcome.message, _read_files(Path(folder)))
 
 
-def _check_code(errand: RemoteTask) -> None:
-    here = code(errand.spec.method)
-    differing = [name.removeprefix("code of ") for name in here if here[name] != errand.code[name]]
+def _check_code(task: RemoteTask) -> None:
+    found = code_digests(task.spec.method)
+    differing = [name.removeprefix("code of ") for name in found if found[name] != task.code[name]]
     if differing:
         raise UsageError(
-            f"the code of {' and of '.join(differing)} on a node of the cluster is not that of the sweep: install the "
-            "same on every node, and start the sweep again"
+            f"the code of {' and of '.join(differing)} on a node of the cluster differs from that of the sweep: "
+            "install the same version on every node, and start the sweep again"
         )
 
 
-def _placed(errand: RemoteTask, folder: Path) -> RemoteTask:
-    """Return the errand with its folder, and with its recipe as a file in it."""
-    spec = replace(errand.spec, results=str(folder / "results"))
-    if errand.recipe is not None and spec.recipe is not None:
+def _localized(task: RemoteTask, folder: Path) -> RemoteTask:
+    """Return the task with its results in `folder`, and with a custom recipe written to a file there."""
+    spec = replace(task.spec, results=str(folder / "results"))
+    if task.recipe is not None and spec.recipe is not None:
         copy = folder / Path(spec.recipe).name
-        copy.write_text(errand.recipe, encoding="utf-8")
+        copy.write_text(task.recipe, encoding="utf-8")
         spec = replace(spec, recipe=str(copy))
-    return replace(errand, spec=spec)
+    return replace(task, spec=spec)
 
 
-def _outcome(errand: RemoteTask, threads: int) -> Outcome:
+def _wait_for_worker(task: RemoteTask, threads: int) -> Outcome:
     workers = _workers(threads)
-    workers.submit(0, errand)
+    workers.submit(0, task)
     try:
-        while not (ended := workers.wait(LOOK_SECONDS)):
+        while not (ended := workers.wait(POLL_SECONDS)):
             pass
-    except BaseException:  # cancelled, or this node is being shut down
+    except BaseException:  # the task was cancelled, or the node is shutting down
         workers.stop()
         raise
     return ended[0]
@@ -130,33 +136,35 @@ def _outcome(errand: RemoteTask, threads: int) -> Outcome:
 
 @cache
 def _workers(threads: int) -> Workers[RemoteTask]:
-    """Return this process's one worker, which stays warm between errands."""
+    """Return a pool with one worker process, which this process reuses for all its tasks."""
     workers: Workers[RemoteTask] = Workers(_work, 1, threads)
-    atexit.register(workers.stop)  # before multiprocessing waits for a process that waits for us
+    # Exit handlers run in reverse order of registration: this one must run before the handler of `multiprocessing`,
+    # which would wait for the worker forever, because the worker waits for its next task.
+    atexit.register(workers.stop)
     return workers
 
 
-def _work(errand: RemoteTask, on_step: Callable[[int, int], None]) -> dict[str, Any]:
-    """Carry out the run in the worker, if its content is that of the plan."""
+def _work(task: RemoteTask, on_step: Callable[[int, int], None]) -> dict[str, Any]:
+    """Execute the run in the worker process, after a check that its content hash is that of the plan."""
     import torch
 
     from pruneboard.experiment.prepare import prepare
-    from pruneboard.sweeps.carry_out import carry_out as run_it
+    from pruneboard.sweeps.single_run import execute_run
 
-    if errand.spec.device == "cuda" and not torch.cuda.is_available():
+    if task.spec.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
-            "a node of the cluster has a GPU for this run and its torch sees none: install one with CUDA there"
+            "a node of the cluster has a GPU for this run, but its torch finds none: install torch with CUDA there"
         )
-    job, _ = prepare(errand.spec)
-    if job.hash != errand.hash:
+    job, _ = prepare(task.spec)
+    if job.hash != task.hash:
         raise UsageError(
-            "the same run has another content hash on a node of the cluster: put the same data at the same path on "
+            "the run has a different content hash on a node of the cluster: put the same data at the same path on "
             "every node, and install the same versions there"
         )
-    return run_it(errand.spec, on_step)
+    return execute_run(task.spec, on_step)
 
 
-def _files(folder: Path) -> dict[str, bytes]:
-    """Return the files of the one run below `folder`; none where it left no record."""
+def _read_files(folder: Path) -> dict[str, bytes]:
+    """Return the files of the only run below `folder`; empty if it left no record."""
     found = [path.parent for path in folder.rglob(store.RUN)]
-    return {name: (found[0] / name).read_bytes() for name in FILES if found and (found[0] / name).is_file()}
+    return {name: (found[0] / name).read_bytes() for name in RETURNED_FILES if found and (found[0] / name).is_file()}

@@ -1,4 +1,4 @@
-"""Carry out one run of a sweep; every executor calls this in its worker process."""
+"""Execute one run of a sweep: the function that every executor calls in its worker process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pruneboard.experiment import lifecycle, listeners
 from pruneboard.spec import RunSpec
 
 
-def carry_out(spec: RunSpec, on_step: Callable[[int, int], None]) -> dict[str, Any]:
-    """Carry out a run and return the fields that a progress line shows.
+def execute_run(spec: RunSpec, on_step: Callable[[int, int], None]) -> dict[str, Any]:
+    """Execute a run and return its `progress_summary`.
 
     Args:
         spec: the run.
-        on_step: called with steps done and total steps.
+        on_step: called with the number of finished steps and the total number of steps.
     """
     return progress_summary(lifecycle.run(spec, StepListener(on_step)))
 
