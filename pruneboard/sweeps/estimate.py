@@ -41,7 +41,7 @@ MAX_SECONDS = 4.0
 MAX_NOISE_BATCHES, MAX_NOISE_BYTES = 16, 2**28
 EVALUATED_BATCHES = 8
 CALIBRATED_BATCHES = 4
-"""Number of the `CALIBRATION` batches that are measured: a large network would need minutes for all of them."""
+"""Number of the `CALIBRATION_BATCHES` batches that are measured: a large network would need minutes for all of them."""
 
 TEXT_BYTES = 64 * 1024
 """Approximate size of the record, the metrics and the log of a run."""
@@ -153,7 +153,7 @@ def measure_run(task: MeasurementTask, on_step: Callable[[int, int], None]) -> d
     """
     del on_step
     recipe = resolve_recipe(task.spec)
-    with tempfile.TemporaryDirectory() as folder, standing_in(_noise(task.data, recipe, Path(folder))):
+    with tempfile.TemporaryDirectory() as folder, override_dataset(_noise(task.data, recipe, Path(folder))):
         job, dataset = prepare(dataclasses.replace(task.spec, results=folder))
         run = start.training(job, dataset, pick_device(task.spec), Silent(), time.perf_counter())
         try:
@@ -179,7 +179,7 @@ def _noise(data: BoardData, recipe: Recipe, folder: Path) -> Dataset:
     """Return a data set of a few batches of noise with the image size and the classes of `data`."""
     size, batch = recipe.image_size, recipe.batch_size
     count = max(batch, min(MAX_NOISE_BATCHES * batch, MAX_NOISE_BYTES // (3 * size * size)))
-    return noise(data.name, classes=data.classes, count=count, side=data.side, image_size=size, folder=folder)
+    return noise_dataset(data.name, classes=data.classes, count=count, side=data.side, image_size=size, folder=folder)
 
 
 def _step_seconds(run: Training, first: int) -> float:
@@ -223,7 +223,7 @@ def _calibration_seconds(run: Training) -> float:
     began = time.perf_counter()
     reestimate(run.engine, calibration_batches(run.dataset, run.plan, CALIBRATED_BATCHES))
     _synchronize(run)
-    return (time.perf_counter() - began) * CALIBRATION / CALIBRATED_BATCHES
+    return (time.perf_counter() - began) * CALIBRATION_BATCHES / CALIBRATED_BATCHES
 
 
 def _synchronize(run: Training) -> None:

@@ -90,7 +90,7 @@ def make_plan(board: BoardFile, specs: Iterable[RunSpec]) -> SweepPlan:
         UsageError: a run is not possible, for any reason for which `pruneboard run` would refuse it; or two rows of the
             board are the same run.
     """
-    with kept_open():
+    with dataset_cache():
         runs = tuple(_planned(spec, board.data) for spec in specs)
     _check_distinct(board, runs)
     return SweepPlan(board, runs)

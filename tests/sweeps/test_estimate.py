@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pruneboard.data import kept_open
+from pruneboard.data import dataset_cache
 from pruneboard.sweeps import estimate
 from pruneboard.sweeps.board_file import BoardData
 from pruneboard.sweeps.estimate import MeasurementTask, estimate_runs, measure_run
@@ -108,6 +108,6 @@ def test_a_step_is_extrapolated_from_two_micro_batches(monkeypatch, micro):
 
 def test_an_invalid_run_is_refused_by_its_measurement(tmp_path):
     """A run that cannot start is reported by its error, and leaves no substitute data set behind."""
-    with kept_open(), pytest.raises(Exception, match="prune_ta"):
+    with dataset_cache(), pytest.raises(Exception, match="prune_ta"):
         measure_run(MeasurementTask(tiny(tmp_path, options={"prune_ta": 0.5}), DIGITS), print)
     assert run(tmp_path)["data"]["name"] == "digits"

@@ -11,7 +11,7 @@ import pytest
 
 from fake_records import put, record
 from pruneboard.cli import run as run_module
-from pruneboard.data import kept_open
+from pruneboard.data import dataset_cache
 from pruneboard.errors import DataError, UnknownNameError, UsageError
 from pruneboard.experiment.prepare import prepare
 from pruneboard.spec import RECIPE_FIELDS
@@ -251,7 +251,7 @@ def one_of_each():
 
 def test_every_command_line_executes_the_planned_run():
     """`pruneboard run` builds from the line a run with the same content hash, folder and tuning."""
-    with kept_open():
+    with dataset_cache():
         for spec in one_of_each():
             read = read_back(run_command(spec))
             assert read.tuning_trials == spec.tuning_trials

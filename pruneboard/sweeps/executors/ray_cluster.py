@@ -78,7 +78,7 @@ class RayCluster:
         self._resources = ExitStack()
         self._ray = connect()
         self._resources.callback(self._ray.shutdown)
-        self._resources.enter_context(kept_open())
+        self._resources.enter_context(dataset_cache())
         try:
             self._check_nodes()
         except BaseException:
