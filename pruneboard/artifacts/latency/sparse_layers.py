@@ -1,7 +1,7 @@
-"""Layers that compute with their zeros left out, in the place of those of a network.
+"""Replace the layers of a network by sparse ones that skip zeros.
 
-A layer keeps its weight and gets another `forward`: what reads the weight past its layer finds it as it was, and
-whether a layer was computed sparsely is known once it was called.
+A layer keeps its weight, and only its `forward` is replaced. So code that reads the weight without calling the layer
+still works, and stays dense; which layers were computed sparsely is known after the first call of the network.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass
-class Form:
-    """A layer's sparse computation.
+class SparseForward:
+    """The sparse `forward` of a layer.
 
     Attributes:
-        name: of the layer.
-        apply: inputs to outputs.
+        name: the layer's name.
+        apply: computes the layer's outputs from its inputs.
         used: whether it was ever called.
     """
 
@@ -36,42 +36,44 @@ class Form:
     used: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return what the layer would."""
+        """Return the layer's outputs."""
         self.used = True
         return self.apply(x)
 
 
-def swapped(network: nn.Module, form: Callable[[nn.Module], Forward | None]) -> tuple[nn.Module, list[Form]]:
-    """Return a copy of a network with sparse layers, and these.
+def with_sparse_layers(
+    network: nn.Module, convert: Callable[[nn.Module], Forward | None]
+) -> tuple[nn.Module, list[SparseForward]]:
+    """Return a copy of a network with sparse layers, and the new `forward` of each.
 
     Args:
         network: in evaluation mode.
-        form: a convolution or linear layer to its sparse computation; None leaves it dense.
+        convert: returns the sparse computation of a convolution or linear layer, or None to leave it dense.
     """
-    made = copy.deepcopy(network)
-    forms = []
-    for name, layer in gated_layers(made):
-        apply = form(layer)
+    network = copy.deepcopy(network)
+    forwards = []
+    for name, layer in gated_layers(network):
+        apply = convert(layer)
         if apply is not None:
-            forms.append(Form(name, apply))
-            layer.forward = forms[-1]
-    return made, forms
+            forwards.append(SparseForward(name, apply))
+            layer.forward = forwards[-1]
+    return network, forwards
 
 
 def torch_csr(layer: nn.Module) -> Forward | None:
-    """Return a layer as a product of torch's CSR matrix and its inputs; None where that is not what it computes."""
+    """Return a layer as the product of torch's CSR matrix with its inputs; None if it computes anything else."""
     if _is_linear(layer):
         return csr_linear(layer)
     return csr_convolution(layer) if _is_convolution(layer) else None
 
 
 def scipy_csr(layer: nn.Module) -> Forward | None:
-    """Return a linear layer as a product of scipy's CSR matrix and its inputs; None for any other layer."""
+    """Return a linear layer as the product of scipy's CSR matrix with its inputs; None for any other layer."""
     return scipy_linear(layer) if _is_linear(layer) else None
 
 
 def _is_linear(layer: nn.Module) -> bool:
-    # A class of its own may do more: adapt the type, standardize the weight, pad.
+    # A subclass with its own `forward` may do more, such as cast its inputs, standardize its weight or pad.
     return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
 
 
@@ -82,42 +84,43 @@ def _is_convolution(layer: nn.Module) -> bool:
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, int] | None:
-    """Return the rows and columns of zeros at either side; None where the two sides differ."""
+    """Return the rows and columns of zeros on each side; None if the two sides differ."""
     if layer.padding == "valid":
         return 0, 0
     if layer.padding == "same":
-        whole = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        return None if any(n % 2 for n in whole) else (whole[0] // 2, whole[1] // 2)
+        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        return None if any(n % 2 for n in total) else (total[0] // 2, total[1] // 2)
     assert not isinstance(layer.padding, str)
     return layer.padding[0], layer.padding[1]
 
 
-def matrix(weight: Tensor, groups: int = 1) -> Tensor:
-    """Return a weight [out, in / groups, ...] as torch's CSR matrix [out, in x ...], indices of 32 bits.
+def csr_matrix(weight: Tensor, groups: int = 1) -> Tensor:
+    """Return a weight [out, in / groups, ...] as torch's CSR matrix [out, in x ...] with 32-bit indices.
 
-    Groups are blocks on its diagonal: what a filter does not see are zeros like others, and take nothing.
+    Groups become blocks on the diagonal. Inputs outside a filter's group are zeros, which CSR does not store.
     """
     flat = weight.detach().flatten(1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that torch's CSR is a beta is said where it is measured
+        warnings.simplefilter("ignore")  # torch warns that its CSR support is in beta
         csr = flat.to_sparse_csr()
         columns = csr.col_indices().int()
         if groups > 1:
-            rows = torch.arange(len(flat), device=flat.device) // (len(flat) // groups)
-            start = (rows * flat.shape[1]).int()
+            # Shift each row's columns to those of its group: row -> group -> first column.
+            group = torch.arange(len(flat), device=flat.device) // (len(flat) // groups)
+            start = (group * flat.shape[1]).int()
             columns = columns + start.repeat_interleave(csr.crow_indices().diff())
         shape = (len(flat), groups * flat.shape[1])
         return torch.sparse_csr_tensor(csr.crow_indices().int(), columns, csr.values(), shape)
 
 
 def csr_linear(layer: nn.Module) -> Forward:
-    """Return x -> x W^T + b with W in CSR: W times one vector, or times inputs side by side as columns."""
+    """Return x -> x W^T + b with W in CSR, for x [..., in]: W times one vector, or times a matrix of input columns."""
     assert isinstance(layer, nn.Linear)
-    weight, bias = matrix(layer.weight), layer.bias
+    weight, bias = csr_matrix(layer.weight), layer.bias
 
     def apply(x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        # One vector is a product of its own, several times as fast as a matrix of one column.
+        # The product with a vector is several times as fast as the one with a matrix of one column.
         out = (weight @ rows[0])[None] if len(rows) == 1 else (weight @ rows.t().contiguous()).t().contiguous()
         out = out if bias is None else out.add_(bias)
         return out.view(*x.shape[:-1], -1)
@@ -126,30 +129,40 @@ def csr_linear(layer: nn.Module) -> Forward:
 
 
 def csr_convolution(layer: nn.Module) -> Forward:
-    """Return a convolution as W in CSR times the windows of the image, laid side by side as columns.
+    """Return a convolution as W in CSR [out, in x kernel] times the image's windows [in x kernel, positions].
 
-    On the CPU images are taken one by one, whose windows stay in the caches; on a GPU all at once.
+    On the CPU, images are processed one by one, so that their windows stay in the caches; on a GPU, all at once.
     """
     assert isinstance(layer, nn.Conv2d)
-    weight, bias = matrix(layer.weight, layer.groups), layer.bias
-    alone = weight.device.type == "cpu"
+    weight, bias = csr_matrix(layer.weight, layer.groups), layer.bias
+    one_by_one = weight.device.type == "cpu"
 
-    def several(x: Tensor) -> Tensor:
-        columns, (height, width) = windows(x, layer)
-        out = weight @ columns
+    def convolve(x: Tensor) -> Tensor:
+        columns, (height, width) = unfold_windows(x, layer)
+        out = weight @ columns  # [out, batch x height x width]
         out = out if bias is None else out.add_(bias[:, None])
         return out.view(-1, len(x), height, width).transpose(0, 1)
 
     def apply(x: Tensor) -> Tensor:
-        return torch.cat([several(image) for image in torch.split(x, 1)]) if alone else several(x).contiguous()
+        if one_by_one:
+            return torch.cat([convolve(image) for image in torch.split(x, 1)])
+        return convolve(x).contiguous()
 
     return apply
 
 
-def windows(x: Tensor, layer: nn.Conv2d) -> tuple[Tensor, tuple[int, int]]:
-    """Return what each output of a convolution sees, [in x kernel, batch x height x width], and height and width.
+def unfold_windows(x: Tensor, layer: nn.Conv2d) -> tuple[Tensor, tuple[int, int]]:
+    """Return the inputs of each output of a convolution, and the height and width of the outputs.
 
-    `torch.nn.functional.unfold` with the batch inside, copied once from a view, which takes a third of its time.
+    Like `torch.nn.functional.unfold`, but with the batch in the columns. It copies once from a strided view, which
+    takes a third of the time of `unfold`.
+
+    Args:
+        x: images [batch, in, height, width].
+        layer: the convolution.
+
+    Returns:
+        The windows [in x kernel, batch x height x width], and (height, width).
     """
     padding = _padding(layer)
     assert padding is not None
@@ -159,12 +172,13 @@ def windows(x: Tensor, layer: nn.Conv2d) -> tuple[Tensor, tuple[int, int]]:
     batch, channels, height, width = x.shape
     n, c, h, w = x.stride()
     size = (height - dilation * (rows - 1) - 1) // stride + 1, (width - across * (columns - 1) - 1) // side + 1
+    # Each kernel position (row, column) reads the padded image at an offset, in steps of the stride.
     view = x.as_strided((channels, rows, columns, batch, *size), (c, dilation * h, across * w, n, stride * h, side * w))
     return view.reshape(channels * rows * columns, -1), size
 
 
 def scipy_linear(layer: nn.Module) -> Forward:
-    """Return x -> x W^T + b with W in scipy's CSR, which works in one thread."""
+    """Return x -> x W^T + b with W in scipy's CSR, which uses one thread."""
     from scipy.sparse import csr_array
 
     assert isinstance(layer, nn.Linear)
@@ -180,24 +194,24 @@ def scipy_linear(layer: nn.Module) -> Forward:
 
 
 def is_two_of_four(weight: Tensor) -> bool:
-    """Return whether of every four neighbours in a row at most two are not zero."""
+    """Return whether a matrix has at most two non-zeros in each group of four columns, in every row."""
     if weight.ndim != 2 or weight.shape[1] % 4:
         return False
     return bool(((weight != 0).view(len(weight), -1, 4).sum(2) <= 2).all())
 
 
-def to_two_of_four(network: nn.Module) -> list[str]:
-    """Give every plain linear layer that has the pattern torch's 2:4 form, and return their names.
+def convert_to_two_of_four(network: nn.Module) -> list[str]:
+    """Convert every plain linear layer with a 2:4 pattern to torch's semi-structured format, and return their names.
 
     Args:
-        network: in half precision on a CUDA device of compute capability 8.0 or more; changed.
+        network: in half precision on a CUDA device of compute capability 8.0 or more; modified in place.
     """
     changed = []
     for name, layer in gated_layers(network):
         if _is_linear(layer) and is_two_of_four(weight := layer.get_parameter("weight")):
             try:
                 half = torch.sparse.to_sparse_semi_structured(weight.detach())
-            except (RuntimeError, NotImplementedError, ValueError):  # a size that its kernels do not take
+            except (RuntimeError, NotImplementedError, ValueError):  # a shape that its kernels do not support
                 continue
             layer.weight = nn.Parameter(half, requires_grad=False)
             changed.append(name)

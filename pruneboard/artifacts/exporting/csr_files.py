@@ -1,7 +1,7 @@
-"""CSR: every prunable weight as a sparse matrix in numpy's own file, the other tensors as they are.
+"""Write `model.csr.npz`: every prunable weight as a CSR matrix, all other tensors dense.
 
-A weight [out, in, ...] is the matrix [out, in x ...]: a row of a convolution is one filter. Of a weight that several
-layers share, one copy is written. The sign of a zero is not kept.
+A weight [out, in, ...] becomes a matrix [out, in x ...]: for a convolution, each row is one filter. A weight that
+several layers share is written once. The sign of a zero is lost.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pruneboard.artifacts.exporting import description, load_csr
-from pruneboard.artifacts.exporting.subject import Subject
+from pruneboard.artifacts.finished_run import FinishedRun
 from pruneboard.errors import ConformanceError, UsageError
 
 LOADER = "load_csr.py"
 
 
-def write(subject: Subject, folder: Path) -> str:
-    """Write arrays, manifest and loader, load them with that loader, and return what is to be said of it.
+def write(run: FinishedRun, folder: Path) -> str:
+    """Write arrays, manifest and loader, load the arrays with that loader, and return a note on their number.
 
     Raises:
-        UsageError: a tensor of a type that numpy does not have.
-        ConformanceError: what was written is not what was given.
+        UsageError: a tensor has a type that numpy does not support.
+        ConformanceError: a tensor read back differs from the run's.
     """
-    state = {name: _array(name, tensor) for name, tensor in subject.state.items()}
-    same = _repeated(state, subject.weights)
-    sparse = {name: state[name] for name in subject.weights}
-    rest = {name: array for name, array in state.items() if name not in sparse and name not in same}
+    state = {name: _array(name, tensor) for name, tensor in run.state.items()}
+    same_as = _shared_weights(state, run.weights)
+    sparse = {name: state[name] for name in run.weights}
+    rest = {name: array for name, array in state.items() if name not in sparse and name not in same_as}
     np.savez(folder / load_csr.ARRAYS, allow_pickle=False, **_members(sparse, rest))
     manifest = {
-        **description.described(subject),
+        **description.describe(run),
         "csr": {name: list(array.shape) for name, array in sparse.items()},
         "dense": sorted(rest),
-        "same_as": same,
+        "same_as": same_as,
     }
     text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
     (folder / load_csr.MANIFEST).write_text(text, encoding="ascii")
@@ -52,11 +52,11 @@ def _array(name: str, tensor: Tensor) -> NDArray[Any]:
     try:
         return tensor.contiguous().numpy()
     except TypeError:
-        raise UsageError(f"format csr: tensor {name} is of type {tensor.dtype}, which numpy does not have") from None
+        raise UsageError(f"format csr: tensor {name} has type {tensor.dtype}, which numpy does not support") from None
 
 
-def _repeated(state: dict[str, NDArray[Any]], weights: list[str]) -> dict[str, str]:
-    """Return name -> prunable weight for every other tensor that is equal to one: a layer that shares it."""
+def _shared_weights(state: dict[str, NDArray[Any]], weights: list[str]) -> dict[str, str]:
+    """Return name -> prunable weight for every other tensor that equals one, as in layers that share a weight."""
     others = [name for name in state if name not in set(weights) and state[name].ndim >= 2]
     return {
         other: weight
@@ -86,4 +86,4 @@ def _check(folder: Path, state: dict[str, NDArray[Any]]) -> None:
         if name not in found or name not in state or not np.array_equal(found[name], state[name])
     ]
     if wrong:
-        raise ConformanceError(f"{load_csr.ARRAYS} does not give {min(wrong)} back as it was written to it")
+        raise ConformanceError(f"{load_csr.ARRAYS} was written, but {min(wrong)} differs when it is read back")

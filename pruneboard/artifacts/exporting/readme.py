@@ -1,17 +1,17 @@
-"""README.md of an export: how to load each form without pruneboard, with this network's own name and numbers.
+"""`README.md` of an export: how to load each format without pruneboard, with this network's own name and numbers.
 
-It does not depend on which forms were asked for, so that another form can be added later.
+The text does not depend on which formats were requested, so that another one can be added to the folder later.
 """
 
 from __future__ import annotations
 
-from pruneboard.artifacts.exporting.description import described
-from pruneboard.artifacts.exporting.subject import Subject
+from pruneboard.artifacts.exporting.description import describe
+from pruneboard.artifacts.finished_run import FinishedRun
 
 _TEXT = """# {name}: {nonzero} of {prunable} prunable weights are not zero
 
 Written by `pruneboard export`; nothing here needs pruneboard. {correct}
-Run the blocks in this folder: the first, and that of one form.
+Run the blocks in this folder: the first one, and the one of a format.
 
 Images are RGB of {size} x {size} pixels:
 
@@ -43,7 +43,7 @@ def logits(pixels):
         return model(torch.from_numpy(prepared(pixels))).numpy()
 ```
 
-`model.csr.npz`, every prunable weight as a sparse matrix, needs numpy and scipy to be read, torch and timm to be run:
+`model.csr.npz`, every prunable weight as a sparse matrix, needs numpy and scipy to load, and torch and timm to run:
 
 ```python
 import torch
@@ -75,11 +75,14 @@ def logits(pixels):
 """
 
 
-def text(subject: Subject) -> str:
-    """Return the page; what it holds of the record are numbers, and the name under which the network was rebuilt."""
-    about = described(subject)
+def text(run: FinishedRun) -> str:
+    """Return the Markdown text.
+
+    Of the record it contains only numbers, and the name by which the network was rebuilt: no untrusted text.
+    """
+    about = describe(run)
     network, images, test = about["network"], about["images"], about["test"]
-    own = network["built_by"] != "timm"
+    in_network_py = network["built_by"] != "timm"
     arguments = "".join(f", {name}={value!r}" for name, value in network["arguments"].items())
     return _TEXT.format(
         name=network["name"],
@@ -89,8 +92,8 @@ def text(subject: Subject) -> str:
         size=images["shape"][-1],
         mean=images["mean"],
         std=images["std"],
-        imports="from network import build" if own else "import timm",
+        imports="from network import build" if in_network_py else "import timm",
         call=f"build({network['name']!r}, {network['arguments']!r})"
-        if own
+        if in_network_py
         else f"timm.create_model({network['name']!r}{arguments})",
     )

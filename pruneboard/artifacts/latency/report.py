@@ -1,25 +1,25 @@
-"""A measurement as text for people."""
+"""Show a measurement as text: machine, table, notes and verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pruneboard.report.clean import plain
+from pruneboard.errors import plain
 from pruneboard.report.tables import Table
 from pruneboard.report.terminal import render, rich_table
 
 LEGEND = (
-    "ms: median of the rounds, in which the engines take turns, each settling by untimed calls first",
-    "x torch: times as fast as the dense network in torch",
-    "x zeros: times as fast as the same engine is with small numbers in the place of zeros; 1 gains nothing from them",
+    "ms: median over rounds in which the engines take turns; each turn starts with untimed calls",
+    "x torch: speedup over the dense network in torch",
+    "x zeros: speedup over the same engine with small numbers in place of the zeros; 1 means no gain from zeros",
 )
 
 _HEADERS = ("engine", "batch", "ms", "p10 to p90", "images/s", "x torch", "x zeros", "rounds")
 
 
 def text(document: Mapping[str, Any]) -> str:
-    """Return what was measured, where, the table, a note for each engine, and whether zeros pay."""
+    """Return the run, the machine, the table, a note for each engine, and whether zeros pay at each batch size."""
     table = Table(_HEADERS, tuple(_cells(row) for row in document["timings"]))
     lines = [
         _network(document["run"]),
@@ -27,11 +27,11 @@ def text(document: Mapping[str, Any]) -> str:
         "",
         render(rich_table(table)),
         "",
-        *(f"{name}: {_about(engine)}" for name, engine in document["engines"].items()),
+        *(f"{name}: {_note(engine)}" for name, engine in document["engines"].items()),
         "",
         *LEGEND,
         "",
-        *map(sentence, document["verdicts"]),
+        *map(verdict_sentence, document["verdicts"]),
     ]
     return "\n".join(lines)
 
@@ -50,16 +50,16 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _about(engine: Mapping[str, Any]) -> str:
+def _note(engine: Mapping[str, Any]) -> str:
     if not engine["available"]:
         return plain(f"not measured: {engine['note']}", 400)
     count, share = len(engine["sparse_layers"]), 100 * engine["sparse_share"]
-    without = f"; without zeros: {count} layer{'s' * (count != 1)}, {share:.1f} % of the multiply-adds" if count else ""
-    return plain(engine["note"] + without, 400)
+    skips = f"; skips zeros in {count} layer{'s' * (count != 1)}, {share:.1f} % of the multiply-adds" if count else ""
+    return plain(engine["note"] + skips, 400)
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a time in milliseconds, three digits and more."""
+    """Format a time in milliseconds with at least three digits."""
     value = 1000 * seconds
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
@@ -81,17 +81,15 @@ def _machine(document: Mapping[str, Any]) -> str:
     return plain(f"{gpu}{processor}; {threads} thread{'s' * (threads != 1)}; {versions}", 500)
 
 
-def sentence(verdict: Mapping[str, Any]) -> str:
-    """Return in one line whether zeros pay at a batch size."""
+def verdict_sentence(verdict: Mapping[str, Any]) -> str:
+    """Return one line on whether zeros pay at a batch size."""
     batch, sparse, dense = (verdict[name] for name in ("batch", "sparse", "dense"))
     if sparse is None:
-        return f"batch {batch}: no engine here leaves most zeros out"
+        return f"batch {batch}: no engine here skips most zeros"
     if verdict["zeros"] == "open":
-        return (
-            f"batch {batch}: open: the times of {sparse}, which leaves zeros out, and {dense}, which does not, overlap"
-        )
+        return f"batch {batch}: open: the times of {sparse}, which skips zeros, and {dense}, which does not, overlap"
     does = "zeros pay" if verdict["zeros"] == "pay" else "zeros do not pay"
     return (
-        f"batch {batch}: {does}: the fastest engine that leaves them out, {sparse}, is {verdict['speedup']:.2f} times "
+        f"batch {batch}: {does}: the fastest engine that skips them, {sparse}, is {verdict['speedup']:.2f} times "
         f"as fast as the fastest that does not, {dense}"
     )

@@ -1,4 +1,4 @@
-"""The weights of a run counted anew: `model.safetensors` against the record and the packed masks."""
+"""Check the weights of a finished run against its record and its packed masks."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pruneboard.records.mask_file import Packed
 from pruneboard.records.schema import Record
 from pruneboard.records.verdicts import Check, holds
 
-LARGEST_FILE = 16 * 2**30
-"""Bytes; larger weights are not read."""
+MAX_BYTES = 16 * 2**30
+"""A larger `model.safetensors` is not read."""
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file that anybody may have written.
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of an untrusted `model.safetensors`.
 
     Raises:
-        StoreError: it is damaged, too large or no regular file; the message does not repeat `path`.
+        StoreError: it is damaged, too large or not a regular file; the message does not contain `path`.
     """
     try:
         if not path.is_file():
-            raise StoreError("is not a regular file")  # a pipe would block for ever
-        if path.stat().st_size > LARGEST_FILE:
-            raise StoreError(f"is larger than {LARGEST_FILE // 2**30} GiB")
+            raise StoreError("is not a regular file")  # reading from a pipe would block forever
+        if path.stat().st_size > MAX_BYTES:
+            raise StoreError(f"is larger than {MAX_BYTES // 2**30} GiB")
         return dict(load_file(path))
     except OSError as error:
         raise StoreError(f"cannot be read: {why(error)}") from None
@@ -38,20 +38,20 @@ def read(path: Path) -> dict[str, Tensor]:
         raise StoreError(f"is not a safetensors file: {str(error)[:200]}") from None
 
 
-def check(record: Record, state: Mapping[str, Tensor], masks: Sequence[Packed] | None) -> list[Check]:
-    """Return what holds of the weights of a finished run.
+def check_weights(record: Record, state: Mapping[str, Tensor], masks: Sequence[Packed] | None) -> list[Check]:
+    """Hash the weights, count their zeros, and compare these with the masks.
 
     Args:
-        record: a validated record.
+        record: a validated record of a finished run.
         state: the tensors of its `model.safetensors`.
-        masks: of its layers, in their order; None where they are not known.
+        masks: the masks in the order of the record's layers; None if they could not be read.
     """
     return [
         holds("weights.hash", _hash_problems(record, state)),
         holds("weights.counts", _count_problems(record, state)),
         holds("weights.mask", _mask_problems(record, state, masks))
         if masks is not None
-        else Check("weights.mask", "skipped"),  # why there are none stands with `mask.file`
+        else Check("weights.mask", "skipped"),  # the check `mask.file` gives the reason
     ]
 
 
@@ -61,23 +61,23 @@ def mask_of(packed: Packed) -> Tensor:
 
 
 def _hash_problems(record: Record, state: Mapping[str, Tensor]) -> Iterator[str]:
-    found, said = models.state_sha256(state), record.get("weights_sha256")
-    if said is None:
-        yield "the record names no weights_sha256"
-    elif found != said:
-        yield f"the tensors hash to {found[:12]}...; the record says {said[:12]}..."
+    found, recorded = models.state_sha256(state), record.get("weights_sha256")
+    if recorded is None:
+        yield "the record has no weights_sha256"
+    elif found != recorded:
+        yield f"the tensors hash to {found[:12]}...; the record says {recorded[:12]}..."
 
 
 def _count_problems(record: Record, state: Mapping[str, Tensor]) -> Iterator[str]:
     for layer in record["sparsity"]["layers"]:
         weight = state.get(f"{layer['name']}.weight")
         if weight is None:
-            yield f"layer {layer['name']:.80}: there is no such weight"
+            yield f"layer {layer['name']:.80}: the file has no such weight"
             continue
-        found, said = (int((weight != 0).sum()), weight.numel()), (layer["nonzero"], layer["n"])
-        if found != said:
-            counted, named = ("{} of {}".format(*counts) for counts in (found, said))
-            yield f"layer {layer['name']:.80}: {counted} weights are not zero; the record says {named}"
+        counted, recorded = (int((weight != 0).sum()), weight.numel()), (layer["nonzero"], layer["n"])
+        if counted != recorded:
+            found, expected = ("{} of {}".format(*counts) for counts in (counted, recorded))
+            yield f"layer {layer['name']:.80}: {found} weights are not zero; the record says {expected}"
 
 
 def _mask_problems(record: Record, state: Mapping[str, Tensor], masks: Sequence[Packed]) -> Iterator[str]:
@@ -85,11 +85,11 @@ def _mask_problems(record: Record, state: Mapping[str, Tensor], masks: Sequence[
     for packed in masks:
         weight, mask = state.get(f"{packed.name}.weight"), mask_of(packed)
         if weight is None or weight.shape != mask.shape:
-            yield f"layer {packed.name:.80}: there is no weight of the mask's shape {packed.shape}"
+            yield f"layer {packed.name:.80}: the file has no weight of the mask's shape {packed.shape}"
             continue
         stray = int(((weight != 0) & ~mask).sum())
         kept_zero += int(((weight == 0) & mask).sum())
         if stray:
             yield f"layer {packed.name:.80}: {stray} weights outside the mask are not zero"
     if kept_zero != record["sparsity"]["kept_zero"]:
-        yield f"{kept_zero} kept positions hold 0.0; the record says {record['sparsity']['kept_zero']}"
+        yield f"{kept_zero} kept positions are 0.0; the record says {record['sparsity']['kept_zero']}"
