@@ -100,26 +100,22 @@ def _load(folder: Path, record: Record, purpose: str) -> FinishedRun:
     from pruneboard.artifacts.verification import network, weights
 
     def require(checks: Iterable[Check]) -> None:
-        failed = [check for check in checks if check.status == "failed"]
-        if failed:
-            message = f"{folder} is disputed and is not {purpose} ({failed[0].name}: {failed[0].note})"
-            raise ConformanceError(plain(f"{message}; see `pruneboard verify`", 700))
+        for check in checks:
+            if check.status == "failed":
+                message = f"{folder} is disputed and is not {purpose} ({check.name}: {check.note})"
+                raise ConformanceError(plain(f"{message}; see `pruneboard verify`", 700))
 
-    path = folder / store.WEIGHTS
-    mask_checks, masks = check_masks(record, folder / store.MASK)
-    log_checks = consistency.check_log(record, folder / consistency.LOG)
-    require([*consistency.check_record(record), *log_checks, *mask_checks])
+    checks, masks = check_masks(record, folder / store.MASK)
+    require([*consistency.check_record(record), *consistency.check_log(record, folder / consistency.LOG), *checks])
     _check_normalization(folder, record)
     try:
-        state = weights.read_weights(path)
+        state = weights.read_weights(folder / store.WEIGHTS)
     except StoreError as error:
-        raise StoreError(f"{path} {error}") from None
-    # Before the network is built: the record may name one of any size, but these weights must have its layers.
-    require(weights.check_weights(record, state, masks))
-    built = network.build_network(record)
-    if isinstance(built, Check):
-        raise UsageError(plain(f"{folder} cannot be {purpose}: {built.note}", 500))
-    require(network.check_network(record, built, state, masks))
+        raise StoreError(f"{folder / store.WEIGHTS} {error}") from None
+    built = network.load_network(record, state, masks, checks)
+    require(checks)
+    if built is None:
+        raise UsageError(plain(f"{folder} cannot be {purpose}: {checks[-1].note}", 500))
     return FinishedRun(record, built.plan, built.module, state)
 
 

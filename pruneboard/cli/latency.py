@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
 
 from pruneboard.artifacts import finished_run
-from pruneboard.artifacts.latency.options import ENGINES, LatencyOptions, check_unused
+from pruneboard.artifacts.latency.options import ENGINES, LatencyOptions
+from pruneboard.errors import UsageError
 from pruneboard.records import store
 
 
@@ -68,8 +70,8 @@ def command(
     Every engine's logits are compared with torch's first. Only the file given by --out is written.
     """
     names = ENGINES.parse(engines)
-    if out is not None:
-        check_unused(out)
+    if out is not None and os.path.lexists(out):
+        raise UsageError(f"--out {out} already exists, and a measurement replaces no file: choose another")
     finished_run.find(run, "measured")  # before torch is imported, which takes seconds
     from pruneboard.artifacts.latency import report
     from pruneboard.artifacts.latency.measure import measure

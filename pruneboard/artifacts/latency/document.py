@@ -81,9 +81,7 @@ def build(
         "settings": _settings(options),
         "engines": described,
         "timings": _rows(measurements),
-        "verdicts": [
-            _verdict(batch, [m for m in measurements if m.batch == batch], sparse) for batch in options.batches
-        ],
+        "verdicts": [_verdict(batch, measurements, sparse) for batch in options.batches],
     }
 
 
@@ -150,14 +148,15 @@ def _row(measurement: Measurement, reference: float) -> dict[str, Any]:
 
 
 def _verdict(batch: int, measurements: Sequence[Measurement], sparse_engines: Collection[str]) -> dict[str, Any]:
-    """Compare the fastest sparse engine with the fastest dense engine.
+    """Compare the fastest sparse engine with the fastest dense engine at one batch size.
 
     Zeros pay if the sparse engine's 90th percentile is below the dense engine's 10th percentile, and do not pay in
     the opposite case; otherwise the verdict is open. Engines below `MIN_SPARSE_SHARE` are ignored: they compute most
     of the network with its zeros.
     """
-    sparse = _fastest([m for m in measurements if m.engine in sparse_engines])
-    dense = _fastest([m for m in measurements if m.engine in DENSE])
+    of_batch = [m for m in measurements if m.batch == batch]
+    sparse = _fastest([m for m in of_batch if m.engine in sparse_engines])
+    dense = _fastest([m for m in of_batch if m.engine in DENSE])
     assert dense is not None  # dense torch is always measured
     verdict: dict[str, Any] = {"batch": batch, "dense": dense.engine, "sparse": None, "zeros": None, "speedup": None}
     if sparse is None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from pruneboard.artifacts.choices import Choices
-from pruneboard.errors import UsageError
 
 REFERENCE = "torch"
 """The dense network as it was trained, in eager mode; always measured, because every speedup is relative to it."""
@@ -44,13 +41,3 @@ class LatencyOptions:
     rounds: int | None = None
     warmup: int = 2
     device: str = "cpu"
-
-
-def check_unused(out: Path) -> None:
-    """Check that nothing exists at the path for the JSON document.
-
-    Raises:
-        UsageError: there is a file or a folder.
-    """
-    if os.path.lexists(out):
-        raise UsageError(f"--out {out} already exists, and a measurement replaces no file: choose another")

@@ -19,6 +19,7 @@ from torch.nn import functional
 from pruneboard.models import gated_layers
 
 Forward = Callable[[Tensor], Tensor]
+Convert = Callable[[nn.Module], Forward | None]
 
 
 @dataclass
@@ -41,9 +42,7 @@ class SparseForward:
         return self.apply(x)
 
 
-def with_sparse_layers(
-    network: nn.Module, convert: Callable[[nn.Module], Forward | None]
-) -> tuple[nn.Module, list[SparseForward]]:
+def with_sparse_layers(network: nn.Module, convert: Convert) -> tuple[nn.Module, list[SparseForward]]:
     """Return a copy of a network with sparse layers, and the new `forward` of each.
 
     Args:
@@ -144,9 +143,7 @@ def csr_convolution(layer: nn.Module) -> Forward:
         return out.view(-1, len(x), height, width).transpose(0, 1)
 
     def apply(x: Tensor) -> Tensor:
-        if one_by_one:
-            return torch.cat([convolve(image) for image in torch.split(x, 1)])
-        return convolve(x).contiguous()
+        return torch.cat([convolve(image) for image in torch.split(x, 1)]) if one_by_one else convolve(x).contiguous()
 
     return apply
 

@@ -7,17 +7,16 @@ result is compared with the record's `create_args`. A record can therefore cause
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from pruneboard import models
-from pruneboard.artifacts.verification.weights import mask_of
+from pruneboard.artifacts.verification.weights import Masks, State, check_weights, mask_of
 from pruneboard.draws import key
 from pruneboard.errors import PruneboardError, UsageError
 from pruneboard.models import ModelPlan, cost
-from pruneboard.records.mask_file import Packed
 from pruneboard.records.schema import Record, lookup
 from pruneboard.records.verdicts import Check, holds
 from pruneboard.spec import SUPERMASK_INITS
@@ -36,33 +35,40 @@ class RebuiltNetwork:
 
     Attributes:
         plan: the plan made from the record's fields.
-        module: the network on the CPU; its weights are random until `check_network` loads the run's.
+        module: the network, on the CPU.
     """
 
     plan: ModelPlan
     module: nn.Module
 
 
-def build_network(record: Record) -> RebuiltNetwork | Check:
-    """Return the network of a finished run; or a skipped check with the reason, if it cannot be built here."""
-    try:
-        plan = plan_of(record)
-        return RebuiltNetwork(plan, models.build_model(plan, init="random", seed=0))
-    except PruneboardError as error:
-        return Check("weights.network", "skipped", f"the network cannot be built here: {error}")
-
-
-def check_network(
-    record: Record, built: RebuiltNetwork, state: Mapping[str, Tensor], masks: Sequence[Packed] | None
-) -> Iterator[Check]:
-    """Load the weights into the network, set it to evaluation mode, and check its costs and frozen weights.
+def load_network(record: Record, state: State, masks: Masks, checks: list[Check]) -> RebuiltNetwork | None:
+    """Check the weights of a finished run, rebuild its network, load the weights, and set it to evaluation mode.
 
     Args:
         record: a validated record of a finished run.
-        built: its network.
-        state: the tensors of its `model.safetensors`.
-        masks: the masks of its layers; None if they could not be read.
+        state: its weights.
+        masks: its masks, if they could be read.
+        checks: the checks made so far, to which those of the weights and of the network are appended.
+
+    Returns:
+        The network; None if it was not built, because a check of the record, masks or weights failed, or because
+        this machine cannot build it, which the last check states.
     """
+    checks += check_weights(record, state, masks)
+    if any(check.status == "failed" for check in checks):
+        return None  # disputed already; and a record that these weights do not match may name a network of any size
+    try:
+        plan = plan_of(record)
+        built = RebuiltNetwork(plan, models.build_model(plan, init="random", seed=0))
+    except PruneboardError as error:
+        checks.append(Check("weights.network", "skipped", f"the network cannot be built here: {error}"))
+        return None
+    checks.extend(_check_network(record, built, state, masks))
+    return built
+
+
+def _check_network(record: Record, built: RebuiltNetwork, state: State, masks: Masks) -> Iterator[Check]:
     try:
         built.module.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
@@ -162,9 +168,7 @@ def _differs(path: str, recorded: object, found: object) -> str:
     return f"{path} is {recorded!r:.120} in the record and {found!r:.120} in the network"
 
 
-def _check_frozen(
-    record: Record, plan: ModelPlan, state: Mapping[str, Tensor], masks: Sequence[Packed] | None
-) -> Check:
+def _check_frozen(record: Record, plan: ModelPlan, state: State, masks: Masks) -> Check:
     """Draw the initial weights of a supermask network again, and compare them bit for bit wherever a mask keeps one.
 
     Positions that a mask drops are 0 in the weights, so only kept ones can be compared. Without masks, every non-zero

@@ -64,10 +64,8 @@ def check_run(folder: Path, record: Record, *, data_dir: str | None = None, eval
     checks += mask_checks
     if not os.path.lexists(folder / store.WEIGHTS):
         return [*checks, Check("weights.file", "skipped", f"there is no {store.WEIGHTS}")]
-    passed = not any(check.status == "failed" for check in checks)
-    weight_checks = _check_weights(record, folder / store.WEIGHTS, masks, data_dir, passed=passed, evaluate=evaluate)
     try:
-        checks.extend(weight_checks)  # a generator: if it fails on a malformed value, the checks before are kept
+        _check_weights(record, folder / store.WEIGHTS, masks, data_dir, checks, evaluate=evaluate)
     except (*MALFORMED, RuntimeError, MemoryError) as error:
         note = f"cannot be made with this record: {type(error).__name__}: {str(error)[:200]}"
         checks.append(Check("weights.record", "failed", note))
@@ -92,33 +90,24 @@ def required_checks(record: Record) -> frozenset[str]:
 
 
 def _check_weights(
-    record: Record, path: Path, masks: list[Packed] | None, data_dir: str | None, *, passed: bool, evaluate: bool
-) -> Iterator[Check]:
-    """Yield the checks of the weights and the scores; `passed` states that no check has failed so far."""
+    record: Record, path: Path, masks: list[Packed] | None, data_dir: str | None, checks: list[Check], *, evaluate: bool
+) -> None:
+    """Append the checks of weights, network and scores to `checks`: those made before an exception are kept."""
     from pruneboard.artifacts.verification import evaluation, network, weights
 
     try:
         state = weights.read_weights(path)
     except PruneboardError as error:
-        yield Check("weights.file", "failed", f"{path.name} {error}")
+        checks.append(Check("weights.file", "failed", f"{path.name} {error}"))
         return
-    yield Check("weights.file", "ok")
-    for check in weights.check_weights(record, state, masks):
-        passed = passed and check.status != "failed"
-        yield check
-    if not passed:
-        return  # disputed already; and a record that these weights do not match may name a network of any size
-    built = network.build_network(record)
-    if isinstance(built, Check):
-        yield built
+    checks.append(Check("weights.file", "ok"))
+    built = network.load_network(record, state, masks, checks)
+    if built is None:
         return
-    for check in network.check_network(record, built, state, masks):
-        passed = passed and check.status != "failed"
-        yield check
     if not evaluate:
-        yield Check("evaluation.data", "skipped", "scores are not measured again")
-    elif passed:
-        yield from evaluation.check_scores(record, built.module, data_dir)
+        checks.append(Check("evaluation.data", "skipped", "scores are not measured again"))
+    elif not any(check.status == "failed" for check in checks):
+        checks += evaluation.check_scores(record, built.module, data_dir)
 
 
 def _sha256(path: Path) -> str | None:

@@ -16,6 +16,12 @@ from pruneboard.records.mask_file import Packed
 from pruneboard.records.schema import Record
 from pruneboard.records.verdicts import Check, holds
 
+State = Mapping[str, Tensor]
+"""The tensors of a `model.safetensors`, by name."""
+
+Masks = Sequence[Packed] | None
+"""The packed masks in the order of the record's layers; None if they could not be read."""
+
 MAX_BYTES = 16 * 2**30
 """A larger `model.safetensors` is not read."""
 
@@ -38,13 +44,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise StoreError(f"is not a safetensors file: {str(error)[:200]}") from None
 
 
-def check_weights(record: Record, state: Mapping[str, Tensor], masks: Sequence[Packed] | None) -> list[Check]:
+def check_weights(record: Record, state: State, masks: Masks) -> list[Check]:
     """Hash the weights, count their zeros, and compare these with the masks.
 
     Args:
         record: a validated record of a finished run.
-        state: the tensors of its `model.safetensors`.
-        masks: the masks in the order of the record's layers; None if they could not be read.
+        state: its weights.
+        masks: its masks, if they could be read.
     """
     return [
         holds("weights.hash", _hash_problems(record, state)),
@@ -60,7 +66,7 @@ def mask_of(packed: Packed) -> Tensor:
     return torch.from_numpy(packed.unpack())
 
 
-def _hash_problems(record: Record, state: Mapping[str, Tensor]) -> Iterator[str]:
+def _hash_problems(record: Record, state: State) -> Iterator[str]:
     found, recorded = models.state_sha256(state), record.get("weights_sha256")
     if recorded is None:
         yield "the record has no weights_sha256"
@@ -68,7 +74,7 @@ def _hash_problems(record: Record, state: Mapping[str, Tensor]) -> Iterator[str]
         yield f"the tensors hash to {found[:12]}...; the record says {recorded[:12]}..."
 
 
-def _count_problems(record: Record, state: Mapping[str, Tensor]) -> Iterator[str]:
+def _count_problems(record: Record, state: State) -> Iterator[str]:
     for layer in record["sparsity"]["layers"]:
         weight = state.get(f"{layer['name']}.weight")
         if weight is None:
@@ -80,7 +86,7 @@ def _count_problems(record: Record, state: Mapping[str, Tensor]) -> Iterator[str
             yield f"layer {layer['name']:.80}: {found} weights are not zero; the record says {expected}"
 
 
-def _mask_problems(record: Record, state: Mapping[str, Tensor], masks: Sequence[Packed]) -> Iterator[str]:
+def _mask_problems(record: Record, state: State, masks: Sequence[Packed]) -> Iterator[str]:
     kept_zero = 0
     for packed in masks:
         weight, mask = state.get(f"{packed.name}.weight"), mask_of(packed)
