@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fake_records import change
 from pruneboard import models
-from pruneboard.artifacts.verification import consistency, walk
+from pruneboard.artifacts.verification import consistency
+from pruneboard.artifacts.verification.verify import verify
 from pruneboard.records import mask_file, store
 from pruneboard.records.schema import Record, content_hash, fingerprint
 from pruneboard.records.verdicts import Check, Finding
@@ -41,7 +42,7 @@ def edit(folder: Path, **values: Any) -> Record:
 def rehash(folder: Path) -> None:
     """Let hash and fingerprint follow an edit."""
     made = record_of(folder)
-    made["hash"] = content_hash(consistency.identity(made))
+    made["hash"] = content_hash(consistency.hashed_fields(made))
     made["board"]["fingerprint"] = fingerprint(made["board"])
     (folder / store.RUN).write_text(json.dumps(made))
 
@@ -127,7 +128,7 @@ def move(state: dict[str, Tensor]) -> None:
 
 def found(folder: Path, **how: Any) -> Finding:
     """What verification finds of one run."""
-    (finding,) = walk.verify([folder], **how)
+    (finding,) = verify([folder], **how)
     return finding
 
 
