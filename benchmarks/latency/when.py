@@ -141,8 +141,10 @@ def layer_section(given: argparse.Namespace) -> str:
                 cells = [name, str(batch), engine, *(f"{value:.2f}" for value in found), at(point)]
                 cells += [report.milliseconds(dense.median), str(dense.rounds)]
                 lines.append(f"| {' | '.join(cells)} |")
-    said = [f"* {kind}, batch {batch}: CSR breaks even {between(found)}." for (kind, batch), found in points.items()]
-    return "\n".join([*lines, "", *said])
+    sentences = [
+        f"* {kind}, batch {batch}: CSR breaks even {between(found)}." for (kind, batch), found in points.items()
+    ]
+    return "\n".join([*lines, "", *sentences])
 
 
 def between(found: list[float | None]) -> str:
@@ -171,7 +173,7 @@ def network_section(given: argparse.Namespace) -> str:
     """Measure whole networks; return their table, with one sentence on speed and one on storage for each."""
     lines = ["| network | sparsity | multiply-adds left | engine | ms | x torch | x zeros | rounds |"]
     lines += ["|---|---:|---:|---|---:|---:|---:|---:|"]
-    said = []
+    sentences = []
     for model, size in NETWORKS.items():
         for sparsity in NETWORK_SPARSITIES:
             print(f"{model} at {sparsity:g}", file=sys.stderr, flush=True)
@@ -183,8 +185,8 @@ def network_section(given: argparse.Namespace) -> str:
             lines += network_rows(found, model, sparsity)
             (verdict,) = found["verdicts"]
             sentence = report.verdict_sentence(verdict).partition(": ")[2]
-            said += [f"* `{model}` at {sparsity:g}: {sentence}. {storage(stored)}"]
-    return "\n".join([*lines, "", *said])
+            sentences += [f"* `{model}` at {sparsity:g}: {sentence}. {storage(stored)}"]
+    return "\n".join([*lines, "", *sentences])
 
 
 def network_rows(found: dict[str, Any], model: str, sparsity: float) -> Iterator[str]:

@@ -38,9 +38,9 @@ def test_json_is_one_document(one, capsys):
     assert invoke(["verify", str(one), "--json", "--no-data"]) == 3
     document = json.loads(capsys.readouterr().out)
     assert document["counts"] == {"certified": 0, "spot-checked": 0, "record-only": 0, "disputed": 1}
-    (made,) = document["runs"]
-    assert made["checks"]["record.hash"] == "failed"
-    assert "fields hash to" in made["notes"]["record.hash"]
+    (run,) = document["runs"]
+    assert run["checks"]["record.hash"] == "failed"
+    assert "fields hash to" in run["notes"]["record.hash"]
 
 
 def test_a_broken_record_is_disputed_and_a_missing_one_is_an_error(tmp_path, capsys):
@@ -55,9 +55,9 @@ def test_a_broken_record_is_disputed_and_a_missing_one_is_an_error(tmp_path, cap
 
 def test_control_characters_of_a_record_are_removed(one, capsys):
     """Names from a record are printed without control characters."""
-    made = cases.record_of(one)
-    made["sparsity"]["layers"][0]["name"] = "\x1b[31m<script>"
-    (one / store.RUN).write_text(json.dumps(made))
+    record = cases.record_of(one)
+    record["sparsity"]["layers"][0]["name"] = "\x1b[31m<script>"
+    (one / store.RUN).write_text(json.dumps(record))
     assert invoke(["verify", str(one), "--no-data"]) == 3
     out = capsys.readouterr().out
     assert "<script>" in out

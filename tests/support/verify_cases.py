@@ -44,19 +44,19 @@ def record_of(folder: Path) -> Record:
 
 def edit(folder: Path, **values: Any) -> Record:
     """Set values of the record by path, with `__` for the dot, and return it; nothing else is adjusted."""
-    made = record_of(folder)
+    record = record_of(folder)
     for path, value in values.items():
-        change(made, path.replace("__", "."), value)
-    (folder / store.RUN).write_text(json.dumps(made))
-    return made
+        change(record, path.replace("__", "."), value)
+    (folder / store.RUN).write_text(json.dumps(record))
+    return record
 
 
 def rehash(folder: Path) -> None:
     """Recompute hash and fingerprint after an edit."""
-    made = record_of(folder)
-    made["hash"] = content_hash(consistency.hashed_fields(made))
-    made["board"]["fingerprint"] = fingerprint(made["board"])
-    (folder / store.RUN).write_text(json.dumps(made))
+    record = record_of(folder)
+    record["hash"] = content_hash(consistency.hashed_fields(record))
+    record["board"]["fingerprint"] = fingerprint(record["board"])
+    (folder / store.RUN).write_text(json.dumps(record))
 
 
 def set_correct(folder: Path, split: str, correct: int) -> None:
@@ -67,8 +67,8 @@ def set_correct(folder: Path, split: str, correct: int) -> None:
 
 def set_counts(folder: Path, counts: Mapping[int, Mapping[str, int]]) -> None:
     """Add to counts of layers (index -> name of the count -> difference), and recompute every sum and cost."""
-    made = record_of(folder)
-    sparsity, cost = made["sparsity"], made["cost"]
+    record = record_of(folder)
+    sparsity, cost = record["sparsity"], record["cost"]
     for index, changes in counts.items():
         for what, number in changes.items():
             sparsity["layers"][index][what] += number
@@ -81,10 +81,10 @@ def set_counts(folder: Path, counts: Mapping[int, Mapping[str, int]]) -> None:
     sparsity["kept"], left = (sum(layer[what] for layer in layers) for what in ("kept", "nonzero"))
     sparsity["nonzero"], sparsity["kept_zero"] = left, sparsity["kept"] - left
     sparsity["measured"] = 1 - left / sparsity["prunable"]
-    sparsity["whole_model"] = (sparsity["prunable"] - left) / made["model"]["parameters"]
+    sparsity["whole_model"] = (sparsity["prunable"] - left) / record["model"]["parameters"]
     cost["macs_remaining"] = sum(layer["nonzero"] * layer["positions"] for layer in layers)
     cost["bytes"]["bitmask"] = sum(-(-layer["n"] // 8) + 4 * layer["nonzero"] for layer in layers)
-    (folder / store.RUN).write_text(json.dumps(made))
+    (folder / store.RUN).write_text(json.dumps(record))
 
 
 def set_masks(folder: Path, change_first: Callable[[Any], None]) -> None:

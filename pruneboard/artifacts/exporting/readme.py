@@ -11,7 +11,7 @@ from pruneboard.artifacts.finished_run import FinishedRun
 _TEXT = """# {name}: {nonzero} of {prunable} prunable weights are not zero
 
 Written by `pruneboard export`; nothing here needs pruneboard. {correct}
-Run the blocks in this folder: the first one, and the one of a format.
+Run the code in this folder: the first block, then the block of one format.
 
 Images are RGB of {size} x {size} pixels:
 

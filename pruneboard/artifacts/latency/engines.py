@@ -1,4 +1,4 @@
-"""The engines: each is a function from images to logits, or raises an error with the reason why it is unavailable."""
+"""Build the engines: functions from images to logits. An engine that is not available raises an error with a reason."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ _BUILDERS: dict[str, Callable[[EngineInputs], Engine]] = {
 
 def _require_cpu(inputs: EngineInputs, name: str) -> None:
     if inputs.device.type != "cpu":
-        raise UsageError(f"engine {name} is measured on the CPU only: --device cpu")
+        raise UsageError(f"engine {name} runs only on the CPU: use --device cpu")
 
 
 def _require_sparse_layers(forwards: list[SparseForward], message: str) -> None:

@@ -163,15 +163,17 @@ def unfold_windows(x: Tensor, layer: nn.Conv2d) -> tuple[Tensor, tuple[int, int]
     """
     padding = _padding(layer)
     assert padding is not None
-    (rows, columns), (stride, side), (dilation, across) = layer.kernel_size, layer.stride, layer.dilation
+    (kernel_h, kernel_w), (stride_h, stride_w), (step_h, step_w) = layer.kernel_size, layer.stride, layer.dilation
     if any(padding):
         x = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
     batch, channels, height, width = x.shape
     n, c, h, w = x.stride()
-    size = (height - dilation * (rows - 1) - 1) // stride + 1, (width - across * (columns - 1) - 1) // side + 1
-    # Each kernel position (row, column) reads the padded image at an offset, in steps of the stride.
-    view = x.as_strided((channels, rows, columns, batch, *size), (c, dilation * h, across * w, n, stride * h, side * w))
-    return view.reshape(channels * rows * columns, -1), size
+    out_h = (height - step_h * (kernel_h - 1) - 1) // stride_h + 1
+    out_w = (width - step_w * (kernel_w - 1) - 1) // stride_w + 1
+    # Each kernel position reads the padded image at its own offset, in steps of the stride.
+    shape = (channels, kernel_h, kernel_w, batch, out_h, out_w)
+    view = x.as_strided(shape, (c, step_h * h, step_w * w, n, stride_h * h, stride_w * w))
+    return view.reshape(channels * kernel_h * kernel_w, -1), (out_h, out_w)
 
 
 def scipy_linear(layer: nn.Module) -> Forward:

@@ -13,7 +13,7 @@ MIN_ROUNDS, MAX_ROUNDS = 5, 500
 """Limits on the number of rounds within a time budget."""
 
 SETTLING_CALLS, SETTLING_SECONDS = 7, 0.02
-"""Most untimed calls at the start of a turn, and the time after which no more are made.
+"""Most untimed calls at the start of a turn, and the time after which there are no more.
 
 A weight is in the caches only after several passes over it. The second call of a turn took more than three times as
 long as the sixth and later ones for a dense layer of 9 MB, but hardly longer for its CSR matrix at a sparsity of 0.9.

@@ -67,7 +67,7 @@ def check_run(folder: Path, record: Record, *, data_dir: str | None = None, eval
     try:
         _check_weights(record, folder / store.WEIGHTS, masks, data_dir, checks, evaluate=evaluate)
     except (*MALFORMED, RuntimeError, MemoryError) as error:
-        note = f"cannot be made with this record: {type(error).__name__}: {str(error)[:200]}"
+        note = f"cannot be checked against this record: {type(error).__name__}: {str(error)[:200]}"
         checks.append(Check("weights.record", "failed", note))
     return checks
 

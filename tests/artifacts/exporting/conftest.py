@@ -12,7 +12,7 @@ from pruneboard.artifacts import finished_run
 
 @pytest.fixture(scope="session")
 def export_of(tmp_path_factory):
-    """A function from a network's name to the folder of an exported run, made on first use; it must not be changed."""
+    """A function from a network's name to the folder of an exported run, created on first use; do not change it."""
     return functools.cache(lambda name: exported_run(name, tmp_path_factory.mktemp("results")))
 
 

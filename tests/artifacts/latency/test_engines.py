@@ -38,7 +38,7 @@ def test_an_engine_computes_the_runs_network(inputs, name):
 @pytest.mark.parametrize("name", ["scipy-csr", "onnxruntime"])
 def test_cpu_engines_refuse_a_gpu(inputs, name):
     """Engines that run only on the CPU are unavailable with `--device cuda`."""
-    with pytest.raises(UsageError, match=f"engine {name} is measured on the CPU only"):
+    with pytest.raises(UsageError, match=f"engine {name} runs only on the CPU"):
         build_engine(name, dataclasses.replace(inputs, device=torch.device("cuda")))
 
 

@@ -20,17 +20,17 @@ def test_the_table_shows_every_row_and_the_verdicts(document):
 
 
 @pytest.mark.parametrize(
-    ("zeros", "speedup", "said"),
+    ("zeros", "speedup", "sentence"),
     [
         ("pay", 2.5, "zeros pay: the fastest engine that skips them, torch-csr, is 2.50 times as fast"),
         ("do not pay", 0.625, "zeros do not pay: the fastest engine that skips them, torch-csr, is 0.62 times"),
         ("open", 1.25, "open: the times of torch-csr, which skips zeros, and onnxruntime, which does not, overlap"),
     ],
 )
-def test_a_verdict_is_one_sentence(zeros, speedup, said):
+def test_a_verdict_is_one_sentence(zeros, speedup, sentence):
     """The sentence names both engines and, unless the verdict is open, the speedup."""
     verdict = {"batch": 1, "dense": "onnxruntime", "sparse": "torch-csr", "zeros": zeros, "speedup": speedup}
-    assert report.verdict_sentence(verdict).startswith(f"batch 1: {said}")
+    assert report.verdict_sentence(verdict).startswith(f"batch 1: {sentence}")
 
 
 def test_no_sparse_engine_is_said():

@@ -66,8 +66,8 @@ def test_an_unrecorded_sparsity_is_accepted():
 def test_settings_of_a_run_are_covered_by_the_hash(one, values):
     """Options, recipe, seed, data and initialization cannot be edited under the same content hash."""
     edit(one, **values)
-    made = cases.record_of(one)
-    edit(one, board__fingerprint=fingerprint(made["board"]))
+    record = cases.record_of(one)
+    edit(one, board__fingerprint=fingerprint(record["board"]))
     assert "record.hash" in failed(one, evaluate=False)
 
 

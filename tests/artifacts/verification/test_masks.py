@@ -29,9 +29,9 @@ def test_an_added_mask_bit_is_caught_without_weights(one):
 
 def test_a_record_without_a_mask_hash_is_not_disputed(one):
     """If the record has no hash of the masks, their counts are still checked and the hash is skipped."""
-    made = cases.record_of(one)
-    del made["mask_sha256"]
-    (one / store.RUN).write_text(json.dumps(made))
+    record = cases.record_of(one)
+    del record["mask_sha256"]
+    (one / store.RUN).write_text(json.dumps(record))
     finding = cases.found(one, evaluate=False)
     assert finding.verdict == "spot-checked"
     assert "no mask_sha256" in cases.note(finding, "mask.hash")

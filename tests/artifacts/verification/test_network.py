@@ -34,8 +34,8 @@ def test_an_impossible_network_is_refused(trained, path, value):
 
 def test_the_number_of_alive_weights_is_recomputed(one):
     """Another number of weights on a path from input to output, consistent in every sum, is found in the network."""
-    made = cases.record_of(one)
-    sparsity = made["sparsity"]
+    record = cases.record_of(one)
+    sparsity = record["sparsity"]
     assert 0 < sparsity["alive"] < sparsity["nonzero"]
     sparsity["layers"][5]["alive"] -= 1
     alive = sparsity["alive"] - 1

@@ -55,21 +55,21 @@ def test_no_data_skips_only_the_scores(trained):
 
 def test_records_without_a_mask_hash_are_certified_by_their_weights(one):
     """Early records have no packed masks; their weights alone prove the counts."""
-    made = cases.record_of(one)
-    del made["mask_sha256"]
-    (one / store.RUN).write_text(json.dumps(made))
+    record = cases.record_of(one)
+    del record["mask_sha256"]
+    (one / store.RUN).write_text(json.dumps(record))
     (one / store.MASK).unlink()
     assert found(one).verdict == "certified"
 
 
 def test_an_unfinished_run_is_record_only(one):
     """The files next to the record of a failed run are not checked, because they belong to no result."""
-    made = cases.record_of(one)
+    record = cases.record_of(one)
     for block in ("metrics", "cost", "weights_sha256", "mask_sha256"):
-        del made[block]
-    made |= {"status": "diverged", "error": {"kind": "DivergedError", "message": "no"}}
-    made["sparsity"] = {"target": 0.9}
-    (one / store.RUN).write_text(json.dumps(made))
+        del record[block]
+    record |= {"status": "diverged", "error": {"kind": "DivergedError", "message": "no"}}
+    record["sparsity"] = {"target": 0.9}
+    (one / store.RUN).write_text(json.dumps(record))
     assert found(one).verdict == "record-only"
 
 

@@ -50,7 +50,7 @@ def test_a_moved_weight_is_caught(one):
 def test_a_record_without_a_hash_is_disputed(one):
     """A finished run whose record has no hash of its weights proves nothing about them."""
     edit(one, weights_sha256=None)
-    assert failed(one, evaluate=False) == {"record.schema"}
+    assert failed(one, evaluate=False) == {"weights.hash"}
 
 
 @pytest.mark.parametrize("damage", cases.DAMAGES)
