@@ -47,11 +47,9 @@ def verify(paths: Iterable[str | Path], *, data_dir: str | None = None, evaluate
     for path in sorted([*records, *problems]):
         if path in problems:
             checks = [Check("record.schema", "failed", problems[path])]
-            verdict: Verdict = "disputed"
         else:
             checks = check_run(path.parent, records[path], data_dir=data_dir, evaluate=evaluate)
-            verdict = verdict_of(records[path], checks)
-        yield Finding(path, _sha256(path), verdict, tuple(checks))
+        yield Finding(path, _sha256(path), verdict_of(records.get(path, {}), checks), tuple(checks))
 
 
 def check_run(folder: Path, record: Record, *, data_dir: str | None = None, evaluate: bool = True) -> list[Check]:
@@ -73,7 +71,7 @@ def check_run(folder: Path, record: Record, *, data_dir: str | None = None, eval
 
 
 def verdict_of(record: Record, checks: Sequence[Check]) -> Verdict:
-    """Return the verdict on a valid record, given all its checks."""
+    """Return the verdict on a record, given all its checks; the record of a run with a failed check is not used."""
     if any(check.status == "failed" for check in checks):
         return "disputed"
     passed = {check.name for check in checks if check.status == "ok"}
