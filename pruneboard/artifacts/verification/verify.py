@@ -71,7 +71,7 @@ def check_run(folder: Path, record: Record, *, data_dir: str | None = None, eval
 
 
 def verdict_of(record: Record, checks: Sequence[Check]) -> Verdict:
-    """Return the verdict on a record, given all its checks; the record of a run with a failed check is not used."""
+    """Return the verdict on a record, given all its checks; an invalid record, which has a failed one, may be empty."""
     if any(check.status == "failed" for check in checks):
         return "disputed"
     passed = {check.name for check in checks if check.status == "ok"}
