@@ -22,6 +22,7 @@ one line, without a traceback.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -130,3 +131,15 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
 def why(error: OSError) -> str:
     """Return what the system says, without the path it says it of."""
     return error.strerror or str(error)
+
+
+def plain(text: object, limit: int = 200) -> str:
+    """Return untrusted text, such as a record's, on one line of at most `limit` characters, safe for a terminal.
+
+    It removes every character of Unicode's category C: control codes and escape sequences, text direction marks,
+    and lone surrogates, which no encoding accepts.
+    """
+    clean = " ".join(str(text)[: 4 * limit].split())
+    if not clean.isprintable():  # printable text, nearly all of it, has no character of category C
+        clean = "".join(char for char in clean if unicodedata.category(char)[0] != "C")
+    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 
 import pytest
@@ -20,3 +21,18 @@ def site(tmp_path, monkeypatch):
     for name in set(sys.modules) - before:
         if name.startswith("stranger_"):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A function that returns the folder of a tiny finished run, trained on first use; tests must not write to it."""
+
+    @functools.cache
+    def folder_of(method="magnitude", sparsity=0.9, **changes):
+        import runs
+
+        results = tmp_path_factory.mktemp("results")
+        runs.run(results, method, sparsity, **changes)
+        return runs.folder(results)
+
+    return folder_of

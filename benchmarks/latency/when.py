@@ -25,10 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from pruneboard import RunSpec, draws
-from pruneboard.artifacts.latency import measuring, showing, sparse, timing
-from pruneboard.artifacts.latency.asked import Asked
+from pruneboard.artifacts.latency import report, sparse_layers, timing
+from pruneboard.artifacts.latency.measure import measure
+from pruneboard.artifacts.latency.options import LatencyOptions
 from pruneboard.experiment import lifecycle
-from pruneboard.records import provenance
+from pruneboard.records import provenance, store
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "latency.md"
@@ -60,9 +61,9 @@ def pruned(make: Callable[[], nn.Module], sparsity: float) -> nn.Module:
     return layer
 
 
-def forms(layer: nn.Module) -> Iterator[tuple[str, sparse.Forward]]:
+def forms(layer: nn.Module) -> Iterator[tuple[str, sparse_layers.Forward]]:
     """Yield the sparse engines that support this layer: name and forward function."""
-    for name, form in (("torch CSR", sparse.torch_csr), ("scipy CSR", sparse.scipy_csr)):
+    for name, form in (("torch CSR", sparse_layers.torch_csr), ("scipy CSR", sparse_layers.scipy_csr)):
         apply = form(layer)
         if apply is not None:
             yield name, apply
@@ -80,10 +81,10 @@ def layer_times(
         for engine, form in forms(layer):
             torch.testing.assert_close(form(x), layer(x), rtol=1e-4, atol=1e-3)
             calls[engine, sparsity] = bound(form, x)
-    return timing.interleaved(calls, seconds=given.seconds, rounds=given.rounds, clock=time.process_time)
+    return timing.time_interleaved(calls, seconds=given.seconds, rounds=given.rounds, clock=time.process_time)
 
 
-def bound(form: sparse.Forward, x: Tensor) -> Callable[[], object]:
+def bound(form: sparse_layers.Forward, x: Tensor) -> Callable[[], object]:
     """Return a function without arguments that applies `form` to `x`."""
     return lambda: form(x)
 
@@ -138,10 +139,12 @@ def layer_section(given: argparse.Namespace) -> str:
                 point = breaks_even(found)
                 points.setdefault((name.partition(",")[0], batch), []).append(point)
                 cells = [name, str(batch), engine, *(f"{value:.2f}" for value in found), at(point)]
-                cells += [showing.milliseconds(dense.median), str(dense.rounds)]
+                cells += [report.milliseconds(dense.median), str(dense.rounds)]
                 lines.append(f"| {' | '.join(cells)} |")
-    said = [f"* {kind}, batch {batch}: CSR breaks even {between(found)}." for (kind, batch), found in points.items()]
-    return "\n".join([*lines, "", *said])
+    sentences = [
+        f"* {kind}, batch {batch}: CSR breaks even {between(found)}." for (kind, batch), found in points.items()
+    ]
+    return "\n".join([*lines, "", *sentences])
 
 
 def between(found: list[float | None]) -> str:
@@ -170,19 +173,20 @@ def network_section(given: argparse.Namespace) -> str:
     """Measure whole networks; return their table, with one sentence on speed and one on storage for each."""
     lines = ["| network | sparsity | multiply-adds left | engine | ms | x torch | x zeros | rounds |"]
     lines += ["|---|---:|---:|---|---:|---:|---:|---:|"]
-    said = []
+    sentences = []
     for model, size in NETWORKS.items():
         for sparsity in NETWORK_SPARSITIES:
             print(f"{model} at {sparsity:g}", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory() as name:
                 run = network_run(Path(name), model, size, sparsity)
-                asked = Asked(batches=(1,), seconds=given.seconds, rounds=given.rounds)
-                found = measuring.measure(run, asked, clock=time.process_time)
-                stored = measuring.finished(run)[1]["cost"]["bytes"]
+                options = LatencyOptions(batches=(1,), seconds=given.seconds, rounds=given.rounds)
+                found = measure(run, options, clock=time.process_time)
+                stored = store.read(run / store.RUN)["cost"]["bytes"]
             lines += network_rows(found, model, sparsity)
             (verdict,) = found["verdicts"]
-            said += [f"* `{model}` at {sparsity:g}: {showing.sentence(verdict).partition(': ')[2]}. {storage(stored)}"]
-    return "\n".join([*lines, "", *said])
+            sentence = report.verdict_sentence(verdict).partition(": ")[2]
+            sentences += [f"* `{model}` at {sparsity:g}: {sentence}. {storage(stored)}"]
+    return "\n".join([*lines, "", *sentences])
 
 
 def network_rows(found: dict[str, Any], model: str, sparsity: float) -> Iterator[str]:
@@ -191,7 +195,7 @@ def network_rows(found: dict[str, Any], model: str, sparsity: float) -> Iterator
     for row in found["timings"]:
         gain = "-" if row["gain_from_zeros"] is None else f"{row['gain_from_zeros']:.2f}"
         cells = [f"`{model}`", f"{sparsity:g}", f"{left:.1f} %", row["engine"]]
-        cells += [showing.milliseconds(row["median_seconds"]), f"{row['speedup']:.2f}", gain, str(row["rounds"])]
+        cells += [report.milliseconds(row["median_seconds"]), f"{row['speedup']:.2f}", gain, str(row["rounds"])]
         yield f"| {' | '.join(cells)} |"
 
 

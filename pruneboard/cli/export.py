@@ -1,4 +1,4 @@
-"""`pruneboard export`: a finished run as files that load without pruneboard."""
+"""`pruneboard export`: write a finished run's network to files that load without pruneboard."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from pathlib import Path
 
 import click
 
-from pruneboard import report
-from pruneboard.artifacts.exporting import asked
+from pruneboard.artifacts import finished_run
+from pruneboard.artifacts.exporting.options import FORMATS
+from pruneboard.errors import plain
 
 
 @click.command("export")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
     "--format",
-    "form",
+    "formats",
     multiple=True,
     metavar="NAME",
-    help=f"{', '.join(asked.FORMATS)}; repeatable, or separated by commas.  [default: all that can be made here]",
+    help=f"{', '.join(FORMATS.names)}; repeatable, or separated by commas.  [default: every format available here]",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the files.  [default: export/ in the run's folder]",
 )
-@click.option("--force", is_flag=True, help="Replace files that are there with other content.")
+@click.option("--force", is_flag=True, help="Replace existing files whose content differs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines.")
-def command(run: Path, form: tuple[str, ...], out: Path | None, *, force: bool, as_json: bool) -> None:
+def command(run: Path, formats: tuple[str, ...], out: Path | None, *, force: bool, as_json: bool) -> None:
     """Export a finished run: its folder, or its run.json.
 
     \b
@@ -35,20 +36,18 @@ def command(run: Path, form: tuple[str, ...], out: Path | None, *, force: bool, 
     csr           every prunable weight as a sparse matrix; loads with numpy and scipy
     onnx          the whole network; needs pip install 'pruneboard[onnx]'
 
-    The weights are checked against the record first, and every file is read again before it is put in place. A
-    README.md beside the files says how to load them.
+    The weights are checked against the record first, and each file is read back before it gets its name. A README.md
+    next to the files explains how to load them.
     """
-    formats = asked.formats(form) if form else None
-    for name in formats or ():
-        asked.check_packages(name)
-    asked.finished(run)  # what can be refused without torch is
-    from pruneboard.artifacts.exporting import making
+    names = FORMATS.parse(formats)
+    finished_run.find(run, "exported")  # before torch is imported, which takes seconds
+    from pruneboard.artifacts.exporting.export import export
 
-    found = making.export(run, out=out, formats=formats, force=force)
+    results = export(run, out=out, formats=names, force=force)
     if as_json:
-        rows = [{"format": f.name, "path": f.path and str(f.path), "bytes": f.size, "note": f.note} for f in found]
+        rows = [{"format": r.name, "path": r.path and str(r.path), "bytes": r.size, "note": r.note} for r in results]
         click.echo(json.dumps({"forms": rows}, indent=2, sort_keys=True))
         return
-    for made in found:
-        where = f"{made.path} ({made.size} bytes; {made.note})" if made.path else made.note
-        click.echo(f"{made.name:12} {report.plain(where, 1000)}")
+    for result in results:
+        text = f"{result.path} ({result.size} bytes; {result.note})" if result.path else result.note
+        click.echo(f"{result.name:12} {plain(text, 1000)}")

@@ -1,4 +1,4 @@
-"""`pruneboard verify`: recompute, recount and re-evaluate what records say."""
+"""`pruneboard verify`: check records, masks, weights and scores, and write the verdicts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pruneboard import report
-from pruneboard.errors import ConformanceError
+from pruneboard.errors import ConformanceError, plain
 from pruneboard.leaderboard import folders
 
 if TYPE_CHECKING:
@@ -18,30 +17,32 @@ if TYPE_CHECKING:
 
 @click.command("verify")
 @click.argument("paths", metavar="RUN|DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--data-dir", type=click.Path(), help="Where the data set is, if it is not digits. Nothing is fetched.")
-@click.option("--no-data", is_flag=True, help="Do not measure scores anew: record, masks and weights only.")
+@click.option(
+    "--data-dir", type=click.Path(), help="Folder of the data set, unless it is digits. Nothing is downloaded."
+)
+@click.option("--no-data", is_flag=True, help="Check only record, masks and weights; do not measure the scores again.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for verified.json, which `compare` makes badges of.  [default: leaderboard/ in the first DIR]",
+    help="Folder for verified.json, from which `compare` makes badges.  [default: leaderboard/ in the first DIR]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines.")
 def command(paths: tuple[Path, ...], data_dir: str | None, out: Path | None, *, no_data: bool, as_json: bool) -> None:
     """Verify one run, or every run below some folders.
 
     \b
-    certified      the weights are there, and give the record's zeros and its scores
-    spot-checked   the record agrees with itself and with its masks or weights
-    record-only    the record agrees with itself; nothing else is there
-    disputed       something does not hold, and is named
+    certified      the weights are present, and give the record's zeros and its scores
+    spot-checked   the record is consistent, and its masks or weights agree with it
+    record-only    the record is consistent; there is nothing else to check
+    disputed       something does not agree, and is named
 
-    Ends with 3 if any run is disputed.
+    Exits with 3 if a run is disputed.
     """
-    from pruneboard.artifacts.verification import walk
+    from pruneboard.artifacts.verification.verify import verify
     from pruneboard.records import verdicts
 
     findings = []
-    for finding in walk.verify(paths, data_dir=data_dir, evaluate=not no_data):
+    for finding in verify(paths, data_dir=data_dir, evaluate=not no_data):
         findings.append(finding)
         if not as_json:
             _print(finding)
@@ -50,21 +51,21 @@ def command(paths: tuple[Path, ...], data_dir: str | None, out: Path | None, *, 
         runs = [{"path": str(finding.path), **finding.as_dict()} for finding in findings]
         click.echo(json.dumps({"runs": runs, "counts": counts}, indent=2, sort_keys=True))
     else:
-        named = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-        click.echo(f"{len(findings)} run{'s' * (len(findings) != 1)}: {named}")
+        summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+        click.echo(f"{len(findings)} run{'s' * (len(findings) != 1)}: {summary}")
     verdicts.write(findings, out or folders.default_output(paths))
     if counts["disputed"]:
         raise ConformanceError(
-            f"{counts['disputed']} of {len(findings)} runs disputed; each says above what does not hold"
+            f"{counts['disputed']} of {len(findings)} runs disputed; the failed checks are listed above"
         )
 
 
 def _print(finding: Finding) -> None:
-    """Print a run's line, and below it every check that fails."""
+    """Print one line for the run, and one below it for each failed check."""
     reason = "" if finding.verdict in ("certified", "disputed") else _reason(finding)
-    click.echo(report.plain(f"{finding.verdict:13}{finding.path.parent}{reason}", 500))
+    click.echo(plain(f"{finding.verdict:13}{finding.path.parent}{reason}", 500))
     for check in finding.of("failed"):
-        click.echo("    " + report.plain(f"{check.name}: {check.note}", 1000))
+        click.echo("    " + plain(f"{check.name}: {check.note}", 1000))
 
 
 def _reason(finding: Finding) -> str:

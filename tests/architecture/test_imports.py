@@ -26,11 +26,11 @@ LAYERS: list[set[str]] = [
 
 NEEDS_TORCH = (
     *("api", "scores", "data", "models", "training", "experiment", "testing", "processes.rendezvous"),
-    *(f"sweeps.{module}" for module in ("estimate", "plan", "scheduler", "single_run")),
-    *(f"artifacts.exporting.{module}" for module in ("description", "graph", "guide", "making", "matrices")),
-    *(f"artifacts.exporting.{module}" for module in ("subject", "tensors")),
-    *(f"artifacts.latency.{module}" for module in ("control", "document", "engines", "measuring", "sparse")),
-    *(f"artifacts.verification.{module}" for module in ("rebuild", "recount", "reevaluate")),
+    *(f"sweeps.{module}" for module in ("carry_out", "conduct", "estimate", "plan")),
+    *(f"artifacts.exporting.{module}" for module in ("csr_files", "description", "export", "onnx_file", "readme")),
+    "artifacts.exporting.safetensors_file",
+    *(f"artifacts.latency.{module}" for module in ("dense_control", "document", "engines", "measure", "sparse_layers")),
+    *(f"artifacts.verification.{module}" for module in ("evaluation", "network", "weights")),
 )
 """Packages and modules that work with tensors. Importing any other one loads none of `HEAVY`."""
 

@@ -1,12 +1,11 @@
-"""A finished run in forms that load where pruneboard is not installed.
+"""Export the network of a finished run in formats that load without pruneboard.
 
-making        the walk: record, weights against the record, every form, and all files in place at once
-asked         what is asked for: the run, the forms, what they need; no torch
-subject       the network, checked as `pruneboard verify` checks it, without measuring scores
-description   what a file says of the network: how to build it, how to prepare images, what it scored
-tensors       safetensors: the dense network, zeros in place
-matrices      CSR: every prunable weight as a sparse matrix; `load_csr` is the script beside it
-graph         ONNX: the whole network
-guide         README.md of the export
-files         whole files or none, and nothing overwritten unasked
+export              write a run in several formats: each file is read back and compared, then all appear at once
+options             the formats, and the packages they need; imports no torch
+description         the JSON description in every export: how to build the network and prepare images, and its scores
+safetensors_file    `model.safetensors`: the dense network, zeros included
+csr_files           `model.csr.npz`: every prunable weight as a sparse matrix; `load_csr` is the script next to it
+onnx_file           `model.onnx`: the whole network
+readme              `README.md` of the export
+staging             write files to a temporary folder, then move all of them to their place
 """

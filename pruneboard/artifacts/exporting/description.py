@@ -1,11 +1,11 @@
-"""What every exported file says of its network: how to build it, how to prepare images, what it scored."""
+"""The JSON description in every export: how to build the network and prepare images, and what it scored."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from pruneboard.artifacts.exporting.subject import Subject
+from pruneboard.artifacts.finished_run import FinishedRun
 from pruneboard.models.standalone import in_timm
 from pruneboard.records.schema import lookup
 
@@ -15,9 +15,9 @@ KEY = "pruneboard"
 SCHEMA = 1
 
 
-def described(subject: Subject) -> dict[str, Any]:
-    """Return the description, plain JSON; the same for every form, with no path and no date."""
-    record, plan = subject.record, subject.plan
+def describe(run: FinishedRun) -> dict[str, Any]:
+    """Return the description as plain JSON; it is the same in every format and has neither paths nor dates."""
+    record, plan = run.record, run.plan
     size = record["data"]["image_size"]
     return {
         "schema": SCHEMA,
@@ -45,6 +45,6 @@ def described(subject: Subject) -> dict[str, Any]:
     }
 
 
-def dumps(subject: Subject) -> str:
+def dumps(run: FinishedRun) -> str:
     """Return the description as one line of ASCII."""
-    return json.dumps(described(subject), sort_keys=True, allow_nan=False)
+    return json.dumps(describe(run), sort_keys=True, allow_nan=False)

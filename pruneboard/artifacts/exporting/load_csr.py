@@ -1,11 +1,12 @@
-"""Load `model.csr.npz`: needs numpy and scipy, and neither pruneboard nor torch.
+"""Load `model.csr.npz`; needs numpy and scipy, but neither pruneboard nor torch.
 
     from load_csr import matrices, state
 
-    state()       # every tensor of the network as a dense array, by the names of its state dict
-    matrices()    # the pruned weights as scipy.sparse matrices
+    state()       # every tensor of the network as a dense array, by its name in the state dict
+    matrices()    # the prunable weights as scipy.sparse matrices
 
-`pruneboard export` copies this file beside the arrays; it stands in pruneboard as `pruneboard/exporting/load_csr.py`.
+`pruneboard export` copies this file from `pruneboard/artifacts/exporting/load_csr.py`; it imports nothing of
+pruneboard.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ ARRAYS, MANIFEST = "model.csr.npz", "model.csr.json"
 
 
 def description(folder: str | Path = ".") -> dict[str, Any]:
-    """Return what `model.csr.json` says: how to build the network, how to prepare images, what is stored how."""
+    """Return the content of `model.csr.json`: how to build the network, prepare images and read the tensors."""
     manifest: dict[str, Any] = json.loads(Path(folder, MANIFEST).read_text(encoding="ascii"))
     return manifest
 
 
 def matrices(folder: str | Path = ".") -> dict[str, Any]:
-    """Return name -> `scipy.sparse.csr_array` [out, in x kernel] of every pruned weight.
+    """Return name -> `scipy.sparse.csr_array` [out, in x kernel] for every prunable weight.
 
-    A row holds the inputs of one output; of a convolution it is one filter, flattened as [in / groups, height, width].
+    A row holds the weights of one output; for a convolution, one filter flattened from [in / groups, height, width].
     """
     shapes = description(folder)["csr"]
     with np.load(Path(folder, ARRAYS), allow_pickle=False) as file:
@@ -37,7 +38,7 @@ def matrices(folder: str | Path = ".") -> dict[str, Any]:
 
 
 def state(folder: str | Path = ".") -> dict[str, Any]:
-    """Return name -> dense numpy array of every tensor of the network."""
+    """Return name -> dense numpy array for every tensor of the network."""
     manifest = description(folder)
     found = {name: matrix.toarray().reshape(manifest["csr"][name]) for name, matrix in matrices(folder).items()}
     with np.load(Path(folder, ARRAYS), allow_pickle=False) as file:

@@ -1,11 +1,11 @@
-"""How long a finished run's network takes on this machine, in engines that people have.
+"""Time a finished run's network on this machine, dense and sparse, in widely available engines.
 
-measuring   the walk: record, weights against the record, engines, a check of each, and interleaved rounds
-asked       what is asked for: engines, batches, threads, a budget; no torch
-engines     the engines, each as a function from images to logits, and why one cannot be had
-sparse      layers that compute with their zeros left out: CSR of torch and of scipy, 2:4
-control     the same network without a zero: what an engine takes that gains nothing from them
-timing      rounds in which every function is called in turn, and what they come to
-document    what is said of it all, plain JSON: run, machine, versions, times, and whether zeros pay
-showing     the document as a table for people
+measure         load and check the run, build the engines, compare their logits, and time all of them
+options         engines, batch sizes, threads and time budget; imports no torch
+engines         each engine as a function from images to logits, or the reason why it is not available
+sparse_layers   layers that skip zeros: CSR of torch and of scipy, and 2:4
+dense_control   the same network with its zeros filled, to see whether an engine gains anything from zeros
+timing          time functions in interleaved rounds
+document        the result as plain JSON: run, machine, versions, times, and whether zeros pay
+report          the document as text with a table
 """

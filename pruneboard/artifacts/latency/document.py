@@ -1,4 +1,4 @@
-"""What a measurement says, plain JSON: the run, the machine, versions, settings, times, and whether zeros pay."""
+"""The result of a measurement as plain JSON: run, machine, versions, settings, times, and whether zeros pay."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pruneboard.artifacts.exporting.subject import Subject
-from pruneboard.artifacts.latency.asked import DENSE, REFERENCE, Asked
+from pruneboard.artifacts.finished_run import FinishedRun
+from pruneboard.artifacts.latency.options import DENSE, REFERENCE, LatencyOptions
 from pruneboard.artifacts.latency.timing import Times
 from pruneboard.records import provenance
 
@@ -16,89 +16,88 @@ SCHEMA = 1
 
 PACKAGES = ("pruneboard", "torch", "timm", "numpy", "scipy", "onnxruntime")
 
-
-ENOUGH = 0.5
-"""Share of the multiply-adds that an engine computes without zeros, from which on its time speaks for zeros."""
+MIN_SPARSE_SHARE = 0.5
+"""An engine counts as sparse in the verdicts if it skips zeros in at least this share of the multiply-adds."""
 
 
 @dataclass(frozen=True)
-class Available:
+class MeasuredEngine:
     """An engine that was measured.
 
     Attributes:
-        about: what it does.
-        sparse: names of the layers that it computes without their zeros.
+        note: what it runs.
+        sparse: names of the layers in which it skips zeros.
     """
 
-    about: str
+    note: str
     sparse: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Clocked:
-    """One engine with one batch.
+class Measurement:
+    """The times of one engine at one batch size.
 
     Attributes:
-        engine: its name.
+        engine: the engine's name.
         batch: images per call.
-        times: of the run's network.
-        control: of the same network without zeros; None where the engine has no such form.
-        apart: largest difference of its logits from dense torch's, as a share of the largest of those or of 1.
-        tolerance: how large that may be.
+        times: times of the run's network.
+        control: times of the same network with its zeros filled; None if the engine has no such control.
+        difference: largest difference of its logits from dense torch's, relative to the largest logit or to 1.
+        tolerance: largest allowed `difference`.
     """
 
     engine: str
     batch: int
     times: Times
     control: Times | None
-    apart: float
+    difference: float
     tolerance: float
 
 
-def made(
-    subject: Subject,
-    asked: Asked,
+def build(
+    run: FinishedRun,
+    options: LatencyOptions,
     hardware: dict[str, Any],
-    engines: Mapping[str, Available | str],
-    found: Sequence[Clocked],
+    engines: Mapping[str, MeasuredEngine | str],
+    measurements: Sequence[Measurement],
 ) -> dict[str, Any]:
     """Return the document.
 
     Args:
-        subject: what was measured.
-        asked: how.
-        hardware: where.
-        engines: by name; a text says why one cannot be had.
-        found: every engine with every batch, dense torch among them.
+        run: the measured run.
+        options: the options of the measurement.
+        hardware: the machine, as in a record, with its load.
+        engines: name -> the engine, or the reason why it is not available.
+        measurements: every available engine at every batch size, dense torch among them.
     """
     software = {"python": platform.python_version()} | {name: provenance.version_of(name) for name in PACKAGES}
-    described = {name: _engine(subject, engine) for name, engine in engines.items()}
-    speaking = {name for name, engine in described.items() if (engine["sparse_share"] or 0) >= ENOUGH}
+    described = {name: _engine(run, engine) for name, engine in engines.items()}
+    sparse = {name for name, engine in described.items() if (engine["sparse_share"] or 0) >= MIN_SPARSE_SHARE}
     return {
         "schema": SCHEMA,
-        "run": _identity(subject),
+        "run": _run(run),
         "hardware": hardware,
         "software": software,
-        "settings": _settings(asked),
+        "settings": _settings(options),
         "engines": described,
-        "timings": _rows(found),
-        "verdicts": [_verdict(batch, [c for c in found if c.batch == batch], speaking) for batch in asked.batches],
+        "timings": _rows(measurements),
+        "verdicts": [_verdict(batch, measurements, sparse) for batch in options.batches],
     }
 
 
-def _engine(subject: Subject, engine: Available | str) -> dict[str, Any]:
-    """Return whether an engine can be had, and how much of the network it computes without zeros."""
+def _engine(run: FinishedRun, engine: MeasuredEngine | str) -> dict[str, Any]:
+    """Return whether an engine is available, and the share of the multiply-adds in which it skips zeros."""
     if isinstance(engine, str):
         return {"available": False, "note": engine, "sparse_layers": None, "sparse_share": None}
-    layers = subject.record["sparsity"]["layers"]
+    layers = run.record["sparsity"]["layers"]
     macs = {layer["name"]: layer["n"] * layer["positions"] for layer in layers}
     sparse = sorted(macs.keys() & set(engine.sparse), key=list(macs).index)
     share = sum(macs[name] for name in sparse) / max(1, sum(macs.values()))
-    return {"available": True, "note": engine.about, "sparse_layers": sparse, "sparse_share": share}
+    return {"available": True, "note": engine.note, "sparse_layers": sparse, "sparse_share": share}
 
 
-def _identity(subject: Subject) -> dict[str, Any]:
-    record = subject.record
+def _run(run: FinishedRun) -> dict[str, Any]:
+    record = run.record
     return {
         "hash": record["hash"],
         "weights_sha256": record["weights_sha256"],
@@ -113,57 +112,59 @@ def _identity(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _settings(asked: Asked) -> dict[str, Any]:
+def _settings(options: LatencyOptions) -> dict[str, Any]:
     return {
-        "engines": list(asked.engines) if asked.engines is not None else None,
-        "batches": list(asked.batches),
-        "threads": asked.threads,
-        "seconds": asked.seconds if asked.rounds is None else None,
-        "rounds": asked.rounds,
-        "warmup": asked.warmup,
-        "device": asked.device,
+        "engines": list(options.engines) if options.engines is not None else None,
+        "batches": list(options.batches),
+        "threads": options.threads,
+        "seconds": options.seconds if options.rounds is None else None,
+        "rounds": options.rounds,
+        "warmup": options.warmup,
+        "device": options.device,
     }
 
 
-def _rows(found: Sequence[Clocked]) -> list[dict[str, Any]]:
-    reference = {clocked.batch: clocked.times.median for clocked in found if clocked.engine == REFERENCE}
-    return [_row(clocked, reference[clocked.batch]) for clocked in found]
+def _rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    reference = {m.batch: m.times.median for m in measurements if m.engine == REFERENCE}
+    return [_row(measurement, reference[measurement.batch]) for measurement in measurements]
 
 
-def _row(clocked: Clocked, reference: float) -> dict[str, Any]:
-    times, control = clocked.times, clocked.control
+def _row(measurement: Measurement, reference: float) -> dict[str, Any]:
+    times, control = measurement.times, measurement.control
     return {
-        "engine": clocked.engine,
-        "batch": clocked.batch,
+        "engine": measurement.engine,
+        "batch": measurement.batch,
         "rounds": times.rounds,
         "median_seconds": times.median,
         "p10_seconds": times.p10,
         "p90_seconds": times.p90,
-        "images_per_second": clocked.batch / times.median,
+        "images_per_second": measurement.batch / times.median,
         "speedup": reference / times.median,
         "control_median_seconds": control and control.median,
         "gain_from_zeros": control and control.median / times.median,
-        "logits_apart": clocked.apart,
-        "logits_tolerance": clocked.tolerance,
+        "logits_apart": measurement.difference,
+        "logits_tolerance": measurement.tolerance,
     }
 
 
-def _verdict(batch: int, found: Sequence[Clocked], speaking: Collection[str]) -> dict[str, Any]:
-    """Hold the fastest engine that leaves zeros out to the fastest that does not.
+def _verdict(batch: int, measurements: Sequence[Measurement], sparse_engines: Collection[str]) -> dict[str, Any]:
+    """Compare the fastest sparse engine with the fastest dense engine at one batch size.
 
-    They pay where nine in ten of its times are below nine in ten of the other's, and the reverse; what lies between
-    is left open. An engine that leaves them out in a small part of the network says nothing of zeros.
+    Zeros pay if the sparse engine's 90th percentile is below the dense engine's 10th percentile, and do not pay in
+    the opposite case; otherwise the verdict is open. Engines below `MIN_SPARSE_SHARE` are ignored: they compute most
+    of the network with its zeros.
     """
-    sparse = _fastest([clocked for clocked in found if clocked.engine in speaking])
-    dense = _fastest([clocked for clocked in found if clocked.engine in DENSE])
-    assert dense is not None  # torch is always among them
-    said: dict[str, Any] = {"batch": batch, "dense": dense.engine, "sparse": None, "zeros": None, "speedup": None}
+    of_batch = [m for m in measurements if m.batch == batch]
+    sparse = _fastest([m for m in of_batch if m.engine in sparse_engines])
+    dense = _fastest([m for m in of_batch if m.engine in DENSE])
+    assert dense is not None  # dense torch is always measured
+    verdict: dict[str, Any] = {"batch": batch, "dense": dense.engine, "sparse": None, "zeros": None, "speedup": None}
     if sparse is None:
-        return said
+        return verdict
     pay = "pay" if sparse.times.p90 < dense.times.p10 else "open"
     zeros = "do not pay" if sparse.times.p10 > dense.times.p90 else pay
-    return said | {"sparse": sparse.engine, "zeros": zeros, "speedup": dense.times.median / sparse.times.median}
+    return verdict | {"sparse": sparse.engine, "zeros": zeros, "speedup": dense.times.median / sparse.times.median}
 
 
-def _fastest(found: Sequence[Clocked]) -> Clocked | None:
-    return min(found, key=lambda clocked: clocked.times.median, default=None)
+def _fastest(measurements: Sequence[Measurement]) -> Measurement | None:
+    return min(measurements, key=lambda measurement: measurement.times.median, default=None)

@@ -1,10 +1,13 @@
-"""Is a record what its run made?
+"""Check whether a record is what its run produced; docs/verify.md describes what each level proves.
 
-walk          every record below some folders, level by level, to a verdict; torch only where there are weights
-rules         what must hold between the numbers of one record
-consistency   a record against those rules, its hash and its log
-recount       zeros of the weights, against record and masks
-rebuild       the network of the record, and its frozen weights drawn anew
-reevaluate    scores, measured anew
-verdicts      what was found, and the file that carries it to a leaderboard
+verify        check every record below some folders, level by level, and give verdicts
+rules         the values of a record that its other values determine
+consistency   level 1: a record against those rules, its hash and its log
+masks         level 2: the packed masks against the record
+weights       level 3: the weights against the record and the masks
+network       level 3: the network rebuilt from the record, and its frozen weights drawn again
+evaluation    level 4: the scores, measured again
+
+Only `weights`, `network` and `evaluation` import torch. `pruneboard.records.verdicts` has the types of the results,
+and writes `verified.json`.
 """

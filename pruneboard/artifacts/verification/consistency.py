@@ -1,7 +1,7 @@
-"""Does a record agree with itself? Its hash made anew, `rules` applied, and its log beside it. No torch.
+"""Check a record against itself: recompute its hash, apply `rules`, and compare it with its log. Imports no torch.
 
-`record.validate` refuses a record whose fields are of the wrong kind, or whose fingerprint, sums or top-1 contradict
-each other. Here is what takes knowing how a run makes its record.
+`records.schema.validate` already rejects a record whose fields have the wrong types, or whose fingerprint, sums or
+top-1 are inconsistent. The checks here depend on how a run creates its record.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pruneboard.artifacts.verification.rules import RULES, UNUSABLE
+from pruneboard.artifacts.verification.rules import MALFORMED, RULES
 from pruneboard.errors import why
 from pruneboard.records import schema as records
 from pruneboard.records import store
@@ -20,12 +20,12 @@ from pruneboard.records.schema import Record, lookup
 from pruneboard.records.verdicts import Check, holds
 
 LOG = "metrics.jsonl"
-LARGEST_LOG = 64 * 2**20
-"""Bytes; a longer `metrics.jsonl` is not looked at."""
+MAX_LOG_BYTES = 64 * 2**20
+"""A longer `metrics.jsonl` is not read."""
 
 
-def check(record: Record) -> list[Check]:
-    """Return what holds of a validated record, one check per subject, in a fixed order."""
+def check_record(record: Record) -> list[Check]:
+    """Check the hash and every rule of a validated record; return one check per name, in a fixed order."""
     found: dict[str, list[str]] = {"record.hash": _hash_problems(record)}
     for rule in RULES:
         problems = found.setdefault(rule.check, [])
@@ -34,11 +34,11 @@ def check(record: Record) -> list[Check]:
     return [holds(name, problems) for name, problems in found.items()]
 
 
-def identity(record: Record) -> dict[str, Any]:
-    """Return what the content hash is taken over, as far as the record holds it: all of it but one case.
+def hashed_fields(record: Record) -> dict[str, Any]:
+    """Return the fields that the content hash is computed from, in the form of `experiment.identity.RunIdentity`.
 
-    A method that is given no sparsity has one of its own, which is no part of the record; here it is 0, that of
-    the dense control. The blocks are those of `describe.RunIdentity`.
+    One value may be missing from a record: the sparsity of a method that ran without a requested one and used its own
+    default. It is returned as 0, which is right for the dense control only; see `_has_unknown_sparsity`.
     """
     method, model, data, recipe = (dict(record[block]) for block in ("method", "model", "data", "recipe"))
     for block, names in (
@@ -65,35 +65,35 @@ def identity(record: Record) -> dict[str, Any]:
 
 def _hash_problems(record: Record) -> list[str]:
     try:
-        found = records.content_hash(identity(record))
-    except (*UNUSABLE, records.RecordError) as error:
-        return [f"hash cannot be made anew: the record lacks a part of what decides it ({type(error).__name__})"]
-    if found == record["hash"] or _prunes_unasked(record):
+        found = records.content_hash(hashed_fields(record))
+    except (*MALFORMED, records.RecordError) as error:
+        return [f"hash cannot be recomputed: the record lacks a field that it depends on ({type(error).__name__})"]
+    if found == record["hash"] or _has_unknown_sparsity(record):
         return []
-    return [f"hash is {record['hash'][:12]}... in the record; its fields make it {found[:12]}..."]
+    return [f"hash is {record['hash'][:12]}... in the record; its fields hash to {found[:12]}..."]
 
 
-def _prunes_unasked(record: Record) -> bool:
+def _has_unknown_sparsity(record: Record) -> bool:
     sparsity = record["sparsity"]
     return sparsity["target"] is None and lookup(sparsity, "keep") != lookup(sparsity, "prunable")
 
 
 def check_log(record: Record, path: Path) -> list[Check]:
-    """Hold the record's best epoch and its budget to `metrics.jsonl`, where that is there.
+    """Compare the record's best epoch and its budget with `metrics.jsonl`, if that exists.
 
-    Of an epoch that two attempts came to the last line counts. The last epoch's accuracy is another than the record's,
-    since batch statistics are re-estimated after it.
+    If two attempts of a run reached the same epoch, the last line counts. The accuracy of the last epoch is not
+    compared: it differs from the record's, because batch statistics are re-estimated after it.
     """
     best = lookup(record, "metrics.best_validation")
     if best is None or not path.is_file():
         return []
     try:
-        rows = [json.loads(line) for line in store.read_bytes(path, LARGEST_LOG).splitlines()]
+        rows = [json.loads(line) for line in store.read_bytes(path, MAX_LOG_BYTES).splitlines()]
         return [holds("record.log", _log_problems(record, best, rows))]
     except OSError as error:
         return [Check("record.log", "failed", f"{LOG} cannot be read: {why(error)}")]
-    except UNUSABLE as error:
-        return [Check("record.log", "failed", f"{LOG} is not one line per epoch: {type(error).__name__}")]
+    except MALFORMED as error:
+        return [Check("record.log", "failed", f"{LOG} does not have one line per epoch: {type(error).__name__}")]
 
 
 def _log_problems(record: Record, best: Mapping[str, Any], rows: list[Any]) -> Iterator[str]:
@@ -101,8 +101,8 @@ def _log_problems(record: Record, best: Mapping[str, Any], rows: list[Any]) -> I
     last = {row["epoch"]: row for row in rows}
     top1 = [last[epoch]["validation"]["top1"] for epoch in sorted(last)]
     if (len(last), max(last), last[max(last)]["step"]) != (epochs, epochs, steps):
-        yield f"{LOG} does not hold epochs 1 to {epochs!r:.40} and step {steps!r:.40}, as the record says"
+        yield f"{LOG} must have epochs 1 to {epochs!r:.40} and end at step {steps!r:.40}, as in the record"
         return
     first = {"top1": max(top1), "epoch": 1 + top1.index(max(top1))}
-    if best and best != first:  # an ablation has none: its epochs were another network's
-        yield f"metrics.best_validation is {reprlib.repr(best)} in the record, and {reprlib.repr(first)} by {LOG}"
+    if best and best != first:  # an ablation has none: its epochs were those of another network
+        yield f"metrics.best_validation is {reprlib.repr(best)} in the record and {reprlib.repr(first)} in {LOG}"

@@ -1,8 +1,8 @@
-"""What in a record other values of it decide, as one table of rules. No torch.
+"""The values of a record that its other values determine, as one table of rules. Imports no torch.
 
-Each formula is that of `describe`, `assemble`, `audit` or `cost`, written once more: whoever only copies what a run
-says of itself finds nothing. A rule applies where the record has what it needs: failed runs, and records of earlier
-versions, say less.
+Each formula repeats one of `experiment.identity`, `experiment.outcome`, `experiment.audit` or `models.cost`, written
+independently on purpose: a check that called the same code could not find an error in it. A rule applies only if the
+record has all values that it needs; records of failed runs and of earlier versions have fewer.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from pruneboard.draws import key
 from pruneboard.records.schema import Record, lookup
 
 KEPT_ZERO_TOLERANCE = 1e-4
-"""Share of the kept positions that may hold 0.0; the bound of `pruneboard.experiment.audit`, which needs torch."""
+"""Largest share of kept positions that may be 0.0. A copy of the bound in `experiment.audit`, which imports torch."""
 
-UNUSABLE = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
-"""What a formula raises where a record holds something else than what a run writes there."""
+MALFORMED = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+"""Exceptions that a formula raises if a value of the record is not what a run writes there."""
 
 _MISSING = object()
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One value of a record that other values of it decide.
+    """One value of a record that other values determine.
 
     Attributes:
-        check: the check it belongs to.
-        path: where the value stands.
-        needs: paths of what decides it.
-        expected: those values -> the value; or -> (lowest, highest) where `bounds`.
-        bounds: only the range is known.
+        check: name of the check that the rule belongs to.
+        path: path of the value in the record.
+        needs: paths of the values that determine it.
+        expected: computes the value from those at `needs`; if `bounds`, its range as (lowest, highest).
+        bounds: whether only a range is known.
     """
 
     check: str
@@ -44,34 +44,34 @@ class Rule:
     bounds: bool = False
 
     def problem(self, record: Record) -> str | None:
-        """Return what is wrong with the value, or None if it is right or the rule does not apply."""
-        said, *given = (lookup(record, path, _MISSING) for path in (self.path, *self.needs))
-        if said is _MISSING or any(value is _MISSING for value in given):
+        """Return a message if the value is wrong; None if it is right or the rule does not apply."""
+        recorded, *given = (lookup(record, path, _MISSING) for path in (self.path, *self.needs))
+        if recorded is _MISSING or any(value is _MISSING for value in given):
             return None
         try:
-            return self._compare(said, self.expected(*given))
-        except UNUSABLE as error:
+            return self._compare(recorded, self.expected(*given))
+        except MALFORMED as error:
             return f"{self.path} cannot be checked against {self._sources}: {type(error).__name__}"
 
     @property
     def _sources(self) -> str:
         return ", ".join(self.needs) or "its range"
 
-    def _compare(self, said: Any, expected: Any) -> str | None:
-        if _within(said, *expected) if self.bounds else _same(said, expected):
+    def _compare(self, recorded: Any, expected: Any) -> str | None:
+        if _within(recorded, *expected) if self.bounds else _same(recorded, expected):
             return None
         found = f"{_shown(expected[0])} to {_shown(expected[1])}" if self.bounds else _shown(expected)
-        return f"{self.path} is {_shown(said)} in the record, and {found} by {self._sources}"
+        return f"{self.path} is {_shown(recorded)} in the record, but {found} according to {self._sources}"
 
 
-def _same(said: Any, expected: Any) -> bool:
-    if isinstance(expected, float) and type(said) in (int, float):
-        return math.isclose(said, expected, rel_tol=1e-9, abs_tol=1e-12)
-    return type(said) is type(expected) and bool(said == expected)
+def _same(recorded: Any, expected: Any) -> bool:
+    if isinstance(expected, float) and type(recorded) in (int, float):
+        return math.isclose(recorded, expected, rel_tol=1e-9, abs_tol=1e-12)
+    return type(recorded) is type(expected) and bool(recorded == expected)
 
 
-def _within(said: Any, lowest: float, highest: float | None) -> bool:
-    return bool(lowest <= said and (highest is None or said <= highest))
+def _within(recorded: Any, lowest: float, highest: float | None) -> bool:
+    return bool(lowest <= recorded and (highest is None or recorded <= highest))
 
 
 def _shown(value: Any) -> str:
@@ -79,9 +79,9 @@ def _shown(value: Any) -> str:
 
 
 def _product(*numbers: Any) -> Any:
-    # A text times a number would be a longer text: of a record nothing may grow.
+    # A string times an integer is a longer string: an untrusted record could fill the memory.
     if not all(type(number) in (int, float) for number in numbers):
-        raise TypeError("a factor is no number")
+        raise TypeError("a factor is not a number")
     return math.prod(numbers)
 
 
@@ -102,7 +102,7 @@ def _multiply_adds(layers: list[Record], part: str = "n") -> int:
 
 
 def _kept_of(prunable: int, target: float | None, control: str | None) -> tuple[int, int]:
-    # scores.kept_of. A stranger's method that was asked for no sparsity has one of its own.
+    # The rounding of scores.kept_of. A method that ran without a requested sparsity may have used its own default.
     if target is None and control != "dense":
         return 0, prunable
     keep = prunable - round((target or 0.0) * prunable)
@@ -114,16 +114,16 @@ def _kept(hits_target: bool, keep: int, prunable: int) -> tuple[int, int]:  # no
 
 
 def _train_macs(track: str, dense: int, traits: Record, budget: Record) -> tuple[int, None]:
-    # Passes for scores before the first step come on top, and are nowhere else in the record.
-    searching, total = budget["harden_step"], budget["steps"]
-    a_step = 1 if traits.get("split_batch") is True else traits["forward_passes"]
-    passes = _product(searching, a_step) + total - searching
-    return (0 if track == "supermask" and not searching else _product(3, dense, budget["global_batch"], passes)), None
+    # A lower bound: scoring passes before the first step come on top, and the record does not state their number.
+    soft_steps, total = budget["harden_step"], budget["steps"]
+    per_step = 1 if traits.get("split_batch") is True else traits["forward_passes"]
+    passes = _product(soft_steps, per_step) + total - soft_steps
+    return (0 if track == "supermask" and not soft_steps else _product(3, dense, budget["global_batch"], passes)), None
 
 
 def _mask_bits(layers: list[Record]) -> tuple[float, float]:
     entropy = sum(math.ceil(_log2_choices(layer["n"], layer["kept"])) for layer in layers)
-    return entropy - len(layers), entropy + len(layers)  # another libm may round another way
+    return entropy - len(layers), entropy + len(layers)  # libm's lgamma rounds differently from platform to platform
 
 
 def _log2_choices(n: int, k: int) -> float:
@@ -131,7 +131,7 @@ def _log2_choices(n: int, k: int) -> float:
 
 
 def _copies(check: str, **sources: str) -> list[Rule]:
-    """Return rules for fields of the board (`a__b` is another block's) that repeat what stands at another path."""
+    """Return rules for fields that repeat the value at another path; `name` is `board.name`, `a__b` is `a.b`."""
     return [
         Rule(check, path.replace("__", ".") if "__" in path else f"board.{path}", (source,), _equal)
         for path, source in sources.items()
@@ -139,17 +139,17 @@ def _copies(check: str, **sources: str) -> list[Rule]:
 
 
 def _layer(layer: Record) -> Record:
-    """Return what a layer's own counts make of what else is said of it; layers of earlier records say less."""
-    fixed = dict(layer)
+    """Return a layer with every derived value recomputed from its counts; earlier records have fewer of them."""
+    expected = dict(layer)
     if "alive" in layer:
-        fixed["alive"] = min(max(layer["alive"], 0), layer["nonzero"])
+        expected["alive"] = min(max(layer["alive"], 0), layer["nonzero"])
     if "macs_dense" in layer:
-        fixed["macs_dense"] = _product(layer["n"], layer["positions"])
+        expected["macs_dense"] = _product(layer["n"], layer["positions"])
     if "macs_remaining" in layer:
-        spent = _product(layer["nonzero"], layer["positions"])
-        whole = layer["macs_remaining"] == fixed["macs_dense"]  # where it standardizes its weight
-        fixed["macs_remaining"] = fixed["macs_dense"] if whole else spent
-    return fixed
+        sparse = _product(layer["nonzero"], layer["positions"])
+        dense = layer["macs_remaining"] == expected["macs_dense"]  # a layer that standardizes its weight has no zeros
+        expected["macs_remaining"] = expected["macs_dense"] if dense else sparse
+    return expected
 
 
 def _alive(layers: list[Record]) -> int | None:
@@ -265,7 +265,7 @@ RULES: tuple[Rule, ...] = (
     Rule("record.cost", "cost.macs_dense", _LAYERS, _multiply_adds),
     Rule(
         "record.cost",
-        "cost.macs_remaining",  # more than the nonzero weights' where a layer standardizes its weight
+        "cost.macs_remaining",  # more than those of non-zero weights if a layer standardizes its weight
         ("sparsity.layers", "cost.macs_dense"),
         lambda layers, dense: (_multiply_adds(layers, "nonzero"), dense),
         bounds=True,
@@ -324,4 +324,4 @@ RULES: tuple[Rule, ...] = (
         lambda status, error: None if status == "done" else error,
     ),
 )
-"""All of them, the checks in the order in which they are reported."""
+"""All rules, with the checks in the order in which they are reported."""

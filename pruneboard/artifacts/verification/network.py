@@ -1,0 +1,210 @@
+"""Rebuild the network of a record: do the weights fit, and does it cost what the record says?
+
+A record is untrusted, so none of its arguments reach timm. The network is planned from its name, as in a run, and the
+result is compared with the record's `create_args`. A record can therefore cause neither downloads nor file access.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pruneboard import models
+from pruneboard.artifacts.verification.weights import Masks, State, check_weights, mask_of
+from pruneboard.draws import key
+from pruneboard.errors import PruneboardError, UsageError
+from pruneboard.models import ModelPlan, cost
+from pruneboard.records.schema import Record, lookup
+from pruneboard.records.verdicts import Check, holds
+from pruneboard.spec import SUPERMASK_INITS
+
+MAX_SIDE, MAX_CLASSES = 640, 100_000
+"""Largest image side in pixels, and largest number of classes, of a network that is built: records are untrusted, and
+must not be able to exhaust the memory."""
+
+ZLIB_TOLERANCE = 0.05
+"""Largest relative difference of the compressed size: builds of zlib compress differently."""
+
+
+@dataclass(frozen=True)
+class RebuiltNetwork:
+    """A network rebuilt from a record.
+
+    Attributes:
+        plan: the plan made from the record's fields.
+        module: the network, on the CPU.
+    """
+
+    plan: ModelPlan
+    module: nn.Module
+
+
+def load_network(record: Record, state: State, masks: Masks, checks: list[Check]) -> RebuiltNetwork | None:
+    """Check the weights of a finished run, rebuild its network, load the weights, and set it to evaluation mode.
+
+    Args:
+        record: a validated record of a finished run.
+        state: its weights.
+        masks: its masks, if they could be read.
+        checks: the checks made so far, to which those of the weights and of the network are appended.
+
+    Returns:
+        The network; None if it was not built, because a check of the record, masks or weights failed, or because
+        this machine cannot build it, which the last check states.
+    """
+    checks += check_weights(record, state, masks)
+    if any(check.status == "failed" for check in checks):
+        return None  # disputed already; and a record that these weights do not match may name a network of any size
+    try:
+        plan = plan_of(record)
+        built = RebuiltNetwork(plan, models.build_model(plan, init="random", seed=0))
+    except PruneboardError as error:
+        checks.append(Check("weights.network", "skipped", f"the network cannot be built here: {error}"))
+        return None
+    checks.extend(_check_network(record, built, state, masks))
+    return built
+
+
+def _check_network(record: Record, built: RebuiltNetwork, state: State, masks: Masks) -> Iterator[Check]:
+    try:
+        built.module.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        yield Check("weights.network", "failed", f"the weights do not fit {built.plan.load_as}: {first}")
+        return
+    built.module.eval()
+    yield holds("weights.network", _network_problems(record, built.plan, built.module))
+    if record["track"] == "supermask":
+        yield _check_frozen(record, built.plan, state, masks)
+
+
+def plan_of(record: Record) -> ModelPlan:
+    """Return the plan with which a run of this record would build its network.
+
+    Raises:
+        UsageError: this version of timm has no such model, or a size is invalid or too large.
+    """
+    side, classes = record["data"].get("image_size"), record["data"].get("classes")
+    for name, value, most in (("image_size", side, MAX_SIDE), ("classes", classes, MAX_CLASSES)):
+        if type(value) is not int or not 1 <= value <= most:
+            raise UsageError(f"data.{name} is {value!r:.40}; it must be an integer from 1 to {most}")
+    stem = record["model"].get("stem")
+    if stem not in ("stock", "small"):
+        raise UsageError(f"model.stem is {stem!r:.40}; it must be stock or small")
+    name = record["model"]["name"]
+    return models.plan_model(name, num_classes=classes, image_size=side, original_size=side, enlarged=False, stem=stem)
+
+
+def _network_problems(record: Record, plan: ModelPlan, module: nn.Module) -> Iterator[str]:
+    planned = {"load_as": plan.load_as, "create_args": json.loads(json.dumps(plan.create_args))}
+    for name, found in planned.items():
+        if record["model"].get(name) != found:
+            yield _differs(f"model.{name}", record["model"].get(name), found)
+    usage = cost.usage(module, record["data"]["image_size"])
+    recorded = [(layer["name"], layer["n"], layer.get("positions")) for layer in record["sparsity"]["layers"]]
+    prunable = models.prunable_layers(module)
+    found = [(name, layer.get_parameter("weight").numel(), usage.positions[name]) for name, layer in prunable]
+    if recorded != found:
+        pairs = zip(recorded, found, strict=False)
+        yield from (_differs("sparsity.layers", one, other) for one, other in pairs if one != other)
+        if len(recorded) != len(found):
+            yield f"the record has {len(recorded)} layers, the network {len(found)}"
+        return
+    for path, expected in _costs(record, module, usage.attention).items():
+        value = lookup(record, path)
+        if value is not None and value != expected:
+            yield _differs(path, value, expected)
+    yield from _weight_problems(record, module)
+
+
+def _weight_problems(record: Record, module: nn.Module) -> Iterator[str]:
+    """Compare the values that a run computes from the weights themselves; earlier versions do not record them."""
+    recorded = lookup(record, "cost.bytes.compressed")
+    weights = [layer.get_parameter("weight") for _, layer in models.prunable_layers(module)]
+    if recorded is not None and abs(recorded - (found := cost.compressed_bytes(weights))) > ZLIB_TOLERANCE * found:
+        yield _differs("cost.bytes.compressed", recorded, found)
+    if lookup(record, "sparsity.alive") is None:
+        return
+    alive = cost.count_alive(module, record["data"]["image_size"]).alive
+    if alive is not None:  # None if this version of timm has an operation that cannot be followed
+        yield from (
+            _differs(f"sparsity.layers.{index}.alive", layer.get("alive"), alive[layer["name"]])
+            for index, layer in enumerate(record["sparsity"]["layers"])
+            if layer.get("alive") != alive[layer["name"]]
+        )
+
+
+def _costs(record: Record, module: nn.Module, attention: int) -> dict[str, object]:
+    """Compute the costs from the network and the record's counts: path in the record -> value."""
+    prunable = dict(models.prunable_layers(module))
+    layers = [
+        cost.LayerCost(
+            layer["name"],
+            layer["n"],
+            layer.get("kept", layer["nonzero"]),
+            layer["nonzero"],
+            layer["positions"],
+            models.standardized(prunable[layer["name"]]),
+        )
+        for layer in record["sparsity"]["layers"]
+    ]
+    rows = {name: layer.get_parameter("weight").shape[0] for name, layer in prunable.items()}
+    costs: dict[str, object] = {
+        "model.parameters": sum(p.numel() for p in module.parameters()),
+        "cost.macs_remaining": sum(layer.macs_remaining for layer in layers),
+        "cost.macs_attention": attention,
+        **{f"cost.bytes.{form}": size for form, size in cost.storage_bytes(layers, rows).items()},
+        "sparsity.left_out": models.left_out(module),
+    }
+    if record["track"] == "supermask":
+        costs["cost.storage_bits"] = cost.supermask_bits(layers, module)
+    return costs
+
+
+def _differs(path: str, recorded: object, found: object) -> str:
+    return f"{path} is {recorded!r:.120} in the record and {found!r:.120} in the network"
+
+
+def _check_frozen(record: Record, plan: ModelPlan, state: State, masks: Masks) -> Check:
+    """Draw the initial weights of a supermask network again, and compare them bit for bit wherever a mask keeps one.
+
+    Positions that a mask drops are 0 in the weights, so only kept ones can be compared. Without masks, every non-zero
+    weight counts as kept.
+    """
+    init, target = record["model"].get("init"), record["sparsity"]["target"]
+    if init not in SUPERMASK_INITS or target is None:
+        return Check("weights.frozen", "skipped", f"model.init is {init!r:.40}, which draws no frozen weights")
+    seed = key(record["seed"], "init")
+    start = models.build_frozen(plan, init=init, keep_ratio=1 - target, seed=seed)
+    if models.state_sha256(start.state_dict()) != lookup(record, "model.initial_sha256"):
+        return Check(
+            "weights.frozen", "skipped", "this machine draws other initial weights than model.initial_sha256 states"
+        )
+    before = {name: parameter.detach() for name, parameter in start.named_parameters()}
+    if lookup(record, "method.ablation") == "redrawn-weights":
+        before |= _redraw(start, init, 1 - target, seed)
+    kept = {f"{packed.name}.weight": mask_of(packed) for packed in masks or ()}
+    prunable = {f"{name}.weight" for name, _ in models.prunable_layers(start)}
+    changed = {
+        name: _count_changed(value, state[name], kept.get(name, state[name] != 0) if name in prunable else None)
+        for name, value in before.items()
+    }
+    return holds(
+        "weights.frozen",
+        (f"{name}: {count} values differ from the initial ones" for name, count in changed.items() if count),
+    )
+
+
+def _redraw(start: nn.Module, init: str, keep_ratio: float, seed: int) -> dict[str, Tensor]:
+    layers = models.prunable_layers(start)
+    shapes = [tuple(module.get_parameter("weight").shape) for _, module in layers]
+    drawn = models.redraw_weights(shapes, init, keep_ratio, seed)
+    return {f"{name}.weight": weight for (name, _), weight in zip(layers, drawn, strict=True)}
+
+
+def _count_changed(before: Tensor, after: Tensor, where: Tensor | None) -> int:
+    differs = (after != before) | (after.signbit() != before.signbit())  # -0.0 == 0.0, so compare the signs too
+    return int((differs if where is None else differs & where).sum())
