@@ -134,7 +134,11 @@ def rebuilt(kind: str, message: str) -> PruneboardError:
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """Return `": did you mean X?"`; without a similar name, the list of `allowed` if it has at most 20 names, else `""`."""
+    """Return a suggestion for a misspelled name, to be appended to a message.
+
+    Returns:
+        `": did you mean X?"`, or without a similar name the list of `allowed`, if it has at most 20 names, else `""`.
+    """
     names = sorted(set(allowed))
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if near:

@@ -61,19 +61,19 @@ FAILS_WHEN_BUILT = """
 """
 
 FAULTS = {
-    "raises": ("raise RuntimeError('no GPU\\n  here')", "cannot be imported: RuntimeError: no GPU here; mend or"),
-    "exits": ("import sys; sys.exit('needs a licence')", "cannot be imported: SystemExit: needs a licence; mend or"),
+    "raises": ("raise RuntimeError('no GPU\\n  here')", "cannot be imported: RuntimeError: no GPU here; fix or"),
+    "exits": ("import sys; sys.exit('needs a licence')", "cannot be imported: SystemExit: needs a licence; fix or"),
     "syntax": ("def (:", "cannot be imported: SyntaxError"),
     "needs a missing package": ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
     "nothing there": ("", "cannot be imported: AttributeError"),
     "not a class": ("Thing = 3", "is not a subclass of pruneboard.api.Pruner but 3"),
     "a module function": ("def Thing(): pass", "is not a subclass of pruneboard.api.Pruner but <function Thing"),
     "not a pruner": ("class Thing: pass", "is not a subclass of pruneboard.api.Pruner but <class"),
-    "no dataclass": (NOT_A_DATACLASS, "is not decorated with @dataclass(frozen=True, kw_only=True); mend or"),
+    "no dataclass": (NOT_A_DATACLASS, "is not decorated with @dataclass(frozen=True, kw_only=True); fix or"),
     "not frozen": (NOT_FROZEN, "TypeError: cannot inherit non-frozen dataclass from a frozen one"),
     "no gate": (NO_GATE, "does not define gate"),
     "unresolved annotation": (UNRESOLVED, "name 'Decimal' is not defined; import what they name outside TYPE_CHECKING"),
-    "fails when built": (FAILS_WHEN_BUILT, "cannot be built: KeyError: 'missing'; mend or uninstall"),
+    "fails when built": (FAILS_WHEN_BUILT, "cannot be built: KeyError: 'missing'; fix or uninstall"),
 }
 
 
@@ -159,7 +159,7 @@ def test_a_broken_distribution_is_one_line_and_breaks_nothing_else(site, fault):
     text = line(lambda: build("thing"), PluginError)
     assert expected in text
     assert f"'thing' of their_pruner 1.2 ({target})" in text
-    assert text.endswith("; mend or uninstall their_pruner")
+    assert text.endswith("; fix or uninstall their_pruner")
     assert "thing" in names()
     assert build("magnitude").sparsity == 0.5
 
@@ -169,14 +169,14 @@ def test_a_missing_module_is_named(site):
     site.add("their_pruner", points="[pruneboard.pruners]\nthing = stranger_nowhere:Thing\n")
     text = line(lambda: build("thing"), PluginError)
     assert "No module named 'stranger_nowhere'" in text
-    assert text.endswith("mend or uninstall their_pruner")
+    assert text.endswith("fix or uninstall their_pruner")
 
 
 def test_what_is_not_installed_is_not_to_be_uninstalled(site):
     """A class that is named by its module is to be mended, whatever is wrong with it."""
     target = site.add("their_pruner", "Thing = 3")
-    text = line(lambda: registry.load(registry.at(target)), PluginError)
-    assert text.endswith("is not a subclass of pruneboard.api.Pruner but 3; mend it")
+    text = line(lambda: registry.load(registry.from_target(target)), PluginError)
+    assert text.endswith("is not a subclass of pruneboard.api.Pruner but 3; fix it")
 
 
 def test_two_distributions_with_one_name_are_both_named(site):
@@ -211,7 +211,7 @@ def test_an_unreadable_file_of_entry_points_is_one_line(site, points):
     site.add("their_pruner", points=points)
     text = line(registry.installed, PluginError)
     assert text.startswith("the entry points of their_pruner 1.2 cannot be read: ")
-    assert text.endswith("; mend or uninstall it")
+    assert text.endswith("; fix or uninstall it")
 
 
 # Names and options

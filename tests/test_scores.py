@@ -80,7 +80,7 @@ def test_the_budget_is_the_sum_over_layers():
 
 def test_layers_without_budget_are_refused():
     """Where sparsity emerges there is no number to return."""
-    with pytest.raises(ValueError, match="carry no budget"):
+    with pytest.raises(ValueError, match="have no budget"):
         budget(layers_of(4, None))
 
 
@@ -301,5 +301,5 @@ def test_importance_is_magnitude_or_lamp():
 @pytest.mark.parametrize("allocation", ["uniform", "global", "erk", "lamp"])
 def test_selection_without_a_budget_is_refused(allocation):
     """Where sparsity emerges nothing can be selected."""
-    with pytest.raises(ValueError, match="carry no budget"):
+    with pytest.raises(ValueError, match="have no budget"):
         select(layers_of(None), [torch.ones(9)], allocation)

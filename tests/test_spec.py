@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruneboard.coerce import build, convert
+from pruneboard.coerce import build_dataclass, convert
 from pruneboard.data import DATASETS
 from pruneboard.errors import PruneboardError, UnknownNameError, UsageError
 from pruneboard.spec import (
@@ -128,13 +128,13 @@ def test_every_data_set_has_one_default_recipe(dataset):
 
 def test_a_data_set_without_recipe_is_told_to_name_one():
     """The error says what to do."""
-    assert "name one with --recipe" in message(lambda: default_recipe("mnist"))
+    assert "select one with --recipe" in message(lambda: default_recipe("mnist"))
 
 
 def test_an_unknown_recipe_gives_the_near_name_and_the_way_to_an_own_file():
     """A typo is answered with the recipe meant, and a file is named by its path."""
     text = message(lambda: load_recipe("digit"), UnknownNameError)
-    assert text == "unknown recipe 'digit': did you mean digits? a file of your own is named by its path, x.toml"
+    assert text == "unknown recipe 'digit': did you mean digits? for a file of your own, give its path, such as x.toml"
 
 
 def test_an_own_file_is_a_recipe(own):
@@ -282,14 +282,14 @@ def test_a_spec_refuses_what_no_run_could_mean(changes, expected):
 
 def test_a_spec_needs_a_method_and_a_model():
     """Nothing else lacks a default."""
-    assert message(lambda: build(RunSpec, {}, "the request")) == "the request lacks method, model"
-    assert build(RunSpec, {"method": "m", "model": "net"}, "the request") == spec()
+    assert message(lambda: build_dataclass(RunSpec, {}, "the request")) == "the request lacks method, model"
+    assert build_dataclass(RunSpec, {"method": "m", "model": "net"}, "the request") == spec()
 
 
 def test_building_a_spec_converts_optional_fields():
     """A type or None takes None, the type, and the type's text."""
     values = {"method": "m", "model": "net", "limit_train": "7", "sparsity": "0.5", "recipe": None, "track": "prune"}
-    found = build(RunSpec, values, "the request")
+    found = build_dataclass(RunSpec, values, "the request")
     assert (found.limit_train, found.sparsity, found.recipe, found.track) == (7, 0.5, None, "prune")
 
 

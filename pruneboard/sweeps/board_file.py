@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruneboard.coerce import build, read_toml
+from pruneboard.coerce import build_dataclass, read_toml
 from pruneboard.errors import UnknownNameError, UsageError
 from pruneboard.spec import ABLATIONS, RECIPE_FIELDS, TRACKS, check_sparsity, default_recipe, load_recipe, recipe_names
 
@@ -185,10 +185,10 @@ def load_board(path: str | Path) -> BoardFile:
     for key in values:
         if key not in allowed:
             raise UnknownNameError(f"key in {path}:", key, allowed)
-    head = build(_Head, {key: value for key, value in values.items() if key not in _LISTED}, str(path))
+    head = build_dataclass(_Head, {key: value for key, value in values.items() if key not in _LISTED}, str(path))
     if head.scope not in SCOPES:
         raise UnknownNameError(f"scope in {path}:", head.scope, SCOPES)
-    data = build(Images, _table(values.get("data"), f"[data] in {path}"), f"[data] in {path}")
+    data = build_dataclass(Images, _table(values.get("data"), f"[data] in {path}"), f"[data] in {path}")
     board = BoardFile(
         name=name,
         title=head.title or name,
@@ -245,7 +245,7 @@ def _tracks(value: object, path: Path) -> dict[str, Points]:
         if name not in TRACKS:
             raise UnknownNameError(f"track in {path}:", name, TRACKS)
         where = f"[tracks.{name}] in {path}"
-        track = build(_Track, _table(table, where), where)
+        track = build_dataclass(_Track, _table(table, where), where)
         found[name] = Points(_sparsities(track.sparsities, where), track.init)
     if not found:
         raise UsageError(f"{path} has no track: write [tracks.prune] with its sparsities")
@@ -276,14 +276,16 @@ def _said(entry: Entry) -> str:
 
 
 def _entry(value: object, where: str) -> Entry:
-    method = build(_Method, _table(value, where), where)
+    method = build_dataclass(_Method, _table(value, where), where)
     if method.ablation is not None and method.ablation not in ABLATIONS:
         raise UnknownNameError(f"ablation in {where}:", method.ablation, ABLATIONS)
     tracks = () if method.tracks is None else _texts(method.tracks, f"tracks in {where}")
     points = () if method.sparsities is None else _sparsities(method.sparsities, where)
     options = {} if method.options is None else _table(method.options, f"options in {where}")
     tuning = {} if method.tuning is None else _table(method.tuning, f"tuning in {where}")
-    return Entry(method.name, options, tracks, points, method.ablation, build(Tuning, tuning, f"tuning in {where}"))
+    return Entry(
+        method.name, options, tracks, points, method.ablation, build_dataclass(Tuning, tuning, f"tuning in {where}")
+    )
 
 
 def _seeds(value: object, path: Path) -> tuple[int, ...]:

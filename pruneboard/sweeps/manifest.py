@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pruneboard.coerce import build
+from pruneboard.coerce import build_dataclass
 from pruneboard.errors import NotFoundError, PruneboardError, StoreError, UsageError, why
 from pruneboard.records import runfolder, store
 from pruneboard.records.schema import lookup
@@ -120,7 +120,7 @@ def _parsed(content: Any) -> tuple[str, int, list[ManifestEntry]]:
         raise StoreError(f"its schema is {schema!r}, and this pruneboard reads {SCHEMA}")
     if not (type(jobs) is int and 1 <= jobs <= _MOST_JOBS):
         raise StoreError(f"jobs is a number of 1 or more; found {jobs!r:.50}")
-    return str(content["board"]), jobs, [build(ManifestEntry, run, "a run") for run in content["runs"]]
+    return str(content["board"]), jobs, [build_dataclass(ManifestEntry, run, "a run") for run in content["runs"]]
 
 
 def found_in(results: str | Path) -> list[Path]:
