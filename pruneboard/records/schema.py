@@ -25,7 +25,7 @@ SCHEMA = 1
 
 Record = dict[str, Any]
 
-STATUSES = ("done", "diverged", "failed", "oom", "timeout", "interrupted", "invalid")
+STATUSES = ("done", "diverged", "failed", "oom", "interrupted", "invalid")
 CONTROLS = ("dense", "floor", "baseline")
 
 _DEEPEST = 32  # json.dumps recurses in Python: a record nested deeper could be read and then not written

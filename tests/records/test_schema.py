@@ -66,6 +66,7 @@ def test_every_path_other_tools_rely_on_is_required_and_typed(path):
         ("hash", "F" * 64),
         ("hash", "f" * 64 + "\n"),
         ("status", "finished"),
+        ("status", "timeout"),
         ("status", ["done"]),
         ("track", "both"),
         ("error", {"kind": "RunError"}),

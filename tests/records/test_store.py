@@ -137,7 +137,7 @@ def test_writing_replaces_a_file_whole(tmp_path):
 
 def test_failed_attempts_are_numbered_and_kept(tmp_path):
     """Each new attempt moves the last failed record to failures/NN.json and clears what belonged to it."""
-    made = [record(status=status) for status in ("diverged", "oom", "timeout")]
+    made = [record(status=status) for status in ("diverged", "oom", "invalid")]
     for attempt in made:
         folder = put(tmp_path, attempt)
         runfolder.append_metrics(folder, {"step": 1})

@@ -78,7 +78,7 @@ def test_a_finished_run_has_its_test_accuracy_and_its_time(tmp_path):
     assert standing(tmp_path, made) == RunStatus(listed(made), "done", top1=0.875, seconds=80.5)
 
 
-@pytest.mark.parametrize("status", ["diverged", "failed", "oom", "invalid", "timeout", "interrupted"])
+@pytest.mark.parametrize("status", ["diverged", "failed", "oom", "invalid", "interrupted"])
 def test_an_unfinished_record_says_why(tmp_path, status):
     """Its status and its message."""
     made = record(status=status)

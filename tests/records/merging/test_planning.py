@@ -191,7 +191,7 @@ def test_equal_results_of_other_machines_are_no_conflict(places, capsys, changes
     assert tree(dest) == tree(a)
 
 
-@pytest.mark.parametrize("status", ["failed", "diverged", "oom", "timeout", "invalid"])
+@pytest.mark.parametrize("status", ["failed", "diverged", "oom", "invalid"])
 def test_a_finished_record_replaces_a_failed_one_which_is_kept(places, capsys, status):
     """The finished one becomes run.json with its own files; the failed one is on the shelf, whatever its kind."""
     a, b, dest = places
@@ -233,7 +233,7 @@ def test_a_failed_record_goes_on_the_shelf_of_a_finished_one(places, capsys):
 def test_of_two_unfinished_ones_that_of_the_destination_stays(places, capsys):
     """The other one goes on its shelf, under the next free number."""
     a, _, dest = places
-    here, other, older = (record(status=status) for status in ("failed", "timeout", "oom"))
+    here, other, older = (record(status=status) for status in ("failed", "diverged", "oom"))
     shelve(put(dest, here), "failures", 3, older)
     put(a, other)
     assert counts(document(capsys, a, "--into", dest)[1]) == {"already_there": 1, "failures_kept": 1}
@@ -491,7 +491,7 @@ def written(root, contents):
             day = f"2025-01-0{1 + number}"
             folder = put(root / str(number), record(seed=seed, status=status, lifecycle__ended=day))
             for count in range(failures):
-                shelve(folder, "failures", 1 + count, record(seed=seed, status="timeout", seeds__init=count))
+                shelve(folder, "failures", 1 + count, record(seed=seed, status="diverged", seeds__init=count))
         sources += [root / str(number)] if runs else []
     return sources
 
