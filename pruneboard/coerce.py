@@ -96,7 +96,7 @@ def convert(value: object, hint: Any, where: str) -> object:
     try:
         return _CONVERTERS[kind](value)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise UsageError(f"{where} is {_NOUNS.get(kind, kind)}; found {value!r}") from None
+        raise UsageError(f"{where} must be {_NOUNS.get(kind, kind)}; found {value!r}") from None
 
 
 def _to_int(value: Any) -> int:
@@ -145,4 +145,4 @@ def check_choice(what: str, value: object, allowed: tuple[object, ...], why: str
     """
     if value not in allowed:
         names = ", ".join(str(item) for item in allowed if item is not None)
-        raise UsageError(f"{what} is one of {names}; found {value!r}{f' ({why})' if why else ''}")
+        raise UsageError(f"{what} must be one of {names}; found {value!r}{f' ({why})' if why else ''}")

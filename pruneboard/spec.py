@@ -86,9 +86,11 @@ class Recipe:
             self, "lr", "norm_batch", "momentum", "weight_decay", "norm_weight_decay", "warmup_epochs", "clip"
         )
         if not 0 < self.val_fraction < 1:
-            raise UsageError(f"val_fraction is a share of the training images, in (0, 1); found {self.val_fraction}")
+            raise UsageError(
+                f"val_fraction must be a share of the training images in (0, 1); found {self.val_fraction}"
+            )
         if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"label_smoothing is in [0, 1); found {self.label_smoothing}")
+            raise UsageError(f"label_smoothing must be in [0, 1); found {self.label_smoothing}")
         if self.augment not in AUGMENTATIONS:
             raise UnknownNameError("augmentation", self.augment, AUGMENTATIONS)
         micro = self.norm_batch or self.batch_size
@@ -187,15 +189,15 @@ class RunSpec:
         check_choice("stem", self.stem, (None, "stock", "small"))
         check_choice("ablation", self.ablation, (None, *ABLATIONS))
         if self.procs < 1:
-            raise UsageError(f"procs is the number of processes, 1 or more; found {self.procs}")
+            raise UsageError(f"procs must be a number of processes, 1 or more; found {self.procs}")
         if self.checkpoint_every < 0:
-            raise UsageError(f"checkpoint_every is a number of steps, 0 or more; found {self.checkpoint_every}")
+            raise UsageError(f"checkpoint_every must be a number of steps, 0 or more; found {self.checkpoint_every}")
         if self.limit_train is not None and self.limit_train < 1:
-            raise UsageError(f"limit_train is a number of images, 1 or more; found {self.limit_train}")
+            raise UsageError(f"limit_train must be a number of images, 1 or more; found {self.limit_train}")
         if self.seed < 0:
-            raise UsageError(f"seed is an integer of 0 or more; found {self.seed}")
+            raise UsageError(f"seed must be an integer of 0 or more; found {self.seed}")
         if self.tuning_trials < 0:
-            raise UsageError(f"tuning_trials is a number of trials, 0 or more; found {self.tuning_trials}")
+            raise UsageError(f"tuning_trials must be a number of trials, 0 or more; found {self.tuning_trials}")
 
 
 def resolve_init(init: str | None, track: str) -> str:
@@ -222,10 +224,10 @@ def check_sparsity(value: object) -> float:
     try:
         number = float(cast("Any", value))
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"sparsity is a fraction of zeros, such as 0.9; found {value!r}") from None
+        raise UsageError(f"sparsity must be a fraction of zeros, such as 0.9; found {value!r}") from None
     if not (math.isfinite(number) and 0 <= number < 1):
         percent = f"; for {number:g} % write {number / 100:g}" if 1 < number < 100 else ""
-        raise UsageError(f"sparsity is a fraction of zeros, in [0, 1); found {value}{percent}")
+        raise UsageError(f"sparsity must be a fraction of zeros in [0, 1); found {value}{percent}")
     return abs(number)  # -0.0 would give another content hash than 0.0
 
 
@@ -274,17 +276,17 @@ def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Rec
 
 def _names(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UsageError(f"{where} is a list of data sets; found {value!r}")
+        raise UsageError(f"{where} must be a list of data sets; found {value!r}")
     return tuple(value)
 
 
 def _positive(obj: object, *names: str) -> None:
     for name in names:
         if getattr(obj, name) < 1:
-            raise UsageError(f"{name} is a whole number of 1 or more; found {getattr(obj, name)}")
+            raise UsageError(f"{name} must be a whole number of 1 or more; found {getattr(obj, name)}")
 
 
 def _not_negative(obj: object, *names: str) -> None:
     for name in names:
         if getattr(obj, name) < 0:
-            raise UsageError(f"{name} is 0 or more; found {getattr(obj, name)}")
+            raise UsageError(f"{name} must be 0 or more; found {getattr(obj, name)}")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from messages import message
 from pruneboard import registry
 from pruneboard.api import Pruner
-from pruneboard.errors import PluginError, PruneboardError, UnknownNameError, UsageError
+from pruneboard.errors import PluginError, UnknownNameError, UsageError
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 AGAIN = "install again: pip install -e ."
@@ -75,15 +76,6 @@ FAULTS = {
     "unresolved annotation": (UNRESOLVED, "name 'Decimal' is not defined; import what they name outside TYPE_CHECKING"),
     "fails when built": (FAILS_WHEN_BUILT, "cannot be built: KeyError: 'missing'; fix or uninstall"),
 }
-
-
-def line(call, kind: type[PruneboardError]) -> str:
-    """Return the message of the error that `call` raises: of exactly that class, and one line."""
-    with pytest.raises(kind) as caught:
-        call()
-    assert type(caught.value) is kind
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def names() -> list[str]:
@@ -156,7 +148,7 @@ def test_a_broken_distribution_is_one_line_and_breaks_nothing_else(site, fault):
     """The line names distribution, object and remedy; listing, and every other method, still work."""
     source, expected = FAULTS[fault]
     target = site.add("their_pruner", source)
-    text = line(lambda: build("thing"), PluginError)
+    text = message(lambda: build("thing"), PluginError)
     assert expected in text
     assert f"'thing' of their_pruner 1.2 ({target})" in text
     assert text.endswith("; fix or uninstall their_pruner")
@@ -167,7 +159,7 @@ def test_a_broken_distribution_is_one_line_and_breaks_nothing_else(site, fault):
 def test_a_missing_module_is_named(site):
     """An entry point whose module was never installed says so."""
     site.add("their_pruner", points="[pruneboard.pruners]\nthing = stranger_nowhere:Thing\n")
-    text = line(lambda: build("thing"), PluginError)
+    text = message(lambda: build("thing"), PluginError)
     assert "No module named 'stranger_nowhere'" in text
     assert text.endswith("fix or uninstall their_pruner")
 
@@ -175,7 +167,7 @@ def test_a_missing_module_is_named(site):
 def test_what_is_not_installed_is_not_to_be_uninstalled(site):
     """A class that is named by its module is to be mended, whatever is wrong with it."""
     target = site.add("their_pruner", "Thing = 3")
-    text = line(lambda: registry.load(registry.from_target(target)), PluginError)
+    text = message(lambda: registry.load(registry.from_target(target)), PluginError)
     assert text.endswith("is not a subclass of pruneboard.api.Pruner but 3; fix it")
 
 
@@ -184,7 +176,7 @@ def test_two_distributions_with_one_name_are_both_named(site):
     site.add("first_dist", version="1.0")
     site.add("second_dist", version="2.0")
     assert names().count("thing") == 2
-    text = line(lambda: build("thing"), PluginError)
+    text = message(lambda: build("thing"), PluginError)
     assert "first_dist 1.0" in text
     assert "second_dist 2.0" in text
     assert text.endswith("uninstall one of them")
@@ -194,7 +186,7 @@ def test_two_distributions_with_one_name_are_both_named(site):
 def test_a_stranger_cannot_replace_a_built_in_method(site):
     """Claiming `magnitude` is a clash, not an override."""
     site.add("impostor", method="magnitude")
-    assert "impostor 1.2" in (text := line(lambda: build("magnitude"), PluginError))
+    assert "impostor 1.2" in (text := message(lambda: build("magnitude"), PluginError))
     assert "pruneboard_magnitude:Magnitude" in text
     assert build("random").sparsity == 0.5
 
@@ -209,7 +201,7 @@ def test_a_malformed_line_is_passed_over(site):
 def test_an_unreadable_file_of_entry_points_is_one_line(site, points):
     """A file that is no list of entry points is an error that says whose it is and what to do."""
     site.add("their_pruner", points=points)
-    text = line(registry.installed, PluginError)
+    text = message(registry.installed, PluginError)
     assert text.startswith("the entry points of their_pruner 1.2 cannot be read: ")
     assert text.endswith("; fix or uninstall it")
 
@@ -219,7 +211,7 @@ def test_an_unreadable_file_of_entry_points_is_one_line(site, points):
 
 def test_an_unknown_method_gives_the_near_name():
     """A typo is answered with the method meant and where to look."""
-    text = line(lambda: registry.find("magnitud"), UnknownNameError)
+    text = message(lambda: registry.find("magnitud"), UnknownNameError)
     assert text == "unknown method 'magnitud': did you mean magnitude? `pruneboard list` shows what is installed"
 
 
@@ -243,25 +235,25 @@ def test_the_options_are_the_fields_without_the_sparsity(site):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"amount": "x"}, "option amount of method 'thing' is a whole number; found 'x'"),
-        ({"amount": 1.5}, "option amount of method 'thing' is a whole number; found 1.5"),
-        ({"rate": "nan"}, "option rate of method 'thing' is a number; found 'nan'"),
-        ({"fast": "yes"}, "option fast of method 'thing' is true or false; found 'yes'"),
-        ({"mode": "c"}, "option mode of method 'thing' is one of a, b; found 'c'"),
+        ({"amount": "x"}, "option amount of method 'thing' must be a whole number; found 'x'"),
+        ({"amount": 1.5}, "option amount of method 'thing' must be a whole number; found 1.5"),
+        ({"rate": "nan"}, "option rate of method 'thing' must be a number; found 'nan'"),
+        ({"fast": "yes"}, "option fast of method 'thing' must be true or false; found 'yes'"),
+        ({"mode": "c"}, "option mode of method 'thing' must be one of a, b; found 'c'"),
         ({"amount": 0}, "method 'thing': amount is 1 or more; found 0"),
     ],
 )
 def test_a_wrong_option_is_one_line(site, options, expected):
     """Wrong types are named by us, wrong values by the method, in one line either way."""
     site.add("their_pruner")
-    assert line(lambda: build("thing", **options), UsageError) == expected
+    assert message(lambda: build("thing", **options), UsageError) == expected
 
 
 @pytest.mark.parametrize("name", ["amuont", "sparsity"])
 def test_an_unknown_option_names_the_options(site, name):
     """A mistyped option is refused; the sparsity is none."""
     site.add("their_pruner")
-    text = line(lambda: registry.build(registry.find("thing"), 0.5, {name: 1}), UnknownNameError)
+    text = message(lambda: registry.build(registry.find("thing"), 0.5, {name: 1}), UnknownNameError)
     assert text.startswith(f"unknown option of method 'thing': {name!r}")
     assert "amount" in text
 
@@ -277,22 +269,22 @@ def test_an_unknown_option_names_the_options(site, name):
 )
 def test_built_in_options_out_of_range_are_refused(method, options, expected):
     """The built-in methods refuse what they cannot mean, naming it."""
-    assert expected in line(lambda: build(method, **options), UsageError)
+    assert expected in message(lambda: build(method, **options), UsageError)
 
 
 def test_a_method_that_prunes_needs_a_sparsity():
     """Leaving it out is answered with the flag."""
-    text = line(lambda: build("magnitude", None), UsageError)
+    text = message(lambda: build("magnitude", None), UsageError)
     assert text == "method 'magnitude' needs a sparsity: add --sparsity, a fraction of zeros such as 0.9"
 
 
 def test_a_sparsity_out_of_range_is_refused_by_every_pruner(site):
     """Also where a spec did not check it before."""
     site.add("their_pruner")
-    assert "fraction of zeros in [0, 1); found 1.5" in line(lambda: build("thing", 1.5), UsageError)
+    assert "fraction of zeros in [0, 1); found 1.5" in message(lambda: build("thing", 1.5), UsageError)
 
 
 def test_the_dense_control_takes_no_sparsity():
     """Any but 0 is refused with what to leave out."""
-    assert "leave --sparsity out; found 0.5" in line(lambda: build("dense", 0.5), UsageError)
+    assert "leave --sparsity out; found 0.5" in message(lambda: build("dense", 0.5), UsageError)
     assert build("dense", 0.0).sparsity == 0.0

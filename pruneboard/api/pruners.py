@@ -86,7 +86,7 @@ class Pruner(ABC, Generic[G]):
             ValueError: `sparsity` is outside [0, 1). The message is what the user sees.
         """
         if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity is a fraction of zeros in [0, 1); found {self.sparsity}")
+            raise ValueError(f"sparsity must be a fraction of zeros in [0, 1); found {self.sparsity}")
 
     def traits(self, track: Track) -> Traits:
         """Return what this instance declares on `track`; the traits may depend on the options."""
