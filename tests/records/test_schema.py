@@ -52,7 +52,7 @@ def test_every_path_other_tools_rely_on_is_required_and_typed(path):
     with pytest.raises(RecordError, match=f"^{path} is missing"):
         records.validate(made)
     wrong = [] if path == "method.options" else {}
-    with pytest.raises(RecordError, match=f"^{path} is "):
+    with pytest.raises(RecordError, match=f"^{path} must be "):
         records.validate(change(record(), path, wrong))
 
 
@@ -139,14 +139,14 @@ def test_counts_of_a_layer_are_counts(key):
     made["sparsity"]["layers"][1][key] = 7
     records.validate(made)
     made["sparsity"]["layers"][1][key] = "7"
-    with pytest.raises(RecordError, match=rf"^sparsity\.layers\.1\.{key} is a whole number"):
+    with pytest.raises(RecordError, match=rf"^sparsity\.layers\.1\.{key} must be a whole number"):
         records.validate(made)
 
 
 @pytest.mark.parametrize("data", [None, [], "run", 3, True])
 def test_only_an_object_is_a_record(data):
     """Any other JSON value is refused in one line."""
-    with pytest.raises(RecordError, match="a record is a JSON object"):
+    with pytest.raises(RecordError, match="a record must be a JSON object"):
         records.validate(data)
 
 
@@ -155,7 +155,7 @@ def test_deep_nesting_is_refused_without_recursion():
     deep: list = []
     for _ in range(10_000):
         deep = [deep]
-    with pytest.raises(RecordError, match="nests"):
+    with pytest.raises(RecordError, match="nested deeper than 32 levels"):
         records.validate(record(hash="0" * 64) | {"extra": deep})
 
 
@@ -186,7 +186,7 @@ def test_dumps_is_sorted_indented_and_ends_with_a_newline():
 @pytest.mark.parametrize("value", [math.nan, math.inf, object(), {1, 2}])
 def test_dumps_refuses_what_json_does_not_have(value):
     """NaN, infinity and Python objects are an error, not a file that nobody can read."""
-    with pytest.raises(RecordError, match="not plain JSON"):
+    with pytest.raises(RecordError, match="must be plain JSON"):
         records.dumps({"x": value})
 
 

@@ -148,7 +148,7 @@ def test_files_that_are_no_record_are_named_and_skipped(places, capsys):
     out, err = capsys.readouterr()
     assert code == 0
     assert out == "1 copied, 0 upgraded, 0 already there, 2 files skipped\n"
-    assert f"skipped {b}/x/run.json: a record is a JSON object" in err
+    assert f"skipped {b}/x/run.json: a record must be a JSON object" in err
     assert f"skipped {folder}/failures/01.json: is not JSON" in err
 
 
