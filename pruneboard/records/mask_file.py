@@ -46,7 +46,7 @@ class MaskError(StoreError):
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedMask:
     """The mask of one layer.
 
     Attributes:
@@ -74,12 +74,12 @@ class Packed:
         return np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.n).astype(bool).reshape(self.shape)
 
 
-def pack(name: str, mask: NDArray[np.bool_]) -> Packed:
+def pack(name: str, mask: NDArray[np.bool_]) -> PackedMask:
     """Return the packed mask of a layer, whatever the memory layout of `mask`."""
-    return Packed(name, mask.shape, np.packbits(mask).tobytes())
+    return PackedMask(name, mask.shape, np.packbits(mask).tobytes())
 
 
-def sha256(masks: Iterable[Packed]) -> str:
+def sha256(masks: Iterable[PackedMask]) -> str:
     """Return one hash over names, shapes and bits, in the order of the layers: the record's `mask_sha256`."""
     digest = hashlib.sha256()
     for mask in masks:
@@ -88,7 +88,7 @@ def sha256(masks: Iterable[Packed]) -> str:
     return digest.hexdigest()
 
 
-def dumps(masks: Sequence[Packed]) -> bytes:
+def dumps(masks: Sequence[PackedMask]) -> bytes:
     """Return the content of `mask.npz`."""
     layers = json.dumps([[mask.name, mask.shape] for mask in masks]).encode()
     file = io.BytesIO()
@@ -101,7 +101,7 @@ def dumps(masks: Sequence[Packed]) -> bytes:
     return file.getvalue()
 
 
-def largest_file(expected: Sequence[tuple[str, int]]) -> int:
+def max_file_size(expected: Sequence[tuple[str, int]]) -> int:
     """Return how many bytes a file with the masks of these layers, (name, n), can have at most.
 
     Raises:
@@ -110,11 +110,11 @@ def largest_file(expected: Sequence[tuple[str, int]]) -> int:
     return _bits_bytes(expected) + _names_bytes(expected) + 4 * _HEADER
 
 
-def loads(data: bytes, expected: Sequence[tuple[str, int]]) -> list[Packed]:
+def loads(data: bytes, expected: Sequence[tuple[str, int]]) -> list[PackedMask]:
     """Return the masks that `data`, the content of a file anybody may have written, holds of these layers.
 
     Args:
-        data: no longer than `largest_file`.
+        data: no longer than `max_file_size`.
         expected: (name, n) of each layer, in order.
 
     Raises:
@@ -187,12 +187,12 @@ def _shape(layer: Any, name: str, n: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _cut(bits: bytes, layers: Sequence[tuple[str, tuple[int, ...]]]) -> list[Packed]:
+def _cut(bits: bytes, layers: Sequence[tuple[str, tuple[int, ...]]]) -> list[PackedMask]:
     """Divide the bits among the layers."""
     masks, start = [], 0
     for name, shape in layers:
         stop = start + -(-math.prod(shape) // 8)
-        mask = Packed(name, shape, bits[start:stop])
+        mask = PackedMask(name, shape, bits[start:stop])
         if mask.bits and mask.bits[-1] & ((1 << (-mask.n % 8)) - 1):
             raise MaskError(f"has bits behind the last position of layer {name!r:.80}")
         masks.append(mask)

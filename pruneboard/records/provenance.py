@@ -40,7 +40,7 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
-def code(target: str) -> dict[str, str]:
+def code_versions(target: str) -> dict[str, str]:
     """Return what a run must go on with: the libraries that train, and digests of pruneboard's and the method's code.
 
     Args:

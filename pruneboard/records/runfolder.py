@@ -71,7 +71,7 @@ def _take_lock(path: Path) -> int:
         os.close(descriptor)  # its last holder removed it in between
 
 
-def worked_on(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Return whether a living process of this machine holds the lock of `folder`.
 
     The system is asked, not the lock: trying to take it would stop a run that starts at that moment.
@@ -117,7 +117,7 @@ def _set_aside(folder: Path, *, force: bool) -> None:
         raise StoreError(f"{path} is a finished record; --force runs again and keeps it in {store.SUPERSEDED}/")
     shelf = folder / (store.SUPERSEDED if status == "done" else store.FAILURES)
     shelf.mkdir(exist_ok=True)
-    number = 1 + max((int(file.stem) for file in store.numbered(shelf)), default=0)
+    number = 1 + max((int(file.stem) for file in store.numbered_records(shelf)), default=0)
     path.rename(shelf / f"{number:02d}.json")
 
 
@@ -136,7 +136,7 @@ def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
         raise StoreError(f"cannot write {folder / METRICS}: {why(error)}") from None
 
 
-def cut_metrics(folder: Path, step: int) -> None:
+def truncate_metrics(folder: Path, step: int) -> None:
     """Drop every line of `metrics.jsonl` after `step`, and a last one that was never finished."""
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []

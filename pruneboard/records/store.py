@@ -83,7 +83,7 @@ def run_folder(
     return Path(results, *(_component(name) for name in (dataset, model, track, leaf)))
 
 
-def home(results: str | Path, record: Record) -> Path:
+def folder_of(results: str | Path, record: Record) -> Path:
     """Return the folder below `results` that a record belongs to, by its own fields and never by where it was found."""
     return run_folder(
         results,
@@ -215,18 +215,18 @@ def read_bytes(path: Path, largest: int) -> bytes:
 
 
 def scan(paths: Iterable[str | Path], *, without: Path | None = None) -> Scan:
-    """Find every record below `paths`, as `look_through`, and at least one.
+    """Find every record below `paths`, as `scan_all`, and at least one.
 
     Raises:
         NotFoundError: a path that does not exist, or below which there is no record.
     """
-    found = look_through(paths, without=without)
+    found = scan_all(paths, without=without)
     if not found.records:
         raise NotFoundError(f"no usable record: {len(found.problems)} skipped, the first because {_first(found)}")
     return found
 
 
-def look_through(paths: Iterable[str | Path], *, without: Path | None = None) -> Scan:
+def scan_all(paths: Iterable[str | Path], *, without: Path | None = None) -> Scan:
     """Find every record below `paths`, each file once; links to folders are not followed.
 
     Args:
@@ -257,7 +257,7 @@ def _component(name: str) -> str:
     return f"_{clean}" if clean in ("", FAILURES, SUPERSEDED) else clean
 
 
-def numbered(shelf: Path) -> list[Path]:
+def numbered_records(shelf: Path) -> list[Path]:
     """Return the records on a shelf, `NN.json`."""
     return [file for file in shelf.glob("*.json") if re.fullmatch(r"[0-9]{1,9}", file.stem)]
 
@@ -308,7 +308,7 @@ def _run_files(path: Path, found: Scan, avoided: Path | None) -> list[Path]:
 def _count_shelves(folder: Path, below: list[str], found: Scan) -> None:
     for name, counts in ((FAILURES, found.failures), (SUPERSEDED, found.superseded)):
         if name in below:
-            counts[folder] = len(numbered(folder / name))
+            counts[folder] = len(numbered_records(folder / name))
 
 
 def _take(file: Path, found: Scan) -> None:

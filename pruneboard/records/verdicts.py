@@ -32,7 +32,7 @@ SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Check:
+class RunCheck:
     """One thing that was looked at.
 
     Attributes:
@@ -48,7 +48,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Finding:
+class RunVerification:
     """What was found about one `run.json`.
 
     Attributes:
@@ -61,9 +61,9 @@ class Finding:
     path: Path
     sha256: str | None
     verdict: Verdict
-    checks: tuple[Check, ...]
+    checks: tuple[RunCheck, ...]
 
-    def of(self, status: Status) -> list[Check]:
+    def of(self, status: Status) -> list[RunCheck]:
         """Return the checks of one status."""
         return [check for check in self.checks if check.status == status]
 
@@ -77,19 +77,19 @@ class Finding:
         }
 
 
-def holds(name: str, problems: Iterable[str]) -> Check:
+def make_check(name: str, problems: Iterable[str]) -> RunCheck:
     """Return the check that holds if there is no problem; the first few become its note."""
     found = list(problems)
     more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-    return Check(name, "failed" if found else "ok", "; ".join(found[:SHOWN] + more))
+    return RunCheck(name, "failed" if found else "ok", "; ".join(found[:SHOWN] + more))
 
 
-def dumps(findings: Iterable[Finding]) -> str:
+def dumps(findings: Iterable[RunVerification]) -> str:
     """Return the text of `verified.json`, its runs in the order of their hashes.
 
     Of several copies of one file a disputed one counts, else the best: what lies beside a copy differs.
     """
-    best: dict[str, Finding] = {}
+    best: dict[str, RunVerification] = {}
     for finding in findings:
         if finding.sha256 is not None:
             other = best.get(finding.sha256, finding)
@@ -98,7 +98,7 @@ def dumps(findings: Iterable[Finding]) -> str:
     return json.dumps({"schema": SCHEMA, "runs": runs}, indent=1, sort_keys=True) + "\n"
 
 
-def write(findings: Iterable[Finding], folder: Path) -> Path:
+def write(findings: Iterable[RunVerification], folder: Path) -> Path:
     """Write `verified.json` into `folder`, whole or not at all, and return its path.
 
     Raises:
@@ -139,12 +139,12 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(store.read_bytes(path, store.LARGEST_FILE)).hexdigest()
 
 
-def counted(findings: Sequence[Finding]) -> dict[Verdict, int]:
+def count_verdicts(findings: Sequence[RunVerification]) -> dict[Verdict, int]:
     """Return how many runs got each verdict."""
     return {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in VERDICTS}
 
 
-def _rank(finding: Finding) -> int:
+def _rank(finding: RunVerification) -> int:
     return -1 if finding.verdict == "disputed" else VERDICTS.index(finding.verdict)
 
 

@@ -141,7 +141,7 @@ def standing(results: str | Path, run: ManifestEntry) -> RunStatus:
     if status == "done":
         top1, seconds = lookup(record, "metrics.test.top1"), lookup(record, "cost.wall_seconds")
         return RunStatus(run, status, top1=top1, seconds=seconds)
-    if runfolder.worked_on(folder):
+    if runfolder.is_locked(folder):
         return RunStatus(run, "running", **_last_epoch(folder))
     if status == "missing" and runfolder.checkpoints(folder):
         return RunStatus(run, "stopped", **_last_epoch(folder))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pruneboard.records import mask_file
-from pruneboard.records.mask_file import MaskError, Packed
+from pruneboard.records.mask_file import MaskError, PackedMask
 
 SHAPES = arrays.array_shapes(min_dims=1, max_dims=4, max_side=9)
 MASKS = st.lists(SHAPES.flatmap(lambda shape: arrays.arrays(bool, shape)), min_size=1, max_size=4)
@@ -114,15 +114,17 @@ def test_sparse_masks_take_less_than_a_bit_a_weight():
 @pytest.mark.parametrize(
     "other",
     [
-        Packed("fc2", ONE.shape, ONE.bits),
-        Packed("fc", (3, 2), ONE.bits),
-        Packed("fc", ONE.shape, bytes([ONE.bits[0] ^ 0x80])),
+        PackedMask("fc2", ONE.shape, ONE.bits),
+        PackedMask("fc", (3, 2), ONE.bits),
+        PackedMask("fc", ONE.shape, bytes([ONE.bits[0] ^ 0x80])),
     ],
     ids=["name", "shape", "bit"],
 )
 def test_the_hash_is_over_names_shapes_and_bits(other):
     """One that differs is another hash."""
-    assert mask_file.sha256([other]) != mask_file.sha256([ONE]) == mask_file.sha256([Packed("fc", (2, 3), ONE.bits)])
+    assert (
+        mask_file.sha256([other]) != mask_file.sha256([ONE]) == mask_file.sha256([PackedMask("fc", (2, 3), ONE.bits)])
+    )
 
 
 # What strangers write
@@ -217,7 +219,7 @@ def test_a_record_cannot_ask_for_more_than_memory():
     """Layers of 10^30 weights are refused before the file is looked at."""
     huge = [("fc", 10**30)]
     with pytest.raises(MaskError, match="are read at most"):
-        mask_file.largest_file(huge)
+        mask_file.max_file_size(huge)
     assert "are read at most" in refused_cheaply(archive(**GOOD), huge)
 
 
@@ -226,4 +228,4 @@ def test_a_record_cannot_ask_for_more_than_memory():
 def test_no_honest_file_is_larger_than_what_is_read(masks):
     """`largest_file` has room for any mask of these layers, however badly it compresses."""
     made = packs(masks)
-    assert len(mask_file.dumps(made)) <= mask_file.largest_file(sizes(made))
+    assert len(mask_file.dumps(made)) <= mask_file.max_file_size(sizes(made))

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from pruneboard.errors import StoreError
 from pruneboard.records import store, verdicts
-from pruneboard.records.verdicts import VERDICTS, Check, Finding
+from pruneboard.records.verdicts import VERDICTS, RunCheck, RunVerification
 
 SHA = "ab" * 32
 FINDINGS = st.lists(
     st.builds(
-        Finding,
+        RunVerification,
         path=st.just(Path("run.json")),
         sha256=st.sampled_from([None, SHA, "0" * 64, "f" * 64]),
         verdict=st.sampled_from(VERDICTS),
-        checks=st.just((Check("record.hash", "failed", "a\udcff<b>"),)),
+        checks=st.just((RunCheck("record.hash", "failed", "a\udcff<b>"),)),
     ),
     max_size=6,
 )
@@ -42,7 +42,7 @@ def test_what_is_written_is_read(findings):
 
 def test_a_file_is_read_back(tmp_path):
     """Through the disk, and nothing is verified where there is no file."""
-    path = verdicts.write([Finding(Path("x"), SHA, "certified", ())], tmp_path / "leaderboard")
+    path = verdicts.write([RunVerification(Path("x"), SHA, "certified", ())], tmp_path / "leaderboard")
     assert path == tmp_path / "leaderboard" / "verified.json"
     assert verdicts.read(path) == {SHA: "certified"}
     assert verdicts.read(tmp_path / "nowhere.json") == {}
@@ -76,7 +76,7 @@ def test_what_is_no_such_file_is_refused(tmp_path, content):
 
 def test_no_file_is_read_that_is_too_large_or_none(tmp_path, monkeypatch):
     """The limit holds, and a folder of that name is refused."""
-    path = verdicts.write([Finding(Path("x"), SHA, "certified", ())], tmp_path)
+    path = verdicts.write([RunVerification(Path("x"), SHA, "certified", ())], tmp_path)
     monkeypatch.setattr(verdicts, "LARGEST_FILE", 10)
     with pytest.raises(StoreError, match="larger than 10 bytes"):
         verdicts.read(path)

@@ -77,7 +77,7 @@ def change(made: Record, path: str, value: Any) -> Record:
 
 def put(results: Path, made: Record, *, force: bool = False) -> Path:
     """Write a record where `pruneboard run` would, and return its folder."""
-    folder = store.home(results, made)
+    folder = store.folder_of(results, made)
     runfolder.begin(folder, force=force)
     store.put(folder, made)
     return folder

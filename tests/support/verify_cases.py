@@ -16,7 +16,7 @@ from pruneboard import models
 from pruneboard.artifacts.verification import consistency, walk
 from pruneboard.records import mask_file, store
 from pruneboard.records.schema import Record, content_hash, fingerprint
-from pruneboard.records.verdicts import Check, Finding
+from pruneboard.records.verdicts import RunCheck, RunVerification
 
 
 def copied(run: Path, to: Path, *without: str) -> Path:
@@ -125,7 +125,7 @@ def move(state: dict[str, Tensor]) -> None:
     flat[off], flat[on] = 1.0, 0.0
 
 
-def found(folder: Path, **how: Any) -> Finding:
+def found(folder: Path, **how: Any) -> RunVerification:
     """What verification finds of one run."""
     (finding,) = walk.verify([folder], **how)
     return finding
@@ -139,8 +139,8 @@ def failed(folder: Path, **how: Any) -> set[str]:
     return {check.name for check in finding.of("failed")}
 
 
-def note(finding: Finding, name: str) -> str:
+def note(finding: RunVerification, name: str) -> str:
     """The note of one check."""
     (check,) = (check for check in finding.checks if check.name == name)
-    assert isinstance(check, Check)
+    assert isinstance(check, RunCheck)
     return check.note

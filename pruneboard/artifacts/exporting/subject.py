@@ -16,7 +16,7 @@ from pruneboard.errors import ConformanceError, PruneboardError, StoreError, Usa
 from pruneboard.models import ModelPlan
 from pruneboard.records import store
 from pruneboard.records.schema import Record
-from pruneboard.records.verdicts import Check
+from pruneboard.records.verdicts import RunCheck
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ def _checked(folder: Path, record: Record, done: str) -> Subject:
         raise StoreError(f"{path} {error}") from None
     _refuse(folder, done, recount.check(record, state, masks))  # before a network is built that a stranger names
     built = rebuild.network(record)
-    if isinstance(built, Check):
+    if isinstance(built, RunCheck):
         raise UsageError(report.plain(f"{folder} cannot be {done}: {built.note}", 500))
     _refuse(folder, done, rebuild.check(record, built, state, masks))
     return Subject(record, built.plan, built.plain, state)
 
 
-def _refuse(folder: Path, done: str, checks: Iterable[Check]) -> None:
+def _refuse(folder: Path, done: str, checks: Iterable[RunCheck]) -> None:
     failed = [check for check in checks if check.status == "failed"]
     if failed:
         found = f"{failed[0].name}: {failed[0].note}"

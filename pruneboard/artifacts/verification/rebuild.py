@@ -18,9 +18,9 @@ from pruneboard.artifacts.verification import recount
 from pruneboard.draws import key
 from pruneboard.errors import PruneboardError, UsageError
 from pruneboard.models import ModelPlan, cost
-from pruneboard.records.mask_file import Packed
+from pruneboard.records.mask_file import PackedMask
 from pruneboard.records.schema import Record, lookup
-from pruneboard.records.verdicts import Check, holds
+from pruneboard.records.verdicts import RunCheck, make_check
 from pruneboard.spec import SUPERMASK_INITS
 
 LARGEST_SIDE = 640
@@ -45,18 +45,18 @@ class Network:
     plain: nn.Module
 
 
-def network(record: Record) -> Network | Check:
+def network(record: Record) -> Network | RunCheck:
     """Return the network of a finished run; or, where it cannot be built here, the check that says why."""
     try:
         plan = plan_of(record)
         return Network(plan, models.build_model(plan, init="random", seed=0))
     except PruneboardError as error:
-        return Check("weights.network", "skipped", f"the network cannot be built here: {error}")
+        return RunCheck("weights.network", "skipped", f"the network cannot be built here: {error}")
 
 
 def check(
-    record: Record, built: Network, state: Mapping[str, Tensor], masks: Sequence[Packed] | None
-) -> Iterator[Check]:
+    record: Record, built: Network, state: Mapping[str, Tensor], masks: Sequence[PackedMask] | None
+) -> Iterator[RunCheck]:
     """Load the weights into the network, leave it in evaluation mode, and yield what holds.
 
     Args:
@@ -69,10 +69,10 @@ def check(
         built.plain.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
-        yield Check("weights.network", "failed", f"the weights do not fit {built.plan.load_as}: {first}")
+        yield RunCheck("weights.network", "failed", f"the weights do not fit {built.plan.load_as}: {first}")
         return
     built.plain.eval()
-    yield holds("weights.network", _network_problems(record, built.plan, built.plain))
+    yield make_check("weights.network", _network_problems(record, built.plan, built.plain))
     if record["track"] == "supermask":
         yield _frozen(record, built.plan, state, masks)
 
@@ -163,17 +163,19 @@ def _differs(path: str, said: object, found: object) -> str:
     return f"{path} is {said!r:.120} in the record, and {found!r:.120} of the network"
 
 
-def _frozen(record: Record, plan: ModelPlan, state: Mapping[str, Tensor], masks: Sequence[Packed] | None) -> Check:
+def _frozen(
+    record: Record, plan: ModelPlan, state: Mapping[str, Tensor], masks: Sequence[PackedMask] | None
+) -> RunCheck:
     """Hold a supermask network to its initial weights, drawn anew: bit for bit, wherever a mask keeps something."""
     init, target = record["model"].get("init"), record["sparsity"]["target"]
     if init not in SUPERMASK_INITS or target is None:
-        return Check(
+        return RunCheck(
             "weights.frozen", "skipped", f"the rule of the frozen weights is {init!r:.40}, which draws nothing"
         )
     seed = key(record["seed"], "init")
     start = models.build_frozen(plan, init=init, keep_ratio=1 - target, seed=seed)
     if models.state_sha256(start.state_dict()) != lookup(record, "model.initial_sha256"):
-        return Check(
+        return RunCheck(
             "weights.frozen", "skipped", "other initial weights are drawn here than model.initial_sha256 names"
         )
     before = {name: parameter.detach() for name, parameter in start.named_parameters()}
@@ -185,7 +187,7 @@ def _frozen(record: Record, plan: ModelPlan, state: Mapping[str, Tensor], masks:
         name: _changed(value, state[name], kept.get(name, state[name] != 0) if name in prunable else None)
         for name, value in before.items()
     }
-    return holds(
+    return make_check(
         "weights.frozen",
         (f"{name}: {count} values are not the initial ones" for name, count in changed.items() if count),
     )

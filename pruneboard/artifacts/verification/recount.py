@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pruneboard import models
 from pruneboard.errors import StoreError, why
-from pruneboard.records.mask_file import Packed
+from pruneboard.records.mask_file import PackedMask
 from pruneboard.records.schema import Record
-from pruneboard.records.verdicts import Check, holds
+from pruneboard.records.verdicts import RunCheck, make_check
 
 LARGEST_FILE = 16 * 2**30
 """Bytes; larger weights are not read."""
@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, Tensor]:
         raise StoreError(f"is not a safetensors file: {str(error)[:200]}") from None
 
 
-def check(record: Record, state: Mapping[str, Tensor], masks: Sequence[Packed] | None) -> list[Check]:
+def check(record: Record, state: Mapping[str, Tensor], masks: Sequence[PackedMask] | None) -> list[RunCheck]:
     """Return what holds of the weights of a finished run.
 
     Args:
@@ -47,15 +47,15 @@ def check(record: Record, state: Mapping[str, Tensor], masks: Sequence[Packed] |
         masks: of its layers, in their order; None where they are not known.
     """
     return [
-        holds("weights.hash", _hash_problems(record, state)),
-        holds("weights.counts", _count_problems(record, state)),
-        holds("weights.mask", _mask_problems(record, state, masks))
+        make_check("weights.hash", _hash_problems(record, state)),
+        make_check("weights.counts", _count_problems(record, state)),
+        make_check("weights.mask", _mask_problems(record, state, masks))
         if masks is not None
-        else Check("weights.mask", "skipped"),  # why there are none stands with `mask.file`
+        else RunCheck("weights.mask", "skipped"),  # why there are none stands with `mask.file`
     ]
 
 
-def mask_of(packed: Packed) -> Tensor:
+def mask_of(packed: PackedMask) -> Tensor:
     """Return a mask as a bool tensor of the weight's shape."""
     return torch.from_numpy(packed.unpack())
 
@@ -80,7 +80,7 @@ def _count_problems(record: Record, state: Mapping[str, Tensor]) -> Iterator[str
             yield f"layer {layer['name']:.80}: {counted} weights are not zero; the record says {named}"
 
 
-def _mask_problems(record: Record, state: Mapping[str, Tensor], masks: Sequence[Packed]) -> Iterator[str]:
+def _mask_problems(record: Record, state: Mapping[str, Tensor], masks: Sequence[PackedMask]) -> Iterator[str]:
     kept_zero = 0
     for packed in masks:
         weight, mask = state.get(f"{packed.name}.weight"), mask_of(packed)

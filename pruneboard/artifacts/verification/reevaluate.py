@@ -21,7 +21,7 @@ from pruneboard.draws import key
 from pruneboard.errors import PruneboardError
 from pruneboard.records import provenance
 from pruneboard.records.schema import Record, lookup
-from pruneboard.records.verdicts import Check
+from pruneboard.records.verdicts import RunCheck
 from pruneboard.training.evaluate import Scores, evaluate
 
 EMBEDDED = ("digits",)
@@ -44,7 +44,7 @@ class Tolerance:
     loss: float
 
 
-def check(record: Record, plain: nn.Module, data_dir: str | None) -> list[Check]:
+def check(record: Record, plain: nn.Module, data_dir: str | None) -> list[RunCheck]:
     """Return what holds of the scores on the test and the validation split.
 
     Args:
@@ -53,11 +53,11 @@ def check(record: Record, plain: nn.Module, data_dir: str | None) -> list[Check]
         data_dir: where the data set is; `digits` needs none. Nothing is ever fetched.
     """
     if record["data"]["name"] not in EMBEDDED and data_dir is None:
-        return [Check("evaluation.data", "skipped", f"{record['data']['name']:.80} needs --data-dir")]
+        return [RunCheck("evaluation.data", "skipped", f"{record['data']['name']:.80} needs --data-dir")]
     try:
         dataset = _open(record, data_dir)
     except PruneboardError as error:
-        return [Check("evaluation.data", "skipped", str(error))]
+        return [RunCheck("evaluation.data", "skipped", str(error))]
     data = _same_data(record, dataset)
     if data.status != "ok":
         return [data]
@@ -101,14 +101,14 @@ def _opened(
     )
 
 
-def _same_data(record: Record, dataset: Dataset) -> Check:
+def _same_data(record: Record, dataset: Dataset) -> RunCheck:
     data = record["data"]
     if dataset.sha256 != data["sha256"]:
         note = f"the images hash to {dataset.sha256[:12]}...; the record says {data['sha256']:.12}..."
-        return Check("evaluation.data", "failed" if data["name"] in EMBEDDED else "skipped", note)
+        return RunCheck("evaluation.data", "failed" if data["name"] in EMBEDDED else "skipped", note)
     if dataset.split_sha256 != data["split_sha256"]:
-        return Check("evaluation.data", "failed", "data.split_sha256 is not that of the seed: other images validate")
-    return Check("evaluation.data", "ok")
+        return RunCheck("evaluation.data", "failed", "data.split_sha256 is not that of the seed: other images validate")
+    return RunCheck("evaluation.data", "ok")
 
 
 def _evaluate(record: Record, plain: nn.Module, dataset: Dataset, split: Split) -> Scores:
@@ -118,14 +118,14 @@ def _evaluate(record: Record, plain: nn.Module, dataset: Dataset, split: Split) 
     return evaluate(plain, batches, len(dataset.classes), lambda totals: totals)
 
 
-def _scores(record: Record, split: str, found: Scores) -> Check:
+def _scores(record: Record, split: str, found: Scores) -> RunCheck:
     said, tolerance = record["metrics"][split], allowed(record, found.count)
     problems = list(_problems(said, found, tolerance))
     correct = said.get("correct", round(said["top1"] * found.count))
     note = f"{found.correct} of {found.count} images are right; the record says {correct}"
     if problems:
-        return Check(f"evaluation.{split}", "failed", "; ".join([note, *problems]))
-    return Check(f"evaluation.{split}", "ok", f"{note}, on other hardware" if found.correct != correct else "")
+        return RunCheck(f"evaluation.{split}", "failed", "; ".join([note, *problems]))
+    return RunCheck(f"evaluation.{split}", "ok", f"{note}, on other hardware" if found.correct != correct else "")
 
 
 def _problems(said: dict[str, Any], found: Scores, tolerance: Tolerance) -> Iterator[str]:

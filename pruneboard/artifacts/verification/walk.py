@@ -18,9 +18,9 @@ from pruneboard.artifacts.verification import consistency
 from pruneboard.artifacts.verification.rules import UNUSABLE
 from pruneboard.errors import PruneboardError, why
 from pruneboard.records import mask_file, store, verdicts
-from pruneboard.records.mask_file import Packed
+from pruneboard.records.mask_file import PackedMask
 from pruneboard.records.schema import Record
-from pruneboard.records.verdicts import Check, Finding, Verdict, holds
+from pruneboard.records.verdicts import RunCheck, RunVerification, Verdict, make_check
 
 CERTIFIED = frozenset(
     {"weights.hash", "weights.counts", "weights.network"}
@@ -31,7 +31,9 @@ CERTIFIED = frozenset(
 _STUMBLES = (*UNUSABLE, RuntimeError, MemoryError)
 
 
-def verify(paths: Iterable[str | Path], *, data_dir: str | None = None, evaluate: bool = True) -> Iterator[Finding]:
+def verify(
+    paths: Iterable[str | Path], *, data_dir: str | None = None, evaluate: bool = True
+) -> Iterator[RunVerification]:
     """Look at every `run.json` below `paths`, one after the other, in the order of their paths.
 
     Args:
@@ -42,40 +44,40 @@ def verify(paths: Iterable[str | Path], *, data_dir: str | None = None, evaluate
     Raises:
         NotFoundError: a path that does not exist, or below which there is no file of a record.
     """
-    found = store.look_through(paths)
+    found = store.scan_all(paths)
     records: dict[Path, Record] = dict(found.records)
     problems: dict[Path, str] = dict(found.problems)
     for path in sorted([*records, *problems]):
         if path in problems:
-            checks = [Check("record.schema", "failed", problems[path])]
+            checks = [RunCheck("record.schema", "failed", problems[path])]
             verdict: Verdict = "disputed"
         else:
             checks = examine(path.parent, records[path], data_dir=data_dir, evaluate=evaluate)
             verdict = judge(records[path], checks)
-        yield Finding(path, _sha256(path), verdict, tuple(checks))
+        yield RunVerification(path, _sha256(path), verdict, tuple(checks))
 
 
-def examine(folder: Path, record: Record, *, data_dir: str | None = None, evaluate: bool = True) -> list[Check]:
+def examine(folder: Path, record: Record, *, data_dir: str | None = None, evaluate: bool = True) -> list[RunCheck]:
     """Return every check of one valid record and of what lies beside it in its folder."""
-    checks = [Check("record.schema", "ok"), *consistency.check(record)]
+    checks = [RunCheck("record.schema", "ok"), *consistency.check(record)]
     if record["status"] != "done":
         return checks  # what lies beside it belongs to no result
     checks += consistency.check_log(record, folder / consistency.LOG)
     mask_checks, masks = check_masks(record, folder / store.MASK)
     checks += mask_checks
     if not os.path.lexists(folder / store.WEIGHTS):
-        return [*checks, Check("weights.file", "skipped", f"there is no {store.WEIGHTS}")]
+        return [*checks, RunCheck("weights.file", "skipped", f"there is no {store.WEIGHTS}")]
     agree = not any(check.status == "failed" for check in checks)
     looks = _looked_at(record, folder / store.WEIGHTS, masks, data_dir, agree=agree, evaluate=evaluate)
     try:
         checks.extend(looks)  # one by one: should one stumble over what no run writes, those before it stand
     except _STUMBLES as error:
         note = f"cannot be done with this record: {type(error).__name__}: {str(error)[:200]}"
-        checks.append(Check("weights.record", "failed", note))
+        checks.append(RunCheck("weights.record", "failed", note))
     return checks
 
 
-def judge(record: Record, checks: Sequence[Check]) -> Verdict:
+def judge(record: Record, checks: Sequence[RunCheck]) -> Verdict:
     """Return the verdict on a record that could be read."""
     if any(check.status == "failed" for check in checks):
         return "disputed"
@@ -92,61 +94,61 @@ def needed(record: Record) -> frozenset[str]:
     return CERTIFIED | masks | frozen
 
 
-def check_masks(record: Record, path: Path) -> tuple[list[Check], list[Packed] | None]:
+def check_masks(record: Record, path: Path) -> tuple[list[RunCheck], list[PackedMask] | None]:
     """Count the packed masks of a finished run anew, and return them where they could be read."""
     if not os.path.lexists(path):
-        return [Check("mask.file", "skipped", f"there is no {store.MASK}")], None
+        return [RunCheck("mask.file", "skipped", f"there is no {store.MASK}")], None
     layers = [(layer["name"], layer["n"]) for layer in record["sparsity"]["layers"]]
     try:
-        masks = mask_file.loads(store.read_bytes(path, mask_file.largest_file(layers)), layers)
+        masks = mask_file.loads(store.read_bytes(path, mask_file.max_file_size(layers)), layers)
     except OSError as error:
-        return [Check("mask.file", "failed", f"{path.name} cannot be read: {why(error)}")], None
+        return [RunCheck("mask.file", "failed", f"{path.name} cannot be read: {why(error)}")], None
     except mask_file.MaskError as error:
-        return [Check("mask.file", "failed", f"{path.name} {error}")], None
-    checks = [Check("mask.file", "ok"), holds("mask.counts", _count_problems(record, masks))]
+        return [RunCheck("mask.file", "failed", f"{path.name} {error}")], None
+    checks = [RunCheck("mask.file", "ok"), make_check("mask.counts", _count_problems(record, masks))]
     return [*checks, _mask_hash(record, masks)], masks
 
 
-def _count_problems(record: Record, masks: Sequence[Packed]) -> Iterator[str]:
+def _count_problems(record: Record, masks: Sequence[PackedMask]) -> Iterator[str]:
     for layer, mask in zip(record["sparsity"]["layers"], masks, strict=True):
         if mask.kept != layer.get("kept"):
             yield f"layer {mask.name:.80} keeps {mask.kept} positions; the record says {layer.get('kept')!r:.40}"
 
 
-def _mask_hash(record: Record, masks: Sequence[Packed]) -> Check:
+def _mask_hash(record: Record, masks: Sequence[PackedMask]) -> RunCheck:
     found, said = mask_file.sha256(masks), record.get("mask_sha256")
     if said is None:
-        return Check("mask.hash", "skipped", "the record names no mask_sha256")
+        return RunCheck("mask.hash", "skipped", "the record names no mask_sha256")
     differs = [f"the masks hash to {found[:12]}...; the record says {said[:12]}..."] if found != said else []
-    return holds("mask.hash", differs)
+    return make_check("mask.hash", differs)
 
 
 def _looked_at(
-    record: Record, path: Path, masks: list[Packed] | None, data_dir: str | None, *, agree: bool, evaluate: bool
-) -> Iterator[Check]:
+    record: Record, path: Path, masks: list[PackedMask] | None, data_dir: str | None, *, agree: bool, evaluate: bool
+) -> Iterator[RunCheck]:
     """Yield what holds of the weights; `agree` says that nothing has failed so far."""
     from pruneboard.artifacts.verification import rebuild, recount, reevaluate
 
     try:
         state = recount.read(path)
     except PruneboardError as error:
-        yield Check("weights.file", "failed", f"{path.name} {error}")
+        yield RunCheck("weights.file", "failed", f"{path.name} {error}")
         return
-    yield Check("weights.file", "ok")
+    yield RunCheck("weights.file", "ok")
     for check in recount.check(record, state, masks):
         agree = agree and check.status != "failed"
         yield check
     if not agree:
         return  # disputed already, and the network that a stranger names may be of any size
     built = rebuild.network(record)
-    if isinstance(built, Check):
+    if isinstance(built, RunCheck):
         yield built
         return
     for check in rebuild.check(record, built, state, masks):
         agree = agree and check.status != "failed"
         yield check
     if not evaluate:
-        yield Check("evaluation.data", "skipped", "scores are not measured anew")
+        yield RunCheck("evaluation.data", "skipped", "scores are not measured anew")
     elif agree:
         yield from reevaluate.check(record, built.plain, data_dir)
 

@@ -84,7 +84,7 @@ def _fault(path: Path, record: Record) -> str | None:
 
     layers = [(layer["name"], layer["n"]) for layer in record["sparsity"]["layers"]]
     try:
-        masks = mask_file.loads(store.read_bytes(path, mask_file.largest_file(layers)), layers)
+        masks = mask_file.loads(store.read_bytes(path, mask_file.max_file_size(layers)), layers)
     except (StoreError, OSError) as error:
         return str(error)
     found, said = mask_file.sha256(masks), record["mask_sha256"]

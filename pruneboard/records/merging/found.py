@@ -86,7 +86,7 @@ def _on_shelf(shelf: Path, skipped: list[tuple[Path, str]]) -> Iterator[Found]:
     if shelf.is_symlink():
         skipped.append((shelf, "is a link, which is not followed"))
         return
-    for path in sorted(store.numbered(shelf)):
+    for path in sorted(store.numbered_records(shelf)):
         item = _read(path)
         if isinstance(item, Found):
             yield item
@@ -122,7 +122,7 @@ def finished_below(into: Path) -> dict[str, list[tuple[Path, Record]]]:
     """Return the finished records of the destination by content hash, wherever below it they lie."""
     finished: dict[str, list[tuple[Path, Record]]] = defaultdict(list)
     try:
-        found = store.look_through([into])
+        found = store.scan_all([into])
     except NotFoundError:  # it is new
         return finished
     for path, record in found.records:

@@ -74,7 +74,7 @@ def plan(sources: Sequence[str | Path], into: str | Path, *, weights: bool = Tru
     finished = finished_below(made.into)
     owners: dict[Path, str] = {}
     for content, run in sorted(runs.items()):
-        home = store.home(made.into, run.best.record)
+        home = store.folder_of(made.into, run.best.record)
         try:
             _own(owners, home, content)
             here = at(home)

@@ -104,7 +104,7 @@ def _files(providers: Sequence[Found], home: Path, names: Iterable[str], skipped
 
 def _added(shelf: Path, items: Iterable[Found], known: set[str]) -> Iterator[Copy]:
     """Yield the copies of `items` that a shelf does not have, the oldest first, under the next free numbers."""
-    there = store.numbered(shelf)
+    there = store.numbered_records(shelf)
     seen = known | {file_sha256(path) for path in there}
     number = max((int(path.stem) for path in there), default=0)
     for item in sorted(items, key=lambda item: (item.ended, _number(item.path), item.sha256)):

@@ -227,7 +227,7 @@ def test_a_failed_record_goes_on_the_shelf_of_a_finished_one(places, capsys):
     put(b, record(status="interrupted"))
     assert counts(document(capsys, a, b, "--into", dest)[1]) == {"already_there": 1, "failures_kept": 1}
     (shelf,) = dest.rglob("failures")
-    assert [store.read(path) for path in store.numbered(shelf)] == [failed]
+    assert [store.read(path) for path in store.numbered_records(shelf)] == [failed]
 
 
 def test_of_two_unfinished_ones_that_of_the_destination_stays(places, capsys):
