@@ -13,15 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fake_records import put, record
+from folders import files_below
 from pruneboard.errors import NotFoundError, StoreError
 from pruneboard.records import runfolder, store
 
 NAMES = st.text(max_size=300)
-
-
-def files_below(folder: Path) -> list[str]:
-    """Return every file and folder below `folder`."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def test_a_record_comes_back_from_its_folder(tmp_path):
@@ -135,55 +131,6 @@ def test_writing_replaces_a_file_whole(tmp_path):
     assert files_below(path.parent) == ["b.txt"]
 
 
-def test_failed_attempts_are_numbered_and_kept(tmp_path):
-    """Each new attempt moves the last failed record to failures/NN.json and clears what belonged to it."""
-    made = [record(status=status) for status in ("diverged", "oom", "invalid")]
-    for attempt in made:
-        folder = put(tmp_path, attempt)
-        runfolder.append_metrics(folder, {"step": 1})
-        for name in ("model.safetensors", "mask.npz", "log.txt", "events.out.tfevents.1"):
-            (folder / name).touch()
-    runfolder.begin(folder)
-    assert files_below(folder) == ["failures", *(f"failures/0{i}.json" for i in (1, 2, 3))]
-    assert [store.read(folder / "failures" / f"0{i}.json") for i in (1, 2, 3)] == made
-
-
-def test_numbering_goes_on_after_a_gap(tmp_path):
-    """A number is never used twice, also when an earlier file was taken away."""
-    folder = put(tmp_path, record(status="oom"))
-    (folder / "failures").mkdir()
-    (folder / "failures" / "99.json").touch()
-    runfolder.begin(folder)
-    assert files_below(folder / "failures") == ["100.json", "99.json"]
-
-
-def test_a_finished_record_moves_only_when_forced(tmp_path):
-    """Without force a finished record stays; with it, it is kept in superseded/NN.json."""
-    first, second = record(top1=0.8), record(top1=0.9)
-    folder = put(tmp_path, first)
-    with pytest.raises(StoreError, match="--force"):
-        runfolder.begin(folder)
-    assert store.read(folder / "run.json") == first
-    put(tmp_path, second, force=True)
-    assert store.read(folder / "superseded" / "01.json") == first
-    assert store.read(folder / "run.json") == second
-
-
-def test_an_unreadable_record_is_kept_as_a_failure(tmp_path):
-    """A damaged run.json is set aside byte for byte, never deleted."""
-    (tmp_path / "run.json").write_bytes(b"\xff{")
-    runfolder.begin(tmp_path)
-    assert (tmp_path / "failures" / "01.json").read_bytes() == b"\xff{"
-
-
-def test_metrics_are_one_json_line_each(tmp_path):
-    """Rows are appended as they come; a loss that is not finite becomes null."""
-    runfolder.append_metrics(tmp_path, {"step": 0, "loss": 2.5})
-    runfolder.append_metrics(tmp_path, {"step": 1, "validation": {"loss": float("nan")}})
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [{"step": 0, "loss": 2.5}, {"step": 1, "validation": {"loss": None}}]
-
-
 @pytest.mark.parametrize("place", ["", "new", "new/deeper"])
 def test_checking_a_writable_place_leaves_nothing_behind(tmp_path, place):
     """A folder that is there, or can be made, passes, and is not made."""
@@ -215,12 +162,8 @@ def test_a_folder_that_refuses_everybody_is_one_line():
     """Where the system takes no files, trying says so; permission bits would not."""
     with pytest.raises(StoreError, match="cannot write results to /proc/self/results: "):
         store.check_writable("/proc/self/results")
-    with pytest.raises(StoreError, match="cannot make"):
-        runfolder.begin(Path("/proc/self/results"))
     with pytest.raises(StoreError, match="cannot write"):
         store.write_atomic(Path("/proc/self/results/x"), b"")
-    with pytest.raises(StoreError, match="cannot write"):
-        runfolder.append_metrics(Path("/proc/self/results"), {})
 
 
 HOSTILE = {
