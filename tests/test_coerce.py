@@ -1,4 +1,4 @@
-"""Conversion: values from TOML files and the command line become the types of a dataclass, or an error of one line."""
+"""Conversion of values from TOML files and the command line, and errors of one line for values of other types."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ def test_optional_fields_of_a_run_spec_are_converted():
 @given(st.integers())
 @FEW
 def test_whole_numbers_convert_exactly(number):
-    """Any integer, as a number or as text, comes back to the last digit."""
+    """Any integer, as a number or as text, is converted without loss."""
     assert convert(number, int, "x") == convert(str(number), int, "x") == number
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 @FEW
-def test_a_whole_number_is_never_made_from_a_fraction(number):
-    """A float converts to an int only where it is one."""
+def test_a_fraction_is_not_rounded_to_a_whole_number(number):
+    """A float converts to an int only if its value is an integer."""
     if number.is_integer():
         assert convert(number, int, "x") == number
     else:
@@ -97,15 +97,15 @@ def test_a_whole_number_is_never_made_from_a_fraction(number):
 @given(st.floats(allow_nan=False, allow_infinity=False))
 @FEW
 def test_numbers_convert_exactly(number):
-    """Any finite float, as a number or as text, comes back to the last bit."""
+    """Any finite float, as a number or as text, is converted without loss."""
     assert convert(number, float, "x") == convert(repr(number), float, "x") == number
 
 
 @pytest.mark.parametrize("kind", [int, float])
 @given(text=st.text(max_size=8) | st.text("0123456789.-e_ ", max_size=5))
 @FEW
-def test_text_is_the_number_it_spells_or_refused_in_one_line(kind, text):
-    """Whatever Python reads as a finite number of that type passes, all else is an error; text stays text."""
+def test_text_is_converted_as_python_does_or_is_an_error(kind, text):
+    """Text that Python reads as a finite number of the type is converted, and other text is an error of one line."""
     assert convert(text, str, "x") == text
     try:
         expected = kind(text)
@@ -118,7 +118,7 @@ def test_text_is_the_number_it_spells_or_refused_in_one_line(kind, text):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "nan", "-inf", True, [], {}, 10**400])
-def test_what_is_no_finite_number_is_refused(value):
+def test_a_value_that_is_not_a_finite_number_is_an_error(value):
     """NaN, infinities, truth values and containers are not numbers."""
     assert message(lambda: convert(value, float, "x")).startswith("x must be a number; found ")
 
@@ -127,43 +127,43 @@ def test_what_is_no_finite_number_is_refused(value):
     ("value", "expected"), [(True, True), (False, False), ("true", True), ("False", False), ("TRUE", True)]
 )
 def test_truth_values_convert(value, expected):
-    """A truth value may be spelled in any case."""
+    """The case of a truth value does not matter."""
     assert convert(value, bool, "x") is expected
 
 
 @pytest.mark.parametrize("value", [1, 0, "yes", "", 1.0, []])
-def test_what_is_no_truth_value_is_refused(value):
-    """Neither 1 nor "yes" is taken for true."""
+def test_other_values_are_not_truth_values(value):
+    """Neither 1 nor "yes" is true."""
     assert message(lambda: convert(value, bool, "x")) == f"x must be true or false; found {value!r}"
 
 
 @pytest.mark.parametrize("hint", [Literal["a", "b"], Literal["a", "b"] | None])
-def test_a_choice_takes_its_names_only(hint):
-    """Of a Literal, also an optional one, exactly the named values pass."""
+def test_a_literal_accepts_its_values_only(hint):
+    """A Literal, optional or not, accepts exactly its values."""
     assert [convert(value, hint, "x") for value in ("a", "b", None)] == ["a", "b", None]
     assert message(lambda: convert("c", hint, "x")) == "x must be one of a, b; found 'c'"
 
 
-def test_a_choice_of_numbers_may_be_given_as_text():
-    """What the command line gives as text becomes the number that the Literal names."""
+def test_a_literal_of_numbers_accepts_their_text():
+    """Text from the command line becomes the number in the Literal."""
     assert [convert(value, Literal[1, 2], "x") for value in (1, "2")] == [1, 2]
     assert message(lambda: convert("3", Literal[1, 2], "x")) == "x must be one of 1, 2; found '3'"
 
 
-def test_a_track_is_such_a_choice():
-    """The one Literal of a spec."""
+def test_a_track_is_a_literal():
+    """The field `track` of a run spec accepts the names of the tracks."""
     assert convert("supermask", TrackName, "track") == "supermask"
 
 
 def test_an_optional_number_is_checked_like_the_number():
-    """`int | None` takes None and integers, and refuses the rest."""
+    """`int | None` accepts None and integers, and nothing else."""
     assert [convert(value, int | None, "x") for value in (None, 3, "4")] == [None, 3, 4]
     assert message(lambda: convert("a", int | None, "x")) == "x must be a whole number; found 'a'"
 
 
 @pytest.mark.parametrize("hint", [Any, object, tuple, tuple[int, int], tuple[str, ...], Mapping[str, object]])
-def test_what_has_no_converter_of_its_own_passes_as_it_is(hint):
-    """A tuple or a mapping is left to the class that declares it."""
+def test_values_of_other_types_are_returned_unchanged(hint):
+    """A tuple or a mapping is checked by the class that declares it."""
     value = (1, 2)
     assert convert(value, hint, "x") is value
 

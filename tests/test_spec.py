@@ -1,4 +1,4 @@
-"""Specs and recipes: what is accepted, and the one line that refuses the rest."""
+"""Run specs and recipes: valid values, and errors of one line for all others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def spec(**changes: Any) -> RunSpec:
 
 @pytest.fixture
 def own(tmp_path):
-    """A writer of recipe files: takes text, returns the file's path as text."""
+    """A function that writes a recipe file and returns its path."""
 
     def write(text: str | bytes) -> str:
         path = tmp_path / "own.toml"
@@ -67,32 +67,32 @@ def own(tmp_path):
         (100, "sparsity must be a fraction of zeros in [0, 1); found 100"),
     ],
 )
-def test_a_wrong_sparsity_is_refused_with_the_reason(value, expected):
-    """The message names what a sparsity is, what was found, and for a percentage the fraction meant."""
+def test_an_invalid_sparsity_is_an_error_with_the_reason(value, expected):
+    """The message says what a sparsity must be and what was found, and for a percentage suggests the fraction."""
     assert message(lambda: check_sparsity(value)) == expected
     assert message(lambda: spec(sparsity=value)) == expected
 
 
 def test_a_sparsity_beyond_floating_point_is_refused():
-    """An integer too large for a float is a wrong sparsity like any other."""
+    """An integer too large for a float is an invalid sparsity like any other."""
     assert message(lambda: check_sparsity(10**400)).startswith("sparsity must be a fraction of zeros")
 
 
 @given(st.floats(0, 1, exclude_max=True))
 @FEW
 def test_every_fraction_below_one_is_a_sparsity(value):
-    """Numbers in [0, 1), and their text, come back unchanged."""
+    """Numbers in [0, 1), and their text, are accepted unchanged."""
     assert check_sparsity(value) == check_sparsity(repr(value)) == value
     assert spec(sparsity=value).sparsity == value
 
 
-def test_zero_has_one_sign():
-    """-0.0 is 0.0: two ways to write no sparsity are one run, with one content hash."""
+def test_a_negative_zero_becomes_zero():
+    """-0.0 and 0.0 are the same sparsity and must give the same content hash."""
     assert math.copysign(1, check_sparsity(-0.0)) == 1
 
 
 def test_a_spec_holds_its_sparsity_as_a_number():
-    """What the command line gives as text is a number once it is part of a spec."""
+    """Text from the command line is a number in the spec."""
     assert spec(sparsity="0.9").sparsity == 0.9
     assert spec().sparsity is None
 
@@ -102,7 +102,7 @@ def test_a_spec_holds_its_sparsity_as_a_number():
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_loads(name):
-    """A recipe that comes with pruneboard is valid, named after its file, and the default of some data set."""
+    """Each recipe is valid, named after its file, and the default of some data set."""
     found = load_recipe(name)
     assert found.name == name
     assert found.default_for
@@ -111,59 +111,59 @@ def test_every_shipped_recipe_loads(name):
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_data_set_has_one_default_recipe(dataset):
-    """No data set is claimed by two recipes, and none is left out."""
+    """Exactly one recipe claims each data set."""
     claiming = [name for name in recipe_names() if dataset in load_recipe(name).default_for]
     assert [default_recipe(dataset)] == claiming
 
 
-def test_a_data_set_without_recipe_is_told_to_name_one():
-    """The error says what to do."""
+def test_a_data_set_without_recipe_is_an_error():
+    """The message says to select a recipe."""
     assert "select one with --recipe" in message(lambda: default_recipe("mnist"))
 
 
-def test_an_unknown_recipe_gives_the_near_name_and_the_way_to_an_own_file():
-    """A typo is answered with the recipe meant, and a file is named by its path."""
+def test_an_unknown_recipe_gives_the_similar_name():
+    """The message suggests the similar recipe and says how to use a file."""
     text = message(lambda: load_recipe("digit"), UnknownNameError)
     assert text == "unknown recipe 'digit': did you mean digits? for a file of your own, give its path, such as x.toml"
 
 
-def test_an_own_file_is_a_recipe(own):
-    """A path that ends in .toml is read; the recipe is named after the file."""
+def test_a_toml_file_is_a_recipe(own):
+    """A path that ends in .toml is read, and the recipe is named after the file."""
     found = load_recipe(own(MINIMAL + 'default_for = ["digits"]\nwarmup_epochs = 1\n'))
     assert (found.name, found.epochs, found.default_for, found.warmup_epochs) == ("own", 2, ("digits",), 1.0)
     assert isinstance(found.warmup_epochs, float)
 
 
-def test_overrides_replace_what_the_file_says():
-    """An override wins over the file, as a number or as its text, and nothing else changes."""
+def test_overrides_replace_the_values_of_the_file():
+    """An override, as a number or as its text, replaces the file's value, and nothing else changes."""
     plain, changed = load_recipe("digits"), load_recipe("digits", {"epochs": "3", "lr": 0.5, "nesterov": "true"})
     assert changed == dataclasses.replace(plain, epochs=3, lr=0.5, nesterov=True)
 
 
-def test_a_recipe_field_is_what_a_flag_may_override():
-    """Every field has a flag except the two that say what the recipe is."""
+def test_every_recipe_field_can_be_overridden():
+    """Every field has an option except the two that identify the recipe."""
     assert set(RECIPE_FIELDS) == {f.name for f in dataclasses.fields(Recipe)} - {"name", "default_for"}
 
 
-def test_a_mistyped_key_names_the_one_meant(own):
-    """An unknown key is refused, never ignored."""
+def test_a_misspelled_key_gives_the_similar_one(own):
+    """An unknown key is an error and is never ignored."""
     text = message(lambda: load_recipe(own(MINIMAL + "wieght_decay = 0.1\n")), UnknownNameError)
     assert "own" in text
     assert text.endswith("'wieght_decay': did you mean weight_decay or norm_weight_decay?")
 
 
-def test_a_mistyped_override_names_the_one_meant():
-    """Overrides are checked as the file's keys are."""
+def test_a_misspelled_override_gives_the_similar_one():
+    """Overrides are checked like the keys of a file."""
     assert "did you mean epochs?" in message(lambda: load_recipe("digits", {"epoch": 1}), UnknownNameError)
 
 
 def test_a_table_in_a_recipe_is_an_unknown_key(own):
-    """A recipe is flat."""
+    """A recipe has no tables."""
     assert "'optimizer'" in message(lambda: load_recipe(own(MINIMAL + "[optimizer]\nlr = 1\n")), UnknownNameError)
 
 
 def test_a_missing_key_is_named(own):
-    """A recipe without an epoch count cannot be guessed."""
+    """A recipe without a required field is an error that names the field."""
     assert message(lambda: load_recipe(own("batch_size = 4\nlr = 0.1\n"))) == "recipe own lacks epochs, image_size"
 
 
@@ -184,24 +184,24 @@ def test_a_missing_key_is_named(own):
     ],
 )
 def test_a_value_of_the_wrong_type_is_named(own, line, expected):
-    """The message holds the key, the recipe, the type wanted and the value found."""
+    """The message names the key, the recipe, the expected type and the value found."""
     rest = "".join(text + "\n" for text in MINIMAL.splitlines() if text.split()[0] != line.split()[0])
     assert message(lambda: load_recipe(own(rest + line + "\n"))) == expected
 
 
-def test_a_file_that_is_not_toml_is_refused_with_its_place(own):
-    """The line of the mistake is part of the message."""
+def test_a_file_that_is_not_toml_is_an_error_with_the_line(own):
+    """The message names the file and the line of the error."""
     assert "own.toml is not valid TOML" in (text := message(lambda: load_recipe(own("epochs = 2\nlr =\n"))))
     assert "line 2" in text
 
 
 def test_a_file_that_is_not_text_is_refused(own):
-    """Bytes that are not UTF-8 are no TOML either."""
+    """Bytes that are not UTF-8 are not TOML."""
     assert "is not valid TOML" in message(lambda: load_recipe(own(b"epochs = 2 # \xff\xfe\n")))
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    """A missing file, and a folder of that name, are told apart."""
+    """A missing file and a folder in its place have different messages."""
     missing, folder = tmp_path / "no.toml", tmp_path / "folder.toml"
     folder.mkdir()
     assert message(lambda: load_recipe(str(missing))) == f"cannot read {missing}: No such file or directory"
@@ -226,24 +226,24 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         ({"norm_batch": 3}, "batch_size 4 is not a multiple of norm_batch 3: choose one that divides it"),
     ],
 )
-def test_a_recipe_refuses_what_no_training_could_mean(changes, expected):
+def test_a_recipe_checks_the_range_of_its_values(changes, expected):
     """Each limit has a message with the value found."""
     assert message(lambda: recipe(**changes)) == expected
 
 
 def test_an_unknown_augmentation_is_refused():
-    """The near name is suggested."""
+    """The message suggests the similar name."""
     assert "did you mean crop" in message(lambda: recipe(augment="crops"), UnknownNameError)
     assert all(recipe(augment=name).augment == name for name in AUGMENTATIONS)
 
 
 def test_the_micro_batch_is_the_norm_batch_or_the_whole_batch():
-    """0 stands for the whole batch."""
+    """A norm batch of 0 means the whole batch."""
     assert (recipe().micro_batch, recipe(norm_batch=2).micro_batch) == (4, 2)
 
 
 def test_specs_and_recipes_cannot_be_changed():
-    """Both are frozen: what was validated stays what it was."""
+    """Both are frozen, so they stay valid."""
     for frozen in (recipe(), spec()):
         with pytest.raises(dataclasses.FrozenInstanceError):
             frozen.seed = 3  # type: ignore[misc]
@@ -265,6 +265,6 @@ def test_specs_and_recipes_cannot_be_changed():
         ({"seed": -1}, "seed must be an integer of 0 or more; found -1"),
     ],
 )
-def test_a_spec_refuses_what_no_run_could_mean(changes, expected):
-    """What can be refused without looking at method, model or data is refused at once."""
+def test_a_spec_checks_the_range_of_its_values(changes, expected):
+    """Values that are invalid for every method, model and data set are errors at once."""
     assert message(lambda: spec(**changes)) == expected

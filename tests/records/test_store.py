@@ -181,7 +181,7 @@ MALICIOUS = {
 }
 
 
-@pytest.mark.parametrize("content", MALICIOUS.values(), ids=HOSTILE)
+@pytest.mark.parametrize("content", MALICIOUS.values(), ids=MALICIOUS)
 def test_a_malicious_file_is_skipped_with_a_reason(tmp_path, content):
     """For any content of a `run.json`, the valid record beside it is found and the bad file is reported in one line."""
     good = put(tmp_path, record()) / "run.json"
