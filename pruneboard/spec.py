@@ -184,7 +184,7 @@ class RunSpec:
             object.__setattr__(self, "sparsity", check_sparsity(self.sparsity))
         check_choice("track", self.track, (None, *TRACKS))
         check_choice("precision", self.precision, ("fp32", "bf16"))
-        check_choice("ZeRO stage", self.zero, (0, 1, 2), "3 shards the weights a mask must see whole")
+        check_choice("ZeRO stage", self.zero, (0, 1, 2), "3 shards the weights, which a mask needs complete")
         check_choice("device", self.device, ("auto", "cpu", "cuda"))
         check_choice("stem", self.stem, (None, "stock", "small"))
         check_choice("ablation", self.ablation, (None, *ABLATIONS))

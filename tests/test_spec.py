@@ -257,7 +257,7 @@ def test_specs_and_recipes_cannot_be_changed():
     [
         ({"track": "tracks"}, "track must be one of prune, supermask; found 'tracks'"),
         ({"precision": "fp16"}, "precision must be one of fp32, bf16; found 'fp16'"),
-        ({"zero": 3}, "ZeRO stage must be one of 0, 1, 2; found 3 (3 shards the weights a mask must see whole)"),
+        ({"zero": 3}, "ZeRO stage must be one of 0, 1, 2; found 3 (3 shards the weights, which a mask needs complete)"),
         ({"device": "tpu"}, "device must be one of auto, cpu, cuda; found 'tpu'"),
         ({"stem": "big"}, "stem must be one of stock, small; found 'big'"),
         ({"procs": 0}, "procs must be a number of processes, 1 or more; found 0"),

@@ -66,7 +66,7 @@ GOOD = {"layers": layers_member([["fc", [2, 3]]]), "bits": member(np.frombuffer(
 @settings(deadline=None, max_examples=40)
 @given(MASKS)
 def test_masks_are_read_back(masks):
-    """For any shapes, names, shapes, positions and counts are those that were written."""
+    """Names, shapes, positions and counts are those that were written, for any shapes."""
     made = packs(masks)
     found = mask_file.loads(mask_file.dumps(made), sizes(made))
     assert found == made
