@@ -86,9 +86,7 @@ class Recipe:
             self, "lr", "norm_batch", "momentum", "weight_decay", "norm_weight_decay", "warmup_epochs", "clip"
         )
         if not 0 < self.val_fraction < 1:
-            raise UsageError(
-                f"val_fraction must be a share of the training images in (0, 1); found {self.val_fraction}"
-            )
+            raise UsageError(f"val_fraction must be a share of images in (0, 1); found {self.val_fraction}")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"label_smoothing must be in [0, 1); found {self.label_smoothing}")
         if self.augment not in AUGMENTATIONS:

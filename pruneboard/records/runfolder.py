@@ -67,7 +67,7 @@ def _take_lock(path: Path) -> int:
             os.close(descriptor)
             raise StoreError(f"{holder} is working on {path.parent}: wait for it to end, or stop it first") from None
         except OSError as error:
-            warnings.warn(f"cannot lock {path.parent}: {why(error)}; do not start this run a second time", stacklevel=4)
+            warnings.warn(f"cannot lock {path.parent}: {why(error)}; start this run only once", stacklevel=4)
             return descriptor
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             os.truncate(descriptor, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from pruneboard.errors import NotFoundError, PruneboardError, StoreError, why
 from pruneboard.records import schema as records
-from pruneboard.records import store
+from pruneboard.records import store, verdicts
 from pruneboard.records.schema import Record
 
 
@@ -73,9 +72,8 @@ class SourceRun:
     @property
     def best(self) -> FoundRecord:
         """The record of the highest rank, archived ones only if there is no other."""
-        return max(
-            self.runs or [item for found in self.archived.values() for item in found], key=lambda item: item.rank
-        )
+        candidates = self.runs or [item for found in self.archived.values() for item in found]
+        return max(candidates, key=lambda item: item.rank)
 
 
 def collect_runs(sources: Iterable[str | Path], skipped: list[tuple[Path, str]]) -> dict[str, SourceRun]:
@@ -131,7 +129,7 @@ def file_sha256(path: Path) -> str:
         StoreError: the file is gone, is too large, or cannot be read.
     """
     try:
-        return hashlib.sha256(store.read_bytes(path, store.LARGEST_FILE)).hexdigest()
+        return verdicts.file_sha256(path)
     except OSError as error:
         raise StoreError(f"cannot read {path}: {why(error)}") from None
 

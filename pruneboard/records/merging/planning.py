@@ -107,6 +107,4 @@ def _claim(owners: dict[Path, str], home: Path, content: str) -> None:
     """Note that a folder belongs to the run with hash `content`; the folder's name has only eight digits of it."""
     owner = owners.setdefault(home, content)
     if owner != content:
-        raise StoreError(
-            f"two runs have this folder, {owner[:16]}... and {content[:16]}...: merge them into different destinations"
-        )
+        raise StoreError(f"two runs have this folder, {owner[:16]}... and {content[:16]}...: keep them apart")

@@ -70,9 +70,8 @@ def plan_step(run: SourceRun, home: Path, here: FoundRecord | None, skipped: Ski
     files = _files(_providers(run, kept, replaces=replaces), home, missing, skipped)
     replaced = [here] if replaces and here else []
     failures = [item for item in (*run.runs, *replaced) if not (item.done or item.interrupted)]
-    failures += run.archived[store.FAILURES]
     archived = (
-        *_new_copies(home / store.FAILURES, failures, {kept.sha256} if kept else set()),
+        *_new_copies(home / store.FAILURES, run.archived[store.FAILURES] + failures, {kept.sha256} if kept else set()),
         *_new_copies(home / store.SUPERSEDED, run.archived[store.SUPERSEDED], set()),
     )
     outcome: Outcome = "already_there" if not replaces else "upgraded" if here else "copied"
