@@ -1,10 +1,10 @@
-"""pruneboard: leaderboards for neural-network pruning, under identical training.
+"""pruneboard: leaderboards of neural-network pruning methods, all trained in the same way.
 
     import pruneboard
     record = pruneboard.run(pruneboard.RunSpec(method="probmask", model="resnet18", sparsity=0.9))
     board = pruneboard.compare("results")
 
-Importing this package imports no torch: `run` loads it when it is called.
+Importing this package does not import torch; `run` does so when it is called.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Recipe", "RunSpec", "__version__", "compare", "run"]
 
 
 def __getattr__(name: str) -> str:
-    """Look `__version__` up when it is asked for: what reads it off the installation is slow to import."""
+    """Compute `__version__` on first use, because `importlib.metadata` is slow to import."""
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib.metadata import PackageNotFoundError, version
@@ -36,10 +36,20 @@ def __getattr__(name: str) -> str:
 
 
 def run(spec: RunSpec) -> dict[str, Any]:
-    """Carry out one run and return its record; see `pruneboard.experiment.lifecycle.run`.
+    """Execute one run, write its record, and return it; see `pruneboard.experiment.lifecycle.run`.
+
+    A run that has a finished record is not repeated, unless `spec.force` is set.
+
+    Args:
+        spec: method, model, data and settings.
+
+    Returns:
+        The record, which is the content of the run's `run.json`.
 
     Raises:
-        pruneboard.errors.PruneboardError: the request is wrong, or the run failed.
+        pruneboard.errors.UsageError: the request is wrong; nothing was written.
+        pruneboard.errors.RunError: the run failed; its record says why.
+        pruneboard.errors.InterruptedRunError: the run was interrupted; the same call resumes it.
     """
     from pruneboard.experiment import lifecycle
 
@@ -49,8 +59,11 @@ def run(spec: RunSpec) -> dict[str, Any]:
 def compare(*results: str | Path) -> list[Board]:
     """Return the boards of one or more results folders; see `pruneboard.leaderboard`.
 
+    Args:
+        results: results folders, run folders or `run.json` files.
+
     Raises:
-        pruneboard.errors.NotFoundError: no record is there.
+        pruneboard.errors.NotFoundError: a path does not exist, or there is no record below it.
     """
     from pruneboard.leaderboard import folders
 

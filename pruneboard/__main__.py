@@ -1,4 +1,4 @@
-"""`python -m pruneboard`: the same as the `pruneboard` command."""
+"""Run the `pruneboard` command as `python -m pruneboard`."""
 
 from pruneboard.cli import main
 

@@ -1,4 +1,4 @@
-"""Values from TOML files and the command line, converted to the types that a dataclass declares. Imports no torch."""
+"""Conversion of values from TOML files and the command line to the types of a dataclass. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ T = TypeVar("T")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file, or say in one line why it cannot be read."""
+    """Read a TOML file.
+
+    Raises:
+        UsageError: it cannot be read, or is not TOML.
+    """
     try:
         return parse_toml(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
@@ -31,7 +35,11 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
-    """Parse TOML text; `where` names its source in the message.
+    """Parse TOML text.
+
+    Args:
+        text: the content.
+        where: what to call its source in a message.
 
     Raises:
         UsageError: the text is not TOML.
@@ -42,13 +50,17 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         raise UsageError(f"{where} is not valid TOML: {error}") from None
 
 
-def build(cls: type[T], values: Mapping[str, object], where: str) -> T:
-    """Build dataclass `cls` from `values`, refusing unknown keys, missing keys and wrong types.
+def build_dataclass(cls: type[T], values: Mapping[str, object], where: str) -> T:
+    """Build an instance of the dataclass `cls`, with every value converted to its field's type.
 
     Args:
-        cls: a dataclass whose field types are int, float, bool, str, a tuple, or an option of these.
-        values: what a file or the command line gave.
-        where: named in every message.
+        cls: a dataclass; `convert` lists the field types.
+        values: field -> value, from a file or the command line.
+        where: what to call their source in a message.
+
+    Raises:
+        UnknownNameError: a key that is not a field.
+        UsageError: a field without default is missing, or a value has the wrong type.
     """
     hints = get_type_hints(cls)
     known = {item.name: item for item in dataclasses.fields(cast("Any", cls)) if item.init}
@@ -62,27 +74,33 @@ def build(cls: type[T], values: Mapping[str, object], where: str) -> T:
 
 
 def convert(value: object, hint: Any, where: str) -> object:
-    """Return `value` as the type `hint` names: numbers and truth values may be given as text.
+    """Return `value` converted to the type `hint`.
+
+    Args:
+        value: a value of that type, or for int, float, bool and Literal its text.
+        hint: int, float, bool, str, a Literal, or one of these or None. Values of other types, such as tuples and
+            mappings, are returned unchanged: the dataclass checks them itself.
+        where: what to call the value in a message.
 
     Raises:
-        UsageError: it is not of that type; an int is never made from a fraction.
+        UsageError: the value is not of that type, not finite, or a fraction where an int is required.
     """
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kind = next(member for member in members if member is not type(None))
     if get_origin(kind) is Literal and value is not None:
         named = {str(item): item for item in get_args(kind)}
-        choice(where, str(value), tuple(named))
+        check_choice(where, str(value), tuple(named))
         return named[str(value)]
-    if value is None or kind in (Any, object, tuple) or get_origin(kind):  # the class itself looks inside a tuple
+    if value is None or kind in (Any, object, tuple) or get_origin(kind):
         return value
     try:
         return _CONVERTERS[kind](value)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise UsageError(f"{where} is {_NOUNS.get(kind, kind)}; found {value!r}") from None
+        raise UsageError(f"{where} must be {_NOUNS.get(kind, kind)}; found {value!r}") from None
 
 
 def _to_int(value: Any) -> int:
-    number = int(value)  # of a text: digits only
+    number = int(value)  # a text must consist of digits
     if isinstance(value, bool) or not (isinstance(value, str) or number == value):
         raise ValueError
     return number
@@ -113,12 +131,18 @@ def _required(item: dataclasses.Field[Any]) -> bool:
     return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
 
-def choice(what: str, value: object, allowed: tuple[object, ...], why: str = "") -> None:
-    """Refuse a value that is not one of `allowed`; `why` explains the restriction.
+def check_choice(what: str, value: object, allowed: tuple[object, ...], why: str = "") -> None:
+    """Raise an error unless `value` is one of `allowed`.
+
+    Args:
+        what: what to call the value in the message.
+        value: the value.
+        allowed: the allowed values; None is not listed in the message.
+        why: explanation of the restriction, appended to the message.
 
     Raises:
-        UsageError: it is not.
+        UsageError: it is not one of them.
     """
     if value not in allowed:
         names = ", ".join(str(item) for item in allowed if item is not None)
-        raise UsageError(f"{what} is one of {names}; found {value!r}{f' ({why})' if why else ''}")
+        raise UsageError(f"{what} must be one of {names}; found {value!r}{f' ({why})' if why else ''}")

@@ -1,7 +1,7 @@
-"""Keyed randomness: every draw of a run is a pure function of a seed and the place where it is used.
+"""Keyed random numbers: every draw of a run is a pure function of its seed and of the place where it is used.
 
-Nothing is ever drawn from a stream that is carried along, so a resumed run, or one on another number
-of processes, draws what the uninterrupted one would have drawn, and no generator state needs saving.
+No generator is carried from one draw to the next. A run that was resumed, or that has another number of processes,
+therefore draws the same numbers as an uninterrupted one, and checkpoints contain no generator state.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import json
 
 
 def key(*parts: int | str) -> int:
-    """Return a 63-bit seed that depends on every part and on their order.
+    """Return the seed for one purpose: a number of 63 bits that depends on every part and on their order.
 
-    blake2b over the JSON of `parts`: stable across Python versions, processes and machines, which the
-    built-in `hash` is not.
+    It is computed with blake2b from the JSON of `parts`, because Python's `hash` of a text differs between processes.
+
+    Args:
+        parts: what identifies the draw, such as the run's seed, a name and a step: `key(seed, "gate", step, layer)`.
     """
     digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

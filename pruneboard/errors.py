@@ -1,4 +1,4 @@
-"""Every error that pruneboard raises on purpose, and the exit code each one ends a command with.
+"""The errors that pruneboard raises on purpose, and the exit code with which each one ends a command.
 
     PruneboardError                 1
       UsageError                    2   the request is wrong: nothing was run, nothing was written
@@ -12,11 +12,11 @@
         OutOfMemoryError            1   the device or the host has no memory left
       ConformanceError              3   a validation or conformance check failed
       NotFoundError                 4   no record where one was asked for
-      InterruptedRunError          75   stopped by SIGTERM or by the loss of a process; the same command goes on
-        LostPeerError              75   the same, as another process of the run noticed it
+      InterruptedRunError          75   stopped by SIGTERM or by the loss of a process; the same command resumes it
+        LostPeerError              75   the same, noticed by another process of the run
 
-A message says what was found, where, what is allowed, and what to do. The command line prints it as
-one line, without a traceback.
+A message says in one line what was found, where, what is allowed, and what to do. The command line prints it without
+a traceback.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 
 
 class PruneboardError(Exception):
-    """Base of all of them."""
+    """Base class of these errors."""
 
     exit_code: ClassVar[int] = 1
 
@@ -40,17 +40,24 @@ class UsageError(PruneboardError):
 
 
 class UnknownNameError(UsageError):
-    """A name that does not exist, with the nearest ones that do."""
+    """A name that does not exist; the message suggests the most similar ones that do."""
 
     def __init__(self, kind: str, name: str, allowed: Iterable[str], hint: str = "") -> None:
-        """`kind` is the noun shown ("method"), `hint` says where to look when nothing is near."""
+        """Compose the message.
+
+        Args:
+            kind: the noun shown in the message, such as `method`.
+            name: the unknown name.
+            allowed: the names that exist.
+            hint: where to look, appended to the message.
+        """
         near = did_you_mean(name, allowed)
-        pause = " " if near.endswith("?") else "; "
-        super().__init__(f"unknown {kind} {name!r}{near}{pause + hint if hint else ''}")
+        separator = " " if near.endswith("?") else "; "
+        super().__init__(f"unknown {kind} {name!r}{near}{separator + hint if hint else ''}")
 
 
 class DataError(UsageError):
-    """A data set that cannot be read: missing, empty, or with a file that does not decode."""
+    """A data set that cannot be read: missing, empty, or with a file that cannot be decoded."""
 
 
 class PluginError(UsageError):
@@ -62,7 +69,12 @@ class StoreError(UsageError):
 
 
 class RunError(PruneboardError):
-    """A run that started and failed; `status` is what its record says, `record` that record once it is written."""
+    """A run that started and failed.
+
+    Attributes:
+        status: the status in the run's record.
+        record: that record, once it is written.
+    """
 
     status: ClassVar[str] = "failed"
     record: dict[str, Any] | None = None
@@ -75,13 +87,13 @@ class DivergedError(RunError):
 
 
 class AuditError(RunError):
-    """The folded model breaks the contract: wrong count, masks that differ, weights that moved."""
+    """The folded model breaks the contract: a wrong count, masks that differ, or weights that changed."""
 
     status = "invalid"
 
 
 class OutOfMemoryError(RunError):
-    """The device, or the host, has no memory left."""
+    """The device or the host has no memory left."""
 
     status = "oom"
 
@@ -99,26 +111,35 @@ class NotFoundError(PruneboardError):
 
 
 class InterruptedRunError(PruneboardError):
-    """A run stopped from outside (SIGTERM, a lost process): the same command goes on with it."""
+    """A run that was stopped by SIGTERM or by the loss of a process; the same command resumes it."""
 
     exit_code = 75
 
 
 class LostPeerError(InterruptedRunError):
-    """The connection to another process of the run broke: all that this one knows is that it is gone."""
+    """The connection to another process of the run was lost, for a reason that this process does not know."""
 
 
 def rebuilt(kind: str, message: str) -> PruneboardError:
-    """Return the error of class `kind` with `message`, as another process told it; a `RunError` if there is none."""
+    """Return an error that another process reported, from the name of its class and its message.
+
+    Args:
+        kind: the name of a class in this module; any other name gives a `RunError`.
+        message: the error's message.
+    """
     found = globals().get(kind)
     cls = found if isinstance(found, type) and issubclass(found, PruneboardError) else RunError
-    error = cls.__new__(cls)
+    error = cls.__new__(cls)  # not cls(message): `UnknownNameError` composes its message from other arguments
     error.args = (message,)
     return error
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """Return `": did you mean X?"`, or the whole list when nothing is near and it is short."""
+    """Return a suggestion for a misspelled name, to be appended to a message.
+
+    Returns:
+        `": did you mean X?"`, or without a similar name the list of `allowed`, if it has at most 20 names, else `""`.
+    """
     names = sorted(set(allowed))
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if near:
@@ -129,7 +150,7 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
 
 
 def why(error: OSError) -> str:
-    """Return what the system says, without the path it says it of."""
+    """Return the operating system's description of an error, without the path."""
     return error.strerror or str(error)
 
 

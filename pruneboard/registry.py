@@ -1,6 +1,7 @@
-"""Which pruners are installed: the entry points of group `pruneboard.pruners`, read with `entrypoints`.
+"""The installed pruners: the entry points of the group `pruneboard.pruners`, read with the package `entrypoints`.
 
-Finding a pruner imports nothing of it, so one broken distribution never breaks `list` or another method.
+`installed` and `find` import no plugin, so that a broken distribution affects neither `pruneboard list` nor other
+methods. `load` imports a pruner's class and checks it; `build` creates an instance with its options.
 """
 
 from __future__ import annotations
@@ -27,12 +28,19 @@ if TYPE_CHECKING:  # the interface needs torch, and listing what is installed mu
 GROUP = "pruneboard.pruners"
 
 NOT_INSTALLED = "(not installed)"
-"""Stands for the version of a class that is named by its module."""
+"""Version of a class that was given as `module:Class` instead of a method name."""
 
 
 @dataclass(frozen=True, order=True)
 class PrunerInfo:
-    """Where a pruner comes from: name, distribution, its version, and the object as `module:attribute`."""
+    """Where a pruner comes from.
+
+    Attributes:
+        name: the method's name, that of the entry point.
+        distribution: the distribution that provides it.
+        version: the version of that distribution, or `NOT_INSTALLED`.
+        target: the class, as `module:attribute`.
+    """
 
     name: str
     distribution: str
@@ -41,33 +49,33 @@ class PrunerInfo:
 
     @property
     def origin(self) -> str:
-        """The provenance as shown in messages."""
+        """The origin of the pruner as messages show it."""
         return f"{self.name!r} of {self.distribution} {self.version} ({self.target})"
 
 
 def installed() -> list[PrunerInfo]:
-    """Return every registered pruner, sorted, clashing names included.
+    """Return every registered pruner, sorted; a name that two distributions claim is listed twice.
 
     Raises:
-        PluginError: the entry points of some installed distribution are not a readable file.
+        PluginError: the entry points of an installed distribution cannot be read.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a malformed line of somebody's metadata
+        warnings.simplefilter("ignore", UserWarning)  # about a malformed line in some distribution's metadata
         try:
             found = entrypoints.get_group_all(GROUP)
         except (configparser.Error, UnicodeDecodeError) as error:
             raise PluginError(
-                f"the entry points of {_unreadable()} cannot be read: {_one_line(error)}; mend or uninstall it"
+                f"the entry points of {_unreadable()} cannot be read: {_one_line(error)}; fix or uninstall it"
             ) from error
     return sorted({_info(point) for point in found})
 
 
 def _unreadable() -> str:
-    """Return the name and version of the first distribution whose entry points are no readable file."""
+    """Return the name and version of the first distribution whose entry points cannot be read."""
     for distribution in metadata.distributions():
         if not _readable(distribution):
             return f"{distribution.metadata['Name']} {distribution.version}"
-    return "an installed distribution"  # one that only `entrypoints` finds, such as an egg
+    return "an installed distribution"  # one that only `entrypoints` finds, such as an egg file
 
 
 def _readable(distribution: metadata.Distribution) -> bool:
@@ -81,7 +89,7 @@ def _readable(distribution: metadata.Distribution) -> bool:
 
 def _info(point: Any) -> PrunerInfo:
     distribution = point.distro.name
-    # A source tree's *.egg-info, which comes first when Python starts there, carries no version in its name.
+    # The *.egg-info folder of a source tree, which Python finds first when started there, has no version in its name.
     version = point.distro.version or _metadata_version(distribution)
     return PrunerInfo(point.name, distribution, version, f"{point.module_name}:{point.object_name}")
 
@@ -94,10 +102,10 @@ def _metadata_version(distribution: str) -> str:
 
 
 def find(name: str) -> PrunerInfo:
-    """Return the one pruner called `name`, without importing it.
+    """Return the pruner registered as `name`, without importing it.
 
     Raises:
-        UnknownNameError: nothing is registered under that name.
+        UnknownNameError: no pruner has that name.
         PluginError: two distributions claim it.
     """
     known = installed()
@@ -112,17 +120,19 @@ def find(name: str) -> PrunerInfo:
     return matches[0]
 
 
-def at(target: str) -> PrunerInfo:
-    """Return a pruner that is not installed, given as `module:Class`; the module is found from the current folder too.
+def from_target(target: str) -> PrunerInfo:
+    """Return a pruner that is not installed, given as `module:Class`, without importing it.
+
+    The current folder is appended to `sys.path`, so that a module in it is found.
 
     Raises:
-        UsageError: it is not of that form.
+        UsageError: `target` is not of that form.
     """
     module, _, name = target.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-        raise UsageError(f"a class is named as MODULE:CLASS, such as my_pruner:Mine; found {target!r}")
+        raise UsageError(f"a class is given as MODULE:CLASS, such as my_pruner:Mine; found {target!r}")
     here = str(Path.cwd())
-    if here not in sys.path:  # behind what is installed, which a folder of the same name must not replace
+    if here not in sys.path:  # last, so that a folder cannot hide an installed package of the same name
         sys.path.append(here)
     return PrunerInfo(name, module, NOT_INSTALLED, target)
 
@@ -131,8 +141,8 @@ def load(info: PrunerInfo) -> type[Pruner[Any]]:
     """Import the class behind `info` and check that it is a pruner.
 
     Raises:
-        PluginError: the import fails, or the object is not a frozen, concrete `Pruner` dataclass whose options
-            can be read; the line names distribution, object and remedy.
+        PluginError: the import fails, or the object is not a frozen, concrete `Pruner` dataclass with resolvable
+            annotations; the message names the distribution, the object and the remedy.
     """
     from pruneboard.api import Pruner
 
@@ -140,7 +150,7 @@ def load(info: PrunerInfo) -> type[Pruner[Any]]:
     point = entrypoints.EntryPoint(info.name, module, attribute)
     try:
         cls = point.load()
-    except (Exception, SystemExit) as error:  # whatever a stranger's module raises is theirs to mend
+    except (Exception, SystemExit) as error:  # a third-party module may raise anything
         raise _unusable(info, f"cannot be imported: {type(error).__name__}: {_one_line(error)}") from error
     if not (inspect.isclass(cls) and issubclass(cls, Pruner)):
         raise _unusable(info, f"is not a subclass of pruneboard.api.Pruner but {_one_line(repr(cls))}")
@@ -157,7 +167,7 @@ def load(info: PrunerInfo) -> type[Pruner[Any]]:
 
 
 def problem(info: PrunerInfo) -> str | None:
-    """Return in one line why the pruner behind `info` cannot be used; None where it can. Imports it."""
+    """Import the pruner behind `info`; return in one line why it cannot be used, or None if it can."""
     try:
         load(find(info.name))
     except PluginError as error:
@@ -166,7 +176,7 @@ def problem(info: PrunerInfo) -> str | None:
 
 
 def _unusable(info: PrunerInfo, reason: str) -> PluginError:
-    remedy = "mend it" if info.version == NOT_INSTALLED else f"mend or uninstall {info.distribution}"
+    remedy = "fix it" if info.version == NOT_INSTALLED else f"fix or uninstall {info.distribution}"
     return PluginError(f"method {info.origin} {reason}; {remedy}")
 
 
@@ -175,16 +185,17 @@ def _one_line(error: object) -> str:
 
 
 def is_frozen(cls: type) -> bool:
-    """Return whether `cls` itself, not only a base of it, was made a frozen dataclass."""
+    """Return whether `cls` itself, and not only one of its bases, is decorated as a frozen dataclass."""
     own = "__dataclass_params__" in cls.__dict__
     return own and bool(cls.__dict__["__dataclass_params__"].frozen)
 
 
 def option_types(cls: type[Pruner[Any]]) -> dict[str, Any]:
-    """Return name -> type of the options a pruner takes, the sparsity apart.
+    """Return name -> type of a pruner's options: its fields except `sparsity`.
 
     Raises:
-        PluginError: an annotation that does not exist when the class is used, as under `if TYPE_CHECKING`.
+        PluginError: an annotation names something that does not exist at run time, such as an import under
+            `if TYPE_CHECKING`.
     """
     try:
         hints = get_type_hints(cls)
@@ -197,12 +208,17 @@ def option_types(cls: type[Pruner[Any]]) -> dict[str, Any]:
 
 
 def build(info: PrunerInfo, sparsity: float | None, options: Mapping[str, object]) -> Pruner[Any]:
-    """Load a pruner and build it with its options.
+    """Load a pruner and create an instance with its options.
+
+    Args:
+        info: where the pruner comes from.
+        sparsity: fraction of zeros; None only for a control that needs none.
+        options: option -> value, or its text.
 
     Raises:
-        PluginError: it cannot be loaded.
-        UnknownNameError: an option it does not have.
-        UsageError: an option of the wrong type or value, or no sparsity where it needs one.
+        PluginError: the class cannot be loaded or instantiated.
+        UnknownNameError: the method has no such option.
+        UsageError: an option has the wrong type or value, or the sparsity is missing.
     """
     cls = load(info)
     types = option_types(cls)
@@ -224,6 +240,6 @@ def build(info: PrunerInfo, sparsity: float | None, options: Mapping[str, object
 
 
 def takes_sparsity(cls: type[Pruner[Any]]) -> bool:
-    """Return whether a pruner must be told a sparsity; a control that prunes nothing need not."""
+    """Return whether a pruner requires a sparsity; a control that prunes nothing does not."""
     (item,) = (f for f in dataclasses.fields(cls) if f.name == "sparsity")
     return item.default is dataclasses.MISSING

@@ -1,8 +1,9 @@
-"""What one run is: frozen, validated, pure data. Imports no torch.
+"""Specifications of runs and recipes: frozen, validated dataclasses. Imports no torch.
 
-A `RunSpec` says which method, on which model and data, at which sparsity; a `Recipe` is the training
-every method of a board shares. Recipes are TOML files (`pruneboard/recipes/*.toml`, or a user's own);
-each of their fields can be overridden.
+A `RunSpec` says which method runs on which model and data, at which sparsity. A `Recipe` holds the training settings
+that all methods of a board share; recipes are TOML files (`pruneboard/recipes/*.toml`, or a user's own), and
+`RunSpec.overrides` can override each of their fields. The command line takes the help text of the recipe's options
+from the attribute descriptions of `Recipe`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_type_hints
 
-from pruneboard.coerce import build, choice, parse_toml, read_toml
+from pruneboard.coerce import build_dataclass, check_choice, parse_toml, read_toml
 from pruneboard.errors import UnknownNameError, UsageError
 
 RULES_VERSION = 1
-"""Version of the protocol. Records made under different rules never stand in one table."""
+"""Version of the protocol. Records with different versions never appear in the same table."""
 
 TrackName = Literal["prune", "supermask"]
 AUGMENTATIONS = ("none", "crop", "crop-flip", "imagenet")
@@ -26,18 +27,18 @@ TRACKS: tuple[TrackName, ...] = get_args(TrackName)
 
 SCALED = "-scaled"
 SUPERMASK_INITS = ("signed-constant", "kaiming-normal", f"signed-constant{SCALED}", f"kaiming-normal{SCALED}")
-"""Rules by which the supermask track draws its frozen weights (`pruneboard.models.frozen`)."""
+"""Initializations of the frozen weights on the supermask track (`pruneboard.models.frozen`)."""
 
 ABLATIONS = ("shuffled-mask", "redrawn-weights")
-"""What the supermask track may do to a finished mask before it is measured (`pruneboard.experiment.ablation`)."""
+"""Ablations of a finished mask on the supermask track (`pruneboard.experiment.ablation`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The training that every method of a board shares; nothing in it may depend on a method.
+    """The training settings that all methods of a board share; none of them may depend on a method.
 
     Attributes:
-        name: the file's stem, or what it was derived from.
+        name: the stem of the recipe's file.
         epochs: the whole budget, pruning and fine-tuning steps included.
         batch_size: images per optimizer step over all processes.
         norm_batch: images normalized together by batch normalization (the per-process micro-batch);
@@ -46,14 +47,14 @@ class Recipe:
         momentum: momentum of SGD.
         nesterov: whether that momentum is Nesterov's.
         weight_decay: on the weights of convolutions and linear layers.
-        norm_weight_decay: on everything else (biases, normalization, tokens, position embeddings).
+        norm_weight_decay: on all other parameters (biases, normalization, tokens, position embeddings).
         warmup_epochs: linear warm-up at the start of the budget, in epochs.
         label_smoothing: of the cross-entropy.
-        clip: joint gradient norm over all that is trained; 0 is off.
+        clip: maximum of the joint gradient norm over all trained parameters; 0 disables clipping.
         image_size: side in pixels at which the network sees the images.
         augment: `none`, `crop` (pad by 1/8 and crop), `crop-flip`, `imagenet` (timm's transforms).
-        val_fraction: share of the training images held out for every selection.
-        default_for: data sets that take this recipe when none is named.
+        val_fraction: share of the training images that is held out for validation.
+        default_for: data sets for which this recipe is the default.
     """
 
     name: str
@@ -74,15 +75,20 @@ class Recipe:
     default_for: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse values that no training could mean."""
+        """Reject values outside their range.
+
+        Raises:
+            UsageError: a value is out of range.
+            UnknownNameError: an augmentation that does not exist.
+        """
         _positive(self, "epochs", "batch_size", "image_size")
         _not_negative(
             self, "lr", "norm_batch", "momentum", "weight_decay", "norm_weight_decay", "warmup_epochs", "clip"
         )
         if not 0 < self.val_fraction < 1:
-            raise UsageError(f"val_fraction is a share of the training images, in (0, 1); found {self.val_fraction}")
+            raise UsageError(f"val_fraction must be a share of images in (0, 1); found {self.val_fraction}")
         if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"label_smoothing is in [0, 1); found {self.label_smoothing}")
+            raise UsageError(f"label_smoothing must be in [0, 1); found {self.label_smoothing}")
         if self.augment not in AUGMENTATIONS:
             raise UnknownNameError("augmentation", self.augment, AUGMENTATIONS)
         micro = self.norm_batch or self.batch_size
@@ -93,50 +99,50 @@ class Recipe:
 
     @property
     def micro_batch(self) -> int:
-        """Images normalized together: `norm_batch`, or the whole batch where that is 0."""
+        """Images normalized together: `norm_batch`, or `batch_size` if that is 0."""
         return self.norm_batch or self.batch_size
 
 
 RECIPE_FIELDS: dict[str, Any] = {
     name: hint for name, hint in get_type_hints(Recipe).items() if name not in {"name", "default_for"}
 }
-"""Name -> type of every field that a flag may override."""
+"""Name -> type of every field that a command-line option can override."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """One run. Only `method` and `model` have no default.
+    """The specification of one run. Only `method` and `model` have no default.
 
     Attributes:
         method: name of an installed pruner (`pruneboard list`).
         model: any timm classifier, or one of pruneboard's own (`resnet20_cifar`, ...).
         sparsity: fraction of zeros over the prunable weights, in [0, 1); None only for a control that prunes nothing.
         options: the method's own options.
-        track: `prune` or `supermask`; None takes the method's only one, or `prune`.
+        track: `prune` or `supermask`; None is the method's only track, or `prune` if it has both.
         dataset: `digits`, `cifar10`, `cifar100`, `folder` or `imagenet`.
-        data_dir: where that data set is.
-        download: fetch it when it is not there; never without being asked.
-        recipe: name or path of a recipe; None follows the data set.
-        overrides: recipe fields that differ from the file's.
-        seed: the run's integer; every draw derives from it.
-        tuning_trials: how many sets of options of this method were tried on this data before these were chosen; 0
-            for options that were not chosen here. It changes no result and is no part of the content hash.
-        tuning_source: where the options come from: a paper, or the search that chose them.
+        data_dir: folder of that data set.
+        download: download the data set if it is missing; nothing is downloaded otherwise.
+        recipe: name or path of a recipe; None is the default of the data set.
+        overrides: recipe fields to override, with their values.
+        seed: integer of 0 or more, from which all random numbers of the run are derived.
+        tuning_trials: number of option sets of this method that were tried on this data set before these were
+            chosen; 0 if the options were not tuned here. It changes no result and is not part of the content hash.
+        tuning_source: source of the options: a paper, or the search that chose them.
         limit_train: use only this many training images, the first of each class; None is all.
         init: on the prune track `random` (the default), `pretrained` (timm's weights) or a `.safetensors` file; on
             the supermask track `signed-constant` (the default), `kaiming-normal`, or one of these with `-scaled`.
-        ablation: on the supermask track, `shuffled-mask` or `redrawn-weights`: what is measured instead of the
-            mask that was found; a row of its own.
+        ablation: on the supermask track, `shuffled-mask` or `redrawn-weights`: what to evaluate instead of the
+            mask that was found. The run gets its own row.
         stem: `stock` or `small`; None follows the rule of `pruneboard.models`.
         precision: `fp32` or `bf16` (autocast; parameters stay float32).
         zero: DeepSpeed ZeRO stage, 0, 1 or 2.
-        compile: use torch.compile for the training passes of the network.
-        procs: processes on this machine.
+        compile: compile the network's training passes with torch.compile.
+        procs: number of processes on this machine.
         device: `auto`, `cpu` or `cuda`.
-        checkpoint_every: steps between checkpoints, besides those at the ends of epochs; 0 is only there.
-        results: folder that holds one folder per run.
-        force: run again although a finished record is there (the old one is kept in `superseded/`).
-        tensorboard: write event files beside the record.
+        checkpoint_every: steps between checkpoints, in addition to one after every epoch; 0 for none in between.
+        results: results folder, with one folder per run.
+        force: repeat the run even if it has a finished record, which is kept in `superseded/`.
+        tensorboard: write TensorBoard event files next to the record.
     """
 
     method: str
@@ -167,36 +173,40 @@ class RunSpec:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what can be refused without looking at the method, the model or the data."""
+        """Reject values that are wrong whatever the method, the model and the data.
+
+        Raises:
+            UsageError: a value is out of range or not one of those allowed.
+        """
         if self.sparsity is not None:
             object.__setattr__(self, "sparsity", check_sparsity(self.sparsity))
-        choice("track", self.track, (None, *TRACKS))
-        choice("precision", self.precision, ("fp32", "bf16"))
-        choice("ZeRO stage", self.zero, (0, 1, 2), "3 shards the weights a mask must see whole")
-        choice("device", self.device, ("auto", "cpu", "cuda"))
-        choice("stem", self.stem, (None, "stock", "small"))
-        choice("ablation", self.ablation, (None, *ABLATIONS))
+        check_choice("track", self.track, (None, *TRACKS))
+        check_choice("precision", self.precision, ("fp32", "bf16"))
+        check_choice("ZeRO stage", self.zero, (0, 1, 2), "3 shards the weights, which a mask needs complete")
+        check_choice("device", self.device, ("auto", "cpu", "cuda"))
+        check_choice("stem", self.stem, (None, "stock", "small"))
+        check_choice("ablation", self.ablation, (None, *ABLATIONS))
         if self.procs < 1:
-            raise UsageError(f"procs is the number of processes, 1 or more; found {self.procs}")
+            raise UsageError(f"procs must be a number of processes, 1 or more; found {self.procs}")
         if self.checkpoint_every < 0:
-            raise UsageError(f"checkpoint_every is a number of steps, 0 or more; found {self.checkpoint_every}")
+            raise UsageError(f"checkpoint_every must be a number of steps, 0 or more; found {self.checkpoint_every}")
         if self.limit_train is not None and self.limit_train < 1:
-            raise UsageError(f"limit_train is a number of images, 1 or more; found {self.limit_train}")
+            raise UsageError(f"limit_train must be a number of images, 1 or more; found {self.limit_train}")
         if self.seed < 0:
-            raise UsageError(f"seed is an integer of 0 or more; found {self.seed}")
+            raise UsageError(f"seed must be an integer of 0 or more; found {self.seed}")
         if self.tuning_trials < 0:
-            raise UsageError(f"tuning_trials is a number of trials, 0 or more; found {self.tuning_trials}")
+            raise UsageError(f"tuning_trials must be a number of trials, 0 or more; found {self.tuning_trials}")
 
 
 def resolve_init(init: str | None, track: str) -> str:
-    """Return the rule by which a run on `track` gets its initial weights; None is the track's default.
+    """Return the initialization of a run on `track`, with None replaced by the track's default.
 
     Raises:
-        UsageError: a rule of the other track.
+        UsageError: an initialization of the other track.
     """
     if track == "supermask":
         init = init or SUPERMASK_INITS[0]
-        choice("init on the supermask track", init, SUPERMASK_INITS, "its weights are drawn and frozen")
+        check_choice("init on the supermask track", init, SUPERMASK_INITS, "its weights are drawn and frozen")
         return init
     if init in SUPERMASK_INITS:
         raise UsageError(f"init {init} belongs to the supermask track: add --track supermask, or leave --init out")
@@ -204,41 +214,49 @@ def resolve_init(init: str | None, track: str) -> str:
 
 
 def check_sparsity(value: object) -> float:
-    """Return `value` as a sparsity in [0, 1), or say what is wrong with it.
+    """Return `value`, a number or its text, as a sparsity in [0, 1).
 
     Raises:
-        UsageError: not a number, or outside [0, 1).
+        UsageError: it is not a number, or outside [0, 1).
     """
     try:
         number = float(cast("Any", value))
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"sparsity is a fraction of zeros, such as 0.9; found {value!r}") from None
+        raise UsageError(f"sparsity must be a fraction of zeros, such as 0.9; found {value!r}") from None
     if not (math.isfinite(number) and 0 <= number < 1):
         percent = f"; for {number:g} % write {number / 100:g}" if 1 < number < 100 else ""
-        raise UsageError(f"sparsity is a fraction of zeros, in [0, 1); found {value}{percent}")
-    return abs(number)  # -0.0 would be another run by its content hash
+        raise UsageError(f"sparsity must be a fraction of zeros in [0, 1); found {value}{percent}")
+    return abs(number)  # -0.0 would give another content hash than 0.0
 
 
 def recipe_names() -> list[str]:
-    """Return the names of the recipes that come with pruneboard."""
+    """Return the names of the recipes that are shipped with pruneboard, sorted."""
     folder = resources.files("pruneboard") / "recipes"
     return sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".toml"))
 
 
 def default_recipe(dataset: str) -> str:
-    """Return the name of the recipe that lists `dataset` under `default_for`."""
+    """Return the name of the recipe that lists `dataset` under `default_for`.
+
+    Raises:
+        UsageError: there is none.
+    """
     for name in recipe_names():
         if dataset in load_recipe(name).default_for:
             return name
-    raise UsageError(f"no recipe names data set {dataset!r} in its default_for: name one with --recipe")
+    raise UsageError(f"data set {dataset!r} has no default recipe: select one with --recipe")
 
 
 def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Recipe:
-    """Read a recipe by name or by path, and apply `overrides`.
+    """Read a recipe and apply `overrides`.
+
+    Args:
+        name: the name of a shipped recipe, or the path of a `.toml` file.
+        overrides: field -> value, or its text; they replace the values in the file.
 
     Raises:
         UnknownNameError: no such recipe, or a field that recipes do not have.
-        UsageError: a file that is not TOML, or a value of the wrong type.
+        UsageError: the file cannot be read or is not TOML, or a value has the wrong type or range.
     """
     path = Path(name)
     if path.suffix == ".toml":
@@ -248,25 +266,25 @@ def load_recipe(name: str, overrides: Mapping[str, object] | None = None) -> Rec
         text = (resources.files("pruneboard") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
         values = parse_toml(text, f"recipe {name}")
     else:
-        raise UnknownNameError("recipe", name, recipe_names(), "a file of your own is named by its path, x.toml")
+        raise UnknownNameError("recipe", name, recipe_names(), "for a file of your own, give its path, such as x.toml")
     default_for = _names(values.pop("default_for", []), f"default_for in recipe {name}")
     values |= dict(overrides or {})
-    return build(Recipe, {**values, "name": name, "default_for": default_for}, f"recipe {name}")
+    return build_dataclass(Recipe, {**values, "name": name, "default_for": default_for}, f"recipe {name}")
 
 
 def _names(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UsageError(f"{where} is a list of data sets; found {value!r}")
+        raise UsageError(f"{where} must be a list of data sets; found {value!r}")
     return tuple(value)
 
 
 def _positive(obj: object, *names: str) -> None:
     for name in names:
         if getattr(obj, name) < 1:
-            raise UsageError(f"{name} is a whole number of 1 or more; found {getattr(obj, name)}")
+            raise UsageError(f"{name} must be a whole number of 1 or more; found {getattr(obj, name)}")
 
 
 def _not_negative(obj: object, *names: str) -> None:
     for name in names:
         if getattr(obj, name) < 0:
-            raise UsageError(f"{name} is 0 or more; found {getattr(obj, name)}")
+            raise UsageError(f"{name} must be 0 or more; found {getattr(obj, name)}")

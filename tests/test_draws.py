@@ -1,4 +1,4 @@
-"""Keyed randomness: stable, sensitive to every part, and usable as a seed."""
+"""Keys of random numbers: stable, sensitive to every part, and valid as seeds."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PARTS = st.lists(st.integers(-(2**70), 2**70) | st.text(max_size=6), max_size=5)
 
 
 def test_keys_never_change():
-    """Keys are part of the protocol: another value here would change every recorded run."""
+    """Keys are part of the protocol: other values would change every recorded run."""
     assert key() == 4090036724241674979
     assert key(0, "init") == 6291500876198751163
     assert key(1, "gate", 2, 0, 3) == 368470275037251564
 
 
 def test_keys_are_equal_in_every_process():
-    """The salt of Python's own hash, which differs between processes, has no part in it."""
+    """A key does not depend on the salt of Python's `hash`, which differs between processes."""
     code = "from pruneboard.draws import key; print(key(7, 'order', 3))"
     for salt in ("1", "2"):
         done = subprocess.run(
@@ -39,7 +39,7 @@ def test_keys_are_equal_in_every_process():
 @given(PARTS, PARTS)
 @settings(deadline=None, max_examples=100)
 def test_different_parts_give_different_keys(one, other):
-    """Every part, its type and its place matter; equal parts give equal keys."""
+    """A key depends on every part with its type and its position; equal parts give equal keys."""
     same = one == other
     assert (key(*one) == key(*other)) is same
 
@@ -47,12 +47,12 @@ def test_different_parts_give_different_keys(one, other):
 @given(PARTS)
 @settings(deadline=None, max_examples=50)
 def test_a_key_seeds_a_generator(parts):
-    """A key has 63 bits, so torch takes it as it is."""
+    """A key has 63 bits, which torch accepts unchanged."""
     number = key(*parts)
     assert 0 <= number < 2**63
     assert torch.Generator().manual_seed(number).initial_seed() == number
 
 
-def test_parts_do_not_run_together():
-    """Where one part ends and the next begins is part of the key, and 1 is not "1"."""
+def test_the_boundaries_of_parts_count():
+    """A key depends on where one part ends and the next begins, and 1 differs from "1"."""
     assert len({key("ab", "c"), key("a", "bc"), key("abc"), key("a", "b", "c"), key(1, 2), key("1", 2), key(12)}) == 7

@@ -1,4 +1,4 @@
-"""Discovery: the installed pruners, strangers' distributions with every fault, and options."""
+"""The registry: installed pruners, faulty third-party distributions, and options."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from messages import message
 from pruneboard import registry
 from pruneboard.api import Pruner
-from pruneboard.errors import PluginError, PruneboardError, UnknownNameError, UsageError
+from pruneboard.errors import PluginError, UnknownNameError, UsageError
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 AGAIN = "install again: pip install -e ."
@@ -61,29 +62,20 @@ FAILS_WHEN_BUILT = """
 """
 
 FAULTS = {
-    "raises": ("raise RuntimeError('no GPU\\n  here')", "cannot be imported: RuntimeError: no GPU here; mend or"),
-    "exits": ("import sys; sys.exit('needs a licence')", "cannot be imported: SystemExit: needs a licence; mend or"),
+    "raises": ("raise RuntimeError('no GPU\\n  here')", "cannot be imported: RuntimeError: no GPU here; fix or"),
+    "exits": ("import sys; sys.exit('needs a licence')", "cannot be imported: SystemExit: needs a licence; fix or"),
     "syntax": ("def (:", "cannot be imported: SyntaxError"),
     "needs a missing package": ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
     "nothing there": ("", "cannot be imported: AttributeError"),
     "not a class": ("Thing = 3", "is not a subclass of pruneboard.api.Pruner but 3"),
     "a module function": ("def Thing(): pass", "is not a subclass of pruneboard.api.Pruner but <function Thing"),
     "not a pruner": ("class Thing: pass", "is not a subclass of pruneboard.api.Pruner but <class"),
-    "no dataclass": (NOT_A_DATACLASS, "is not decorated with @dataclass(frozen=True, kw_only=True); mend or"),
+    "no dataclass": (NOT_A_DATACLASS, "is not decorated with @dataclass(frozen=True, kw_only=True); fix or"),
     "not frozen": (NOT_FROZEN, "TypeError: cannot inherit non-frozen dataclass from a frozen one"),
     "no gate": (NO_GATE, "does not define gate"),
     "unresolved annotation": (UNRESOLVED, "name 'Decimal' is not defined; import what they name outside TYPE_CHECKING"),
-    "fails when built": (FAILS_WHEN_BUILT, "cannot be built: KeyError: 'missing'; mend or uninstall"),
+    "fails when built": (FAILS_WHEN_BUILT, "cannot be built: KeyError: 'missing'; fix or uninstall"),
 }
-
-
-def line(call, kind: type[PruneboardError]) -> str:
-    """Return the message of the error that `call` raises: of exactly that class, and one line."""
-    with pytest.raises(kind) as caught:
-        call()
-    assert type(caught.value) is kind
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def names() -> list[str]:
@@ -92,7 +84,7 @@ def names() -> list[str]:
 
 
 def build(method, sparsity=0.5, **options) -> Pruner:
-    """Find and build a pruner."""
+    """Find a pruner and create an instance."""
     return registry.build(registry.find(method), sparsity, options)
 
 
@@ -100,7 +92,7 @@ def build(method, sparsity=0.5, **options) -> Pruner:
 
 
 def test_the_built_in_methods_are_registered_like_any_other():
-    """The four come with the distribution's name, its version and the object behind them."""
+    """Each is listed with the name and version of pruneboard's distribution and the object behind it."""
     found = {info.name: info for info in registry.installed() if info.distribution == "pruneboard"}
     assert sorted(found) == BUILT_IN, AGAIN
     assert {info.version for info in found.values()} == {metadata.version("pruneboard")}
@@ -108,7 +100,7 @@ def test_the_built_in_methods_are_registered_like_any_other():
 
 
 def test_every_plugin_folder_is_registered():
-    """The folders under `plugins/` are the modules of the registry."""
+    """The folders under `plugins/` are the modules in the registry."""
     folders = {path.parent.name for path in PLUGINS.glob("*/__init__.py")}
     modules = {info.target.partition(":")[0] for info in registry.installed() if info.distribution == "pruneboard"}
     assert modules == folders, AGAIN
@@ -116,14 +108,14 @@ def test_every_plugin_folder_is_registered():
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_built_in_method_builds(name):
-    """Each loads as a frozen pruner at a sparsity it takes."""
+    """Each loads as a pruner at a sparsity that it accepts."""
     pruner = build(name, None if name == "dense" else 0.9)
     assert isinstance(pruner, Pruner)
     assert pruner.sparsity == (0.0 if name == "dense" else 0.9)
 
 
 def test_a_source_tree_has_its_version_too(tmp_path, monkeypatch):
-    """An *.egg-info without a version in its name, as an editable install leaves, takes it from the metadata."""
+    """An *.egg-info folder without a version in its name, as an editable install writes it, uses the metadata."""
     info = tmp_path / "stranger_tree.egg-info"
     info.mkdir()
     (info / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: stranger_tree\nVersion: 2.5\n")
@@ -132,11 +124,11 @@ def test_a_source_tree_has_its_version_too(tmp_path, monkeypatch):
     assert registry.find("thing").version == "2.5"
 
 
-# Strangers
+# Third-party distributions
 
 
-def test_a_strangers_method_is_found_with_its_origin(site):
-    """A second distribution is listed beside the built-ins, with its own name and version, and builds."""
+def test_a_third_party_method_is_found_with_its_origin(site):
+    """A second distribution is listed beside the built-in methods, with its own name and version, and can be used."""
     target = site.add("their_pruner", version="0.7.1")
     assert registry.find("thing") == registry.PrunerInfo("thing", "their_pruner", "0.7.1", target)
     assert build("thing", 0.25).sparsity == 0.25
@@ -144,7 +136,7 @@ def test_a_strangers_method_is_found_with_its_origin(site):
 
 
 def test_finding_imports_nothing(site):
-    """Listing and finding never run a plugin's code."""
+    """Listing and finding never run the code of a plugin."""
     module = site.add("their_pruner", "raise SystemExit").partition(":")[0]
     registry.installed()
     registry.find("thing")
@@ -153,78 +145,78 @@ def test_finding_imports_nothing(site):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_distribution_is_one_line_and_breaks_nothing_else(site, fault):
-    """The line names distribution, object and remedy; listing, and every other method, still work."""
+    """The message names distribution, object and remedy; listing and all other methods still work."""
     source, expected = FAULTS[fault]
     target = site.add("their_pruner", source)
-    text = line(lambda: build("thing"), PluginError)
+    text = message(lambda: build("thing"), PluginError)
     assert expected in text
     assert f"'thing' of their_pruner 1.2 ({target})" in text
-    assert text.endswith("; mend or uninstall their_pruner")
+    assert text.endswith("; fix or uninstall their_pruner")
     assert "thing" in names()
     assert build("magnitude").sparsity == 0.5
 
 
 def test_a_missing_module_is_named(site):
-    """An entry point whose module was never installed says so."""
+    """An entry point whose module is not installed is an error that names the module."""
     site.add("their_pruner", points="[pruneboard.pruners]\nthing = stranger_nowhere:Thing\n")
-    text = line(lambda: build("thing"), PluginError)
+    text = message(lambda: build("thing"), PluginError)
     assert "No module named 'stranger_nowhere'" in text
-    assert text.endswith("mend or uninstall their_pruner")
+    assert text.endswith("fix or uninstall their_pruner")
 
 
-def test_what_is_not_installed_is_not_to_be_uninstalled(site):
-    """A class that is named by its module is to be mended, whatever is wrong with it."""
+def test_a_class_that_is_not_installed_is_to_be_fixed(site):
+    """The remedy for a class given by its module is to fix it, not to uninstall it."""
     target = site.add("their_pruner", "Thing = 3")
-    text = line(lambda: registry.load(registry.at(target)), PluginError)
-    assert text.endswith("is not a subclass of pruneboard.api.Pruner but 3; mend it")
+    text = message(lambda: registry.load(registry.from_target(target)), PluginError)
+    assert text.endswith("is not a subclass of pruneboard.api.Pruner but 3; fix it")
 
 
 def test_two_distributions_with_one_name_are_both_named(site):
-    """A clash is listed twice and refused when used, naming both; other methods are untouched."""
+    """A clash is listed twice and is an error when used, naming both; other methods are not affected."""
     site.add("first_dist", version="1.0")
     site.add("second_dist", version="2.0")
     assert names().count("thing") == 2
-    text = line(lambda: build("thing"), PluginError)
+    text = message(lambda: build("thing"), PluginError)
     assert "first_dist 1.0" in text
     assert "second_dist 2.0" in text
     assert text.endswith("uninstall one of them")
     assert build("magnitude").sparsity == 0.5
 
 
-def test_a_stranger_cannot_replace_a_built_in_method(site):
-    """Claiming `magnitude` is a clash, not an override."""
+def test_a_third_party_method_cannot_replace_a_built_in_one(site):
+    """A distribution that claims `magnitude` is a clash, not an override."""
     site.add("impostor", method="magnitude")
-    assert "impostor 1.2" in (text := line(lambda: build("magnitude"), PluginError))
+    assert "impostor 1.2" in (text := message(lambda: build("magnitude"), PluginError))
     assert "pruneboard_magnitude:Magnitude" in text
     assert build("random").sparsity == 0.5
 
 
-def test_a_malformed_line_is_passed_over(site):
-    """One bad line hides itself only, without a warning."""
+def test_a_malformed_line_is_ignored(site):
+    """One malformed entry point hides only itself, without a warning."""
     site.add("their_pruner", module="stranger_ok", points="[pruneboard.pruners]\nbad = ??\nthing = stranger_ok:Thing\n")
     assert names() == sorted([*BUILT_IN, "thing"])
 
 
 @pytest.mark.parametrize("points", ["no section\n", "[pruneboard.pruners]\na = b:C\na = d:E\n", "[x]\na = %(b\n[x]\n"])
 def test_an_unreadable_file_of_entry_points_is_one_line(site, points):
-    """A file that is no list of entry points is an error that says whose it is and what to do."""
+    """The message names the distribution whose entry points cannot be read, and what to do."""
     site.add("their_pruner", points=points)
-    text = line(registry.installed, PluginError)
+    text = message(registry.installed, PluginError)
     assert text.startswith("the entry points of their_pruner 1.2 cannot be read: ")
-    assert text.endswith("; mend or uninstall it")
+    assert text.endswith("; fix or uninstall it")
 
 
 # Names and options
 
 
-def test_an_unknown_method_gives_the_near_name():
-    """A typo is answered with the method meant and where to look."""
-    text = line(lambda: registry.find("magnitud"), UnknownNameError)
+def test_an_unknown_method_gives_the_similar_name():
+    """A misspelled method gives the similar name and where to look."""
+    text = message(lambda: registry.find("magnitud"), UnknownNameError)
     assert text == "unknown method 'magnitud': did you mean magnitude? `pruneboard list` shows what is installed"
 
 
 def test_options_are_converted_to_their_types(site):
-    """Text from the command line becomes what the class declares."""
+    """Text from the command line becomes a value of the type that the class declares."""
     site.add("their_pruner")
     options = {"amount": "3", "rate": "0.25", "fast": "true", "mode": "b", "size": "8"}
     pruner = build("thing", **options)
@@ -233,7 +225,7 @@ def test_options_are_converted_to_their_types(site):
 
 
 def test_the_options_are_the_fields_without_the_sparsity(site):
-    """`sparsity` is a flag of its own, and class variables are no options."""
+    """`sparsity` has an option of its own, and class variables are not options."""
     site.add("their_pruner")
     types = registry.option_types(registry.load(registry.find("thing")))
     assert list(types) == ["amount", "rate", "fast", "mode", "size", "pair"]
@@ -243,25 +235,25 @@ def test_the_options_are_the_fields_without_the_sparsity(site):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"amount": "x"}, "option amount of method 'thing' is a whole number; found 'x'"),
-        ({"amount": 1.5}, "option amount of method 'thing' is a whole number; found 1.5"),
-        ({"rate": "nan"}, "option rate of method 'thing' is a number; found 'nan'"),
-        ({"fast": "yes"}, "option fast of method 'thing' is true or false; found 'yes'"),
-        ({"mode": "c"}, "option mode of method 'thing' is one of a, b; found 'c'"),
+        ({"amount": "x"}, "option amount of method 'thing' must be a whole number; found 'x'"),
+        ({"amount": 1.5}, "option amount of method 'thing' must be a whole number; found 1.5"),
+        ({"rate": "nan"}, "option rate of method 'thing' must be a number; found 'nan'"),
+        ({"fast": "yes"}, "option fast of method 'thing' must be true or false; found 'yes'"),
+        ({"mode": "c"}, "option mode of method 'thing' must be one of a, b; found 'c'"),
         ({"amount": 0}, "method 'thing': amount is 1 or more; found 0"),
     ],
 )
 def test_a_wrong_option_is_one_line(site, options, expected):
-    """Wrong types are named by us, wrong values by the method, in one line either way."""
+    """The registry checks types and the method checks values; both give one line."""
     site.add("their_pruner")
-    assert line(lambda: build("thing", **options), UsageError) == expected
+    assert message(lambda: build("thing", **options), UsageError) == expected
 
 
 @pytest.mark.parametrize("name", ["amuont", "sparsity"])
 def test_an_unknown_option_names_the_options(site, name):
-    """A mistyped option is refused; the sparsity is none."""
+    """A misspelled option is an error, and so is the sparsity, which is not an option."""
     site.add("their_pruner")
-    text = line(lambda: registry.build(registry.find("thing"), 0.5, {name: 1}), UnknownNameError)
+    text = message(lambda: registry.build(registry.find("thing"), 0.5, {name: 1}), UnknownNameError)
     assert text.startswith(f"unknown option of method 'thing': {name!r}")
     assert "amount" in text
 
@@ -276,23 +268,23 @@ def test_an_unknown_option_names_the_options(site, name):
     ],
 )
 def test_built_in_options_out_of_range_are_refused(method, options, expected):
-    """The built-in methods refuse what they cannot mean, naming it."""
-    assert expected in line(lambda: build(method, **options), UsageError)
+    """The built-in methods check the ranges of their options and name them."""
+    assert expected in message(lambda: build(method, **options), UsageError)
 
 
 def test_a_method_that_prunes_needs_a_sparsity():
-    """Leaving it out is answered with the flag."""
-    text = line(lambda: build("magnitude", None), UsageError)
+    """Without a sparsity, the message names the option to add."""
+    text = message(lambda: build("magnitude", None), UsageError)
     assert text == "method 'magnitude' needs a sparsity: add --sparsity, a fraction of zeros such as 0.9"
 
 
 def test_a_sparsity_out_of_range_is_refused_by_every_pruner(site):
-    """Also where a spec did not check it before."""
+    """Every pruner checks its sparsity, even if the spec did not."""
     site.add("their_pruner")
-    assert "fraction of zeros in [0, 1); found 1.5" in line(lambda: build("thing", 1.5), UsageError)
+    assert "fraction of zeros in [0, 1); found 1.5" in message(lambda: build("thing", 1.5), UsageError)
 
 
 def test_the_dense_control_takes_no_sparsity():
-    """Any but 0 is refused with what to leave out."""
-    assert "leave --sparsity out; found 0.5" in line(lambda: build("dense", 0.5), UsageError)
+    """A sparsity other than 0 is an error that names the option to remove."""
+    assert "leave --sparsity out; found 0.5" in message(lambda: build("dense", 0.5), UsageError)
     assert build("dense", 0.0).sparsity == 0.0

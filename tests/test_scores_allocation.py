@@ -1,4 +1,4 @@
-"""How a budget is shared out among layers: rounding, ERK, LAMP."""
+"""How a budget is divided among layers: rounding, ERK, LAMP."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_allocation(keep, sizes, k) -> None:
 
 @st.composite
 def sized(draw, elements=SIZES):
-    """Draw layers with a budget, the extreme ones often."""
+    """Draw layer sizes and a budget, which is often extreme."""
     sizes = draw(elements)
     total = sum(math.prod(size) if isinstance(size, list) else size for size in sizes)
     return sizes, draw(st.sampled_from(sorted({0, 1, total - 1, total})) | st.integers(0, total))
@@ -43,7 +43,7 @@ def sized(draw, elements=SIZES):
 @given(sized(), st.data())
 @FEW
 def test_rounding_sums_exactly_whatever_the_shares(case, data):
-    """Shares that are far too small or too large still round to a fitting allocation of exactly k."""
+    """Shares that are far too small or too large are still rounded to a valid allocation of exactly k."""
     sizes, k = case
     share = st.floats(0, 1000) | st.fractions(0, 1000)
     shares = data.draw(st.lists(share, min_size=len(sizes), max_size=len(sizes)))
@@ -53,7 +53,7 @@ def test_rounding_sums_exactly_whatever_the_shares(case, data):
 @given(sized(), st.data())
 @FEW
 def test_shares_that_sum_to_k_move_by_less_than_one(case, data):
-    """Fair shares are rounded up or down, never further (the quota rule of largest remainders)."""
+    """Shares that sum to k are rounded up or down, never further (the quota rule of largest remainders)."""
     sizes, k = case
     total = sum(sizes)
     keep = uniform(sizes, k)
@@ -69,7 +69,7 @@ def test_the_rest_goes_to_the_largest_fractions():
 
 @pytest.mark.parametrize("k", [-1, 6])
 def test_a_budget_that_does_not_fit_is_refused(k):
-    """More than everything, or less than nothing, cannot be allocated."""
+    """More positions than there are, or fewer than none, cannot be allocated."""
     for allocate in (lambda: largest_remainder([1, 1], [2, 3], k), lambda: uniform([2, 3], k)):
         with pytest.raises(ValueError, match=f"cannot keep {k} of 5"):
             allocate()
@@ -105,7 +105,7 @@ def rigl_densities(shapes, density) -> list[float]:
 @given(sized(SHAPES))
 @FEW
 def test_erk_is_the_published_loop_rounded(case):
-    """Kept counts are within one position of the float implementation, fit, and sum exactly."""
+    """Counts differ by at most one position from the float implementation, are valid, and sum exactly."""
     shapes, k = case
     sizes = [math.prod(shape) for shape in shapes]
     keep = erk(shapes, k)
@@ -117,7 +117,7 @@ def test_erk_is_the_published_loop_rounded(case):
 
 @pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.9, 0.99])
 def test_erk_on_the_paper_network(sparsity):
-    """On resnet20's shapes the counts follow the published densities, and small layers are denser."""
+    """For resnet20's shapes the counts follow the published densities, and small layers are denser."""
     sizes = [math.prod(shape) for shape in RESNET20]
     k = kept_of(sum(sizes), sparsity)
     keep = erk(RESNET20, k)
@@ -130,14 +130,14 @@ def test_erk_on_the_paper_network(sparsity):
 @given(st.permutations(range(5)), st.integers(0, 2700))
 @FEW
 def test_erk_does_not_depend_on_the_order_of_layers(order, k):
-    """A layer gets the same count wherever it stands (the side sums add to a prime: no two remainders tie)."""
+    """A layer gets the same count in any order (the side sums add to a prime, so no two remainders tie)."""
     shapes = [(4, 3, 3, 3), (8, 4, 3, 3), (16, 8, 3, 3), (32, 16), (10, 212)]
     keep, permuted = erk(shapes, k), erk([shapes[i] for i in order], k)
     assert permuted == [keep[i] for i in order]
 
 
-def test_erk_keeps_small_layers_whole_where_they_would_exceed_density_one():
-    """A tiny layer is capped at its size and the others share what is left by their own rule."""
+def test_erk_caps_small_layers_at_density_one():
+    """A tiny layer is kept completely, and the others share the rest by the same rule."""
     shapes = [(2, 2), (100, 100), (50, 150)]
     keep = erk(shapes, 9_000)
     assert keep[0] == 4
@@ -147,15 +147,15 @@ def test_erk_keeps_small_layers_whole_where_they_would_exceed_density_one():
 
 @given(SHAPES)
 @FEW
-def test_erk_ends(shapes):
-    """Nothing is kept of nothing, and everything of everything."""
+def test_erk_is_exact_at_both_extremes(shapes):
+    """A budget of 0 keeps nothing, and the full budget keeps everything."""
     sizes = [math.prod(shape) for shape in shapes]
     assert erk(shapes, 0) == [0] * len(sizes)
     assert erk(shapes, sum(sizes)) == sizes
 
 
 def test_erk_refuses_more_than_everything():
-    """The message holds both numbers."""
+    """The message names both numbers."""
     with pytest.raises(ValueError, match="cannot keep 7 of 6"):
         erk([(2, 3)], 7)
 
@@ -181,7 +181,7 @@ def test_lamp_is_its_definition(seed):
 @given(st.integers(0, 2**31), st.floats(1e-12, 1e12))
 @FEW
 def test_the_largest_weight_of_every_layer_scores_one(seed, scale):
-    """The maximum is exactly 1, at the largest magnitude, whatever the layer's scale."""
+    """The maximum is exactly 1, at the largest magnitude, for any scale of the layer."""
     for weight in random_tensors((5, 4), (3, 1, 3, 3), seed=seed):
         (score,) = lamp([weight * scale])
         assert score.max() == 1.0
@@ -190,7 +190,7 @@ def test_the_largest_weight_of_every_layer_scores_one(seed, scale):
 
 @given(st.integers(0, 2**31), st.integers(-30, 30))
 @FEW
-def test_lamp_does_not_see_the_scale_of_a_layer(seed, power):
+def test_lamp_does_not_depend_on_the_scale_of_a_layer(seed, power):
     """Multiplying one layer by a power of two changes no bit of its scores."""
     (weight,) = random_tensors((6, 4), seed=seed)
     assert torch.equal(lamp([weight])[0], lamp([weight * 2.0**power])[0])
@@ -199,26 +199,26 @@ def test_lamp_does_not_see_the_scale_of_a_layer(seed, power):
 @given(st.integers(0, 2**31), st.integers(0, 48))
 @FEW
 def test_within_one_layer_lamp_is_magnitude(seed, k):
-    """For a single layer the masks are those of plain magnitude pruning."""
+    """For a single layer the masks are those of magnitude pruning."""
     (weight,) = random_tensors((6, 8), seed=seed)
     assert torch.equal(top_k(lamp([weight]), k)[0], top_k([weight.abs()], k)[0])
 
 
-def test_lamp_breaks_ties_and_takes_zeros():
-    """Equal weights are ranked by position as in the paper's sort; a zero scores 0, in a layer of zeros too."""
+def test_lamp_breaks_ties_and_accepts_zeros():
+    """Equal weights are ranked by position as in the paper's sort; a zero scores 0, also in a layer of zeros."""
     (score,) = lamp([torch.tensor([1.0, -1.0, 0.0, 1.0])])
     assert score.tolist() == [1.0, 1 / 2, 0.0, 1 / 3]
     assert lamp([torch.zeros(2, 2)])[0].tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_no_layer_is_lost_under_lamp():
-    """With as many positions as layers, each keeps its largest weight, even beside one a million times larger."""
+    """With as many positions as layers, each layer keeps its largest weight, even beside one a million times larger."""
     weights = random_tensors((4, 4), (9,), (2, 3))
     weights[1] *= 1e-6
     assert [int(m.sum()) for m in top_k(lamp(weights), 3)] == [1, 1, 1]
 
 
-def test_lamp_sees_through_strides():
-    """A channels-last weight scores as its contiguous copy."""
+def test_lamp_does_not_depend_on_strides():
+    """A channels-last weight has the scores of its contiguous copy."""
     (weight,) = random_tensors((4, 3, 2, 2))
     assert torch.equal(lamp([weight.to(memory_format=torch.channels_last)])[0], lamp([weight])[0])

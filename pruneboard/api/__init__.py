@@ -1,8 +1,8 @@
-"""All that a pruner may import: the interface between a method and the harness.
+"""Everything a pruner may import: the interface between a pruning method and the harness.
 
-A **pruner** is a recipe, a frozen dataclass of hyper-parameters. A **gate** is its state: a module placed
-in front of each prunable weight, which turns the dense weight into the effective one. The harness decides
-which weights are prunable, trains, hardens, folds, counts and evaluates, the same way for every method.
+A **pruner** is a method's configuration, a frozen dataclass of hyper-parameters. A **gate** is the method's
+state, a module in front of one prunable weight that turns the dense weight into the effective one. The harness
+decides which weights are prunable, and trains, hardens, folds, counts and evaluates every method in the same way.
 The shortest complete pruner::
 
     @final
@@ -22,9 +22,19 @@ and, in its distribution's `pyproject.toml`::
     [project.entry-points."pruneboard.pruners"]
     magnitude = "their_package:Magnitude"
 
-The order of a step is: `before_step`, (forward, loss, backward) x forward passes, the optimizer,
-`after_step`. At `harden_step` the harness calls `harden` instead, after which no gate may change.
-Every quantity of a method that survives a step lives in its gates, as a buffer or a parameter.
+A step of the search consists of `before_step`, (forward, loss, backward) x forward passes, the optimizer's step and
+`after_step`. At `harden_step` the harness calls `harden` once instead, after which no gate may change.
+
+Whatever must survive a step is a buffer or a parameter of a gate: a run resumes from these alone. Random numbers
+come from `Gate.draw` or `Progress.generator`, never from global state.
+
+    gates       `Gate`, `Mask` (the ready-made gate), `Layer`
+    pruners     `Pruner`, `MaskPruner`, `Traits`, `GateOptimizer`
+    signals     `ScoringPruner` and `DenseGradientPruner`, the specialized base classes
+    progress    `Progress`, the argument `at` of every hook
+
+Tensors that the interface names have these shapes: images `[batch, 3, side, side]`, labels `[batch]`, logits
+`[batch, classes]`; a mask, a score or a gradient has the shape of its weight.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A method: what it declares, and the hooks it may have."""
+"""Base classes of pruning methods: the hooks they implement, and the traits they declare."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from pruneboard.api.gates import G, Layer, Mask
 from pruneboard.api.progress import Progress
 
 Track = Literal["prune", "supermask"]
+"""`prune`: weights and masks are trained. `supermask`: the weights are frozen, and only gate parameters are trained."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What a pruner, with these options and on this track, declares; each is verified, not trusted.
+    """What a pruner declares about itself, for its options and the track it runs on; the harness verifies all of it.
 
     Attributes:
-        hits_target: the folded model keeps exactly the budget. False: sparsity emerges and is measured.
-        forward_passes: forward and backward passes per optimizer step before hardening.
-        split_batch: each of them takes its share of the images of a step, so that all of them cost as much as one;
-            else each takes all.
-        harden_at: fraction of the step budget after which masks are fixed.
-        control: `dense`, `floor` or `baseline`; honoured only for pruneboard's own distribution.
+        hits_target: the folded model keeps exactly the budget. False if the sparsity emerges; it is then measured.
+        forward_passes: forward and backward passes per optimizer step during the search.
+        split_batch: the passes of a step share its images, so that together they cost as much as one pass; if False,
+            every pass processes all images of the step.
+        harden_at: fraction of the step budget after which the masks are final, in [0, 1].
+        control: `dense`, `floor` or `baseline`; accepted only from pruneboard's own distribution.
     """
 
     hits_target: bool = True
@@ -37,14 +38,14 @@ class Traits:
 
 @dataclass(frozen=True)
 class GateOptimizer:
-    """The rule by which a method's gate parameters learn. Its rate follows the recipe's schedule shape.
+    """The optimizer of a method's gate parameters. Its learning rate follows the shape of the recipe's schedule.
 
     Attributes:
         rule: `adam` or `sgd`.
         lr: peak learning rate.
-        weight_decay: of the gate parameters.
-        momentum: of `sgd`.
-        betas: of `adam`.
+        weight_decay: weight decay of the gate parameters.
+        momentum: momentum, with `sgd` only.
+        betas: decay rates of the running averages of the gradient and its square, with `adam` only.
     """
 
     rule: Literal["adam", "sgd"]
@@ -55,64 +56,105 @@ class GateOptimizer:
 
 
 Validate = Callable[[], float]
-"""Validation top-1 of the model as it stands, in [0, 1]; every process must call it equally often. Lent to `harden`."""
+"""Returns the validation top-1 of the model in its current state, a fraction in [0, 1].
+
+Every process must call it equally often. It is valid only during `Pruner.harden`; a later call is a RuntimeError.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pruner(ABC, Generic[G]):
-    """A method: a frozen recipe whose fields are its options. Only `gate` is required.
+    """A pruning method: a frozen dataclass whose fields are its options. Only `gate` must be implemented.
+
+    It holds no tensors and no state: what must survive a step belongs in the gates. The hooks are called in the
+    order `traits`, `gate` (once per layer), `gate_optimizer`, then per step `before_step` and `after_step`, and once
+    `harden`; `diagnostics` is called after every epoch. An exception in a hook ends the run, with the hook's name in
+    the message.
 
     Attributes:
         sparsity: fraction of zeros over the prunable weights of the folded model, in [0, 1).
-        tracks: what it can run on.
+        tracks: the tracks the method can run on.
     """
 
     sparsity: float
     tracks: ClassVar[frozenset[Track]] = frozenset({"prune"})
 
     def __post_init__(self) -> None:
-        """Refuse a sparsity outside [0, 1); subclasses that check more call this first."""
+        """Check the options; a subclass that checks its own calls this method first.
+
+        Raises:
+            ValueError: `sparsity` is outside [0, 1). The message is what the user sees.
+        """
         if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity is a fraction of zeros in [0, 1); found {self.sparsity}")
+            raise ValueError(f"sparsity must be a fraction of zeros in [0, 1); found {self.sparsity}")
 
     def traits(self, track: Track) -> Traits:
-        """Return what this instance declares on `track`; options may matter."""
+        """Return what this instance declares on `track`; the traits may depend on the options."""
         del track
         return Traits()
 
     @abstractmethod
     def gate(self, weight: Tensor) -> G:
-        """Return the gate for one prunable weight, in the state before step 0."""
-
-    def gate_optimizer(self, steps: int) -> GateOptimizer | None:
-        """Return the rule for the gates' parameters; None when they have none.
+        """Return a new gate for one prunable weight, in its state before step 0.
 
         Args:
-            steps: optimizer steps of the search, for rates that must suit the budget.
+            weight: the initial dense weight, any shape, for its shape, dtype, device and values.
+        """
+
+    def gate_optimizer(self, steps: int) -> GateOptimizer | None:
+        """Return the optimizer of the gates' parameters, or None if they have none.
+
+        Args:
+            steps: optimizer steps of the search, for learning rates that depend on the budget.
         """
         del steps
         return None
 
     def before_step(self, layers: Sequence[Layer[G]], at: Progress) -> None:
-        """Set schedules and masks; called before the forward passes of every search step."""
+        """Update schedules and masks; called before the forward passes of every search step.
+
+        Args:
+            layers: the prunable layers, in the order of the network.
+            at: the step about to be taken.
+        """
 
     def after_step(self, layers: Sequence[Layer[G]], at: Progress) -> None:
-        """Project; called after the optimizer in every search step, on every process, in the same order."""
+        """Project weights or gate parameters; called after the optimizer's step in every search step.
+
+        Args:
+            layers: the prunable layers, in the order of the network.
+            at: the step just taken.
+        """
 
     def harden(self, layers: Sequence[Layer[G]], at: Progress, validate: Validate) -> None:
-        """Make every gate deterministic and final; called once, at `harden_step`."""
+        """Make every gate deterministic and final; called once, before the step `at.harden_step`.
+
+        A gate that changes later makes the run `invalid`.
+
+        Args:
+            layers: the prunable layers, in the order of the network.
+            at: the position before the step `harden_step`.
+            validate: returns the current validation top-1, for a choice among masks; valid only during `harden`.
+        """
 
     def diagnostics(self, layers: Sequence[Layer[G]], at: Progress) -> Mapping[str, float]:
-        """Return a few numbers worth watching (a temperature, a threshold); shown and logged, never used."""
+        """Return a few numbers to watch, such as a temperature or a threshold, by name.
+
+        They are displayed and logged after every epoch; no result depends on them.
+
+        Args:
+            layers: the prunable layers, in the order of the network.
+            at: the step that follows the epoch.
+        """
         del layers, at
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskPruner(Pruner[Mask]):
-    """A pruner whose gates are 0/1 masks: it writes `before_step` only.
+    """A pruner whose gates are 0/1 masks; such a method implements `before_step` only.
 
-    `before_step` is called once more at `harden_step`; what it leaves there is final.
+    `before_step` is called once more at `harden_step`, and the masks it sets there are final.
     """
 
     def gate(self, weight: Tensor) -> Mask:
@@ -120,6 +162,6 @@ class MaskPruner(Pruner[Mask]):
         return Mask(weight)
 
     def harden(self, layers: Sequence[Layer[Mask]], at: Progress, validate: Validate) -> None:
-        """Set the final mask: `before_step` at `harden_step`."""
+        """Set the final masks by a last call of `before_step`, at `harden_step`."""
         del validate
         self.before_step(layers, at)

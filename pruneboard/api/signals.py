@@ -1,4 +1,4 @@
-"""The second types, for methods that need more: scores before the first step, gradients of pruned weights."""
+"""Specialized pruner base classes: scores before the first step, and the gradients of pruned weights."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ from pruneboard.api.progress import Progress
 from pruneboard.api.pruners import Pruner, Track, Traits
 
 Batch = tuple[Tensor, Tensor]
-"""Images, float32 of shape [batch, 3, side, side], and labels, int64 of shape [batch]."""
+"""Images, float32 of shape `[batch, 3, side, side]`, and their labels, int64 of shape `[batch]`."""
 
 
 class ModelView(Protocol):
-    """The model as a scoring pruner may use it: functions of given weights, with no side effect and no chance.
+    """The model as deterministic functions of given weights; valid only during `ScoringPruner.score`.
 
-    timm starts the last normalization scale, or the gain, of a residual branch at 0: the branch is closed at first, and
-    opens with the first steps. A score made of flow or of gradients would empty every closed branch; one of the opened
-    network alone may empty the way past it, and then nothing at all flows when training starts. So a network can
-    be looked at in both ways, `opened` or as it starts, and `openings` says which of them there are.
+    Calls have no side effects: weights, running statistics, gradients and the model's mode stay as they are. Dropout
+    and other random layers are off. If the images are float64, everything is computed in float64. Every image passed
+    to `logits` or `loss` is charged as training cost.
 
-    Dropout and the like are off. Given float64 images, everything is computed in float64. The view is lent until
-    `score` returns.
+    timm initializes the last normalization scale, or the gain, of a residual branch to 0. Such a branch is closed: it
+    contributes nothing until the first steps open it. A score computed from signal or gradient flow would prune every
+    closed branch entirely. If the branches are opened, the same score may prune the shortcuts entirely, and then no
+    signal passes when training starts. A network can therefore be evaluated in both states: with the branches opened
+    (`opened=True`), or as initialized (`opened=False`). `openings` lists the states in which this network differs.
     """
 
     @property
     def layers(self) -> Sequence[Layer[Mask]]:
-        """The prunable layers, in order."""
+        """The prunable layers, in the order of the network."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
+        """Channels, height and width of one image, in pixels."""
 
     @property
     def openings(self) -> Sequence[bool]:
-        """The values of `opened` that differ: True, and False where a branch starts closed."""
+        """The values of `opened` that differ: `(True, False)` if a branch starts closed, else `(True,)`."""
 
     def logits(
         self,
@@ -50,36 +52,44 @@ class ModelView(Protocol):
         rest: Callable[[Tensor], Tensor] | None = None,
         opened: bool = True,
     ) -> Tensor:
-        """Return the logits, [batch, classes], differentiable in `weights`.
+        """Return the logits, of shape `[batch, classes]`, differentiable with respect to `weights`.
 
         Args:
-            images: [batch, channels, height, width].
-            weights: one per layer, in place of the dense ones.
-            training: batch statistics (True) or running statistics (False) in normalization.
+            images: `[batch, channels, height, width]`, float32 or float64.
+            weights: one tensor per layer, of its weight's shape, used instead of the dense weight; None for the
+                dense weights. The masks are applied in either case.
+            training: whether normalization uses the statistics of the batch (True) or the running ones (False).
             rest: applied to every other floating-point parameter (SynFlow passes `torch.abs`).
-            opened: scales and gains that start at 0 throughout count as 1; else they are as they start.
+            opened: whether scales and gains that are initialized to 0 count as 1; if False, they count as they are.
 
         Raises:
-            RuntimeError: scoring is over.
+            RuntimeError: `score` has returned.
         """
 
     def loss(self, batch: Batch, weights: Sequence[Tensor] | None = None, *, opened: bool = True) -> Tensor:
-        """Return the recipe's mean loss of `batch` under batch statistics, differentiable in `weights`.
+        """Return the recipe's mean loss over `batch`, a scalar differentiable with respect to `weights`.
+
+        Normalization uses the statistics of the batch.
+
+        Args:
+            batch: images and labels.
+            weights: as for `logits`.
+            opened: as for `logits`.
 
         Raises:
-            RuntimeError: scoring is over.
+            RuntimeError: `score` has returned.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringPruner(Pruner[Mask]):
-    """A second type: prunes once, before step 0, by a score per weight (SNIP, GraSP, SynFlow).
+    """A method that prunes once, before step 0, by one score per weight (SNIP, GraSP, SynFlow).
 
-    The harness keeps the budget's highest scores over all layers, ties broken by position.
+    The harness keeps the highest scores over all layers, exactly as many as the budget says; ties break by position.
     """
 
     def traits(self, track: Track) -> Traits:
-        """Declare that masks are fixed before the first step."""
+        """Declare that the masks are fixed before the first step."""
         del track
         return Traits(harden_at=0.0)
 
@@ -89,17 +99,24 @@ class ScoringPruner(Pruner[Mask]):
 
     @abstractmethod
     def score(self, view: ModelView, batches: Iterator[Batch]) -> Sequence[Tensor]:
-        """Return one score tensor per layer, of its weight's shape; the highest are kept.
+        """Return one score tensor per layer, of its weight's shape; the highest scores are kept.
 
-        `batches` is an endless stream of augmented training batches of its own, equal on every process and on any
-        number of them; it is lent until this method returns. Every image passed through `view`, from the stream
-        or not, is counted as training cost.
+        Both arguments are valid only during `score`; later use is a RuntimeError.
+
+        Args:
+            view: the model as a function of its weights. Every image passed to it is charged as training cost,
+                whether or not it comes from `batches`.
+            batches: an endless stream of augmented training batches, which training does not share. It is the same
+                on every process and for any number of processes.
+
+        Returns:
+            Finite floating-point tensors, all of one dtype and on one device.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseGradientPruner(Pruner[Mask]):
-    """A second type: moves its masks by the gradient of every weight, pruned ones included (RigL)."""
+    """A method that changes its masks by the gradient of every weight, including the pruned ones (RigL)."""
 
     def gate(self, weight: Tensor) -> Mask:
         """Return a mask that keeps everything."""
@@ -107,15 +124,19 @@ class DenseGradientPruner(Pruner[Mask]):
 
     @abstractmethod
     def wants_gradients(self, at: Progress) -> bool:
-        """Return whether this step ends with `update`; no gradient is collected in the others."""
+        """Return whether `update` is called after this step; in other steps no gradients are collected.
+
+        Args:
+            at: the step about to be taken. Every process must return the same answer.
+        """
 
     @abstractmethod
     def update(self, layers: Sequence[Layer[Mask]], dense_gradients: Sequence[Tensor], at: Progress) -> None:
-        """Change masks after the optimizer's step.
+        """Change masks after the optimizer's step and before `after_step`.
 
         Args:
-            layers: the prunable layers.
-            dense_gradients: one per layer: gradient of the loss with respect to the *effective* weight,
-                averaged over the global batch and equal on every process; not clipped.
+            layers: the prunable layers, in the order of the network.
+            dense_gradients: one tensor per layer, of its weight's shape: the gradient of the loss with respect to
+                the *effective* weight, averaged over the global batch, not clipped, and the same on every process.
             at: the step just taken.
         """

@@ -18,7 +18,7 @@ from pruneboard.artifacts.verification.rules import MALFORMED
 from pruneboard.errors import ConformanceError, PruneboardError, StoreError, UsageError, plain
 from pruneboard.records import store
 from pruneboard.records.schema import Record
-from pruneboard.records.verdicts import Check
+from pruneboard.records.verdicts import RunCheck
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -99,7 +99,7 @@ def load(folder: Path, record: Record, purpose: str) -> FinishedRun:
 def _load(folder: Path, record: Record, purpose: str) -> FinishedRun:
     from pruneboard.artifacts.verification import network, weights
 
-    def require(checks: Iterable[Check]) -> None:
+    def require(checks: Iterable[RunCheck]) -> None:
         for check in checks:
             if check.status == "failed":
                 message = f"{folder} is disputed and is not {purpose} ({check.name}: {check.note})"

@@ -48,7 +48,7 @@ def command(
     """
     given = check_sparsity(sparsity) if sparsity is not None else None
     expected = dict(_reason(text) for text in expect)
-    info = registry.at(name) if ":" in name else registry.find(name)
+    info = registry.from_target(name) if ":" in name else registry.find(name)
     pruner = _built(info, given, flags.options(option))
     if rules:
         _print_rules(pruner, as_json=as_json)

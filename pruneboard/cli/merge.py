@@ -47,20 +47,20 @@ def command(sources: tuple[Path, ...], into: Path, *, no_weights: bool, dry_run:
     A finished record takes the place of an unfinished one, and failures are kept. Two finished records of one run
     that measured different things are a conflict: all conflicts are listed, and nothing is copied.
     """
-    plan = merging.plan(sources, into, weights=not no_weights)
+    plan = merging.plan_merge(sources, into, weights=not no_weights)
     summary = plan.summary()
     for path, reason in plan.skipped:
         click.echo(report.plain(f"skipped {path}: {reason}", 500), err=True)
     if plan.conflicts:
         _refuse(plan, summary, as_json=as_json)
     if not dry_run:
-        merging.carry_out(plan)
+        merging.execute(plan)
     elif not as_json:
         _print_plan(summary)
     click.echo(_json(summary) if as_json else _counts(summary, dry_run=dry_run))
 
 
-def _refuse(plan: merging.Plan, summary: dict[str, list[Any]], *, as_json: bool) -> NoReturn:
+def _refuse(plan: merging.MergePlan, summary: dict[str, list[Any]], *, as_json: bool) -> NoReturn:
     if as_json:
         click.echo(_json(summary))
     for conflict in () if as_json else plan.conflicts[:SHOWN]:

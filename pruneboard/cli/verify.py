@@ -12,7 +12,7 @@ from pruneboard.errors import ConformanceError, plain
 from pruneboard.leaderboard import folders
 
 if TYPE_CHECKING:
-    from pruneboard.records.verdicts import Finding
+    from pruneboard.records.verdicts import RunVerification
 
 
 @click.command("verify")
@@ -46,7 +46,7 @@ def command(paths: tuple[Path, ...], data_dir: str | None, out: Path | None, *, 
         findings.append(finding)
         if not as_json:
             _print(finding)
-    counts = verdicts.counted(findings)
+    counts = verdicts.count_verdicts(findings)
     if as_json:
         runs = [{"path": str(finding.path), **finding.as_dict()} for finding in findings]
         click.echo(json.dumps({"runs": runs, "counts": counts}, indent=2, sort_keys=True))
@@ -60,7 +60,7 @@ def command(paths: tuple[Path, ...], data_dir: str | None, out: Path | None, *, 
         )
 
 
-def _print(finding: Finding) -> None:
+def _print(finding: RunVerification) -> None:
     """Print one line for the run, and one below it for each failed check."""
     reason = "" if finding.verdict in ("certified", "disputed") else _reason(finding)
     click.echo(plain(f"{finding.verdict:13}{finding.path.parent}{reason}", 500))
@@ -68,6 +68,6 @@ def _print(finding: Finding) -> None:
         click.echo("    " + plain(f"{check.name}: {check.note}", 1000))
 
 
-def _reason(finding: Finding) -> str:
+def _reason(finding: RunVerification) -> str:
     notes = [check.note for check in finding.of("skipped") if check.note]
     return f" ({'; '.join(notes)})" if notes else ""

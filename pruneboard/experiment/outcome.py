@@ -22,7 +22,7 @@ from pruneboard.models.cost import AliveCounts, LayerCost, Usage
 from pruneboard.processes import memory
 from pruneboard.records import mask_file, provenance, store
 from pruneboard.records import schema as records
-from pruneboard.records.mask_file import Packed
+from pruneboard.records.mask_file import PackedMask
 from pruneboard.training import gates
 from pruneboard.training.loop import evaluate_split
 from pruneboard.training.state import Training
@@ -118,7 +118,7 @@ def _same_everywhere(run: Training, state: Mapping[str, Tensor]) -> None:
         raise AuditError(f"tensor {name} of the folded model differs between processes")
 
 
-def _save(job: Job, state: Mapping[str, Tensor], masks: Sequence[Packed]) -> None:
+def _save(job: Job, state: Mapping[str, Tensor], masks: Sequence[PackedMask]) -> None:
     # One key alone: several come out in any order, and equal networks are to be equal files.
     store.write_atomic(job.folder / store.WEIGHTS, save(dict(state), {"load_as": job.plan.load_as}))
     store.write_atomic(job.folder / store.MASK, mask_file.dumps(masks))

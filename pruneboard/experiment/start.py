@@ -41,7 +41,7 @@ def training(job: Job, dataset: Dataset, device: torch.device, listener: Listene
 def checkpointer(job: Job) -> Checkpointer:
     """Return the object that saves and restores the run."""
     return Checkpointer(
-        job.folder, job.spec.checkpoint_every, {"content hash": job.hash, **provenance.code(job.info.target)}
+        job.folder, job.spec.checkpoint_every, {"content hash": job.hash, **provenance.code_versions(job.info.target)}
     )
 
 

@@ -1,17 +1,18 @@
-"""Packed masks, `mask.npz`: which positions of every prunable weight a run keeps, one bit each. Imports no torch.
+"""The file `mask.npz`: the kept positions of every prunable weight, one bit each. Imports no torch.
 
-Kept are the positions that the method's gate keeps (`Gate.kept`), which the audit holds to the budget. As many as
-the record's `sparsity.kept_zero` of them may hold 0.0 in `model.safetensors`; every weight that is not 0 stands at a
-kept position. With the file a record's counts can be checked where the weights were too large to publish.
+The kept positions are those that the method's gate keeps (`Gate.kept`); the audit checks their number against the
+budget. Every weight that is not zero is at a kept position. `sparsity.kept_zero` of the kept positions hold 0.0 in
+`model.safetensors`. The file makes it possible to check a record's counts if the weights are too large to publish.
 
-It is a zip of two arrays of bytes, which `numpy.load(path, allow_pickle=False)` opens:
+It is a zip archive of two byte arrays, which `numpy.load(path, allow_pickle=False)` can read:
 
     layers   JSON in UTF-8, [[name, [size, ...]], ...]: names and shapes of the weights, in the network's order
-    bits     for each layer ceil(n / 8) bytes, as `numpy.packbits` makes them: row-major order, the first position in
-             the highest bit; the bits behind the last position are 0
+    bits     ceil(n / 8) bytes for each layer, as written by `numpy.packbits`: row-major order, the first position in
+             the highest bit; the bits after the last position are 0
 
-Equal masks make equal files (under one zlib); `sha256` is over the content, so that it outlasts another zlib.
-Masks come from strangers too: `loads` believes no size that the file declares.
+With one version of zlib, equal masks give equal files. `sha256` is computed over the content instead, and does not
+depend on zlib. Files are untrusted: `loads` allocates no more memory than the expected layers need, whatever sizes
+the file declares.
 """
 
 from __future__ import annotations
@@ -32,27 +33,27 @@ from numpy.typing import NDArray
 
 from pruneboard.errors import StoreError
 
-LARGEST = 2**28
-"""Bytes of packed bits, 2^31 weights; more are not read."""
+MAX_PACKED_BYTES = 2**28
+"""Maximum number of bytes of packed bits that are read, for 2^31 weights."""
 
-_HEADER = 4096  # of an .npy member whose shape is one number: far more than numpy writes
-_MOST_DIMENSIONS = 8
+_HEADER = 4096  # maximum bytes of the header of a one-dimensional .npy array; numpy writes far less
+_MAX_DIMENSIONS = 8
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, MemoryError, RuntimeError)
 _WRONG = (ValueError, TypeError, LookupError, ArithmeticError)
 
 
 class MaskError(StoreError):
-    """A file that holds no masks of the layers asked for; the message does not repeat its path."""
+    """A file that does not hold the masks of the expected layers; the message does not contain its path."""
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedMask:
     """The mask of one layer.
 
     Attributes:
-        name: the layer's, as the record has it; the weight in `model.safetensors` is `<name>.weight`.
-        shape: of the weight.
-        bits: ceil(n / 8) bytes.
+        name: name of the layer, as in the record; the weight in `model.safetensors` is `<name>.weight`.
+        shape: shape of the weight.
+        bits: the mask as ceil(n / 8) bytes.
     """
 
     name: str
@@ -61,12 +62,12 @@ class Packed:
 
     @property
     def n(self) -> int:
-        """Positions of the weight."""
+        """Number of positions."""
         return math.prod(self.shape)
 
     @property
     def kept(self) -> int:
-        """Positions that are kept."""
+        """Number of kept positions."""
         return int.from_bytes(self.bits, "big").bit_count()
 
     def unpack(self) -> NDArray[np.bool_]:
@@ -74,13 +75,13 @@ class Packed:
         return np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.n).astype(bool).reshape(self.shape)
 
 
-def pack(name: str, mask: NDArray[np.bool_]) -> Packed:
-    """Return the packed mask of a layer, whatever the memory layout of `mask`."""
-    return Packed(name, mask.shape, np.packbits(mask).tobytes())
+def pack(name: str, mask: NDArray[np.bool_]) -> PackedMask:
+    """Return the packed mask of a layer; the memory layout of `mask` does not matter."""
+    return PackedMask(name, mask.shape, np.packbits(mask).tobytes())
 
 
-def sha256(masks: Iterable[Packed]) -> str:
-    """Return one hash over names, shapes and bits, in the order of the layers: the record's `mask_sha256`."""
+def sha256(masks: Iterable[PackedMask]) -> str:
+    """Return the hash over names, shapes and bits in the order of the layers, the record's `mask_sha256`."""
     digest = hashlib.sha256()
     for mask in masks:
         digest.update(json.dumps([mask.name, mask.shape]).encode())
@@ -88,7 +89,7 @@ def sha256(masks: Iterable[Packed]) -> str:
     return digest.hexdigest()
 
 
-def dumps(masks: Sequence[Packed]) -> bytes:
+def dumps(masks: Sequence[PackedMask]) -> bytes:
     """Return the content of `mask.npz`."""
     layers = json.dumps([[mask.name, mask.shape] for mask in masks]).encode()
     file = io.BytesIO()
@@ -96,73 +97,76 @@ def dumps(masks: Sequence[Packed]) -> bytes:
         for name, data in (("layers", layers), ("bits", b"".join(mask.bits for mask in masks))):
             member = io.BytesIO()
             np.lib.format.write_array(member, np.frombuffer(data, np.uint8), version=(1, 0), allow_pickle=False)
-            # A ZipInfo of our own has a fixed date; by a bare name the archive would note the time.
+            # ZipInfo has a fixed date; with a plain name the archive would contain the current time.
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue(), zipfile.ZIP_DEFLATED, 9)
     return file.getvalue()
 
 
-def largest_file(expected: Sequence[tuple[str, int]]) -> int:
-    """Return how many bytes a file with the masks of these layers, (name, n), can have at most.
+def max_file_size(expected: Sequence[tuple[str, int]]) -> int:
+    """Return the maximum size in bytes of a file with the masks of some layers.
+
+    Args:
+        expected: (name, n) of each layer.
 
     Raises:
-        MaskError: more weights than are ever read.
+        MaskError: the layers have more weights than are ever read.
     """
     return _bits_bytes(expected) + _names_bytes(expected) + 4 * _HEADER
 
 
-def loads(data: bytes, expected: Sequence[tuple[str, int]]) -> list[Packed]:
-    """Return the masks that `data`, the content of a file anybody may have written, holds of these layers.
+def loads(data: bytes, expected: Sequence[tuple[str, int]]) -> list[PackedMask]:
+    """Read the masks from the content of an untrusted file.
 
     Args:
-        data: no longer than `largest_file`.
+        data: the content, at most `max_file_size` bytes.
         expected: (name, n) of each layer, in order.
 
     Raises:
-        MaskError: it is damaged, would unpack to more than these layers take, or is of other layers.
+        MaskError: the file is damaged, would unpack to more than these layers need, or holds other layers.
     """
-    most = {"layers": _names_bytes(expected), "bits": _bits_bytes(expected)}
+    sizes = {"layers": _names_bytes(expected), "bits": _bits_bytes(expected)}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            layers, bits = (_member(archive, name, size + _HEADER) for name, size in most.items())
+            layers, bits = (_member(archive, name, size + _HEADER) for name, size in sizes.items())
         shapes = _shapes(json.loads(layers), expected)
     except _DAMAGED + _WRONG as error:
         raise MaskError(f"is not a mask.npz: {type(error).__name__}: {str(error)[:200]}") from None
-    if len(bits) != most["bits"]:
-        raise MaskError(f"holds {len(bits)} bytes of bits where these layers take {most['bits']}")
-    return _cut(bits, [(name, shape) for (name, _), shape in zip(expected, shapes, strict=True)])
+    if len(bits) != sizes["bits"]:
+        raise MaskError(f"holds {len(bits)} bytes of bits; these layers need {sizes['bits']}")
+    return _split(bits, [(name, shape) for (name, _), shape in zip(expected, shapes, strict=True)])
 
 
 def _bits_bytes(expected: Sequence[tuple[str, int]]) -> int:
     total = sum(-(-n // 8) for _, n in expected)
-    if total > LARGEST:
+    if total > MAX_PACKED_BYTES:
         raise MaskError(
-            f"would hold the masks of {sum(n for _, n in expected)} weights: {8 * LARGEST} are read at most"
+            f"would hold the masks of {sum(n for _, n in expected)} weights; at most {8 * MAX_PACKED_BYTES} are read"
         )
     return total
 
 
 def _names_bytes(expected: Sequence[tuple[str, int]]) -> int:
-    # A character takes at most the 12 of an escaped surrogate pair, a size and its comma 22.
-    return sum(12 * len(name) + 22 * _MOST_DIMENSIONS + 16 for name, _ in expected) + 2
+    # In JSON a character takes at most 12 bytes (an escaped surrogate pair), and a size with its comma 22.
+    return sum(12 * len(name) + 22 * _MAX_DIMENSIONS + 16 for name, _ in expected) + 2
 
 
-def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """Return the bytes of one array; decompression stops where they would be more than `most`."""
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """Return the bytes of one array; decompression stops after `limit` bytes."""
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{name} is compressed in a way that is not numpy's")
-    if info.file_size > most:
-        raise ValueError(f"{name} unpacks to {info.file_size} bytes where {most} are enough")
+        raise ValueError(f"{name} is compressed by a method that numpy does not use")
+    if info.file_size > limit:
+        raise ValueError(f"{name} unpacks to {info.file_size} bytes; at most {limit} are needed")
     with archive.open(info) as stream:
-        data = stream.read(most + 1)
+        data = stream.read(limit + 1)  # the declared size may be false
     return _payload(data, name)
 
 
 def _payload(data: bytes, name: str) -> bytes:
-    # The header is looked at first: numpy's own reader allocates whatever it declares.
+    # The header is checked here because numpy's reader would allocate whatever size it declares.
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError(f"{name} is of another version of numpy's format")
+        raise ValueError(f"{name} has another version of numpy's format than 1.0")
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER)
     start = stream.tell()
     if dtype != np.uint8 or shape != (len(data) - start,):
@@ -171,30 +175,30 @@ def _payload(data: bytes, name: str) -> bytes:
 
 
 def _shapes(layers: object, expected: Sequence[tuple[str, int]]) -> list[tuple[int, ...]]:
-    """Return the shapes that the file gives, if they are of the layers expected."""
+    """Return the shapes given by the file, which must be those of the expected layers."""
     if not isinstance(layers, list) or len(layers) != len(expected):
         raise ValueError(f"it does not list {len(expected)} layers")
     return [_shape(layer, name, n) for layer, (name, n) in zip(layers, expected, strict=True)]
 
 
 def _shape(layer: Any, name: str, n: int) -> tuple[int, ...]:
-    found, sizes = layer  # what is no pair is refused as any other wrong value
+    found, sizes = layer  # anything but a pair raises an error of `_WRONG`
     if found != name:
-        raise ValueError(f"layer {name!r:.80} is expected where it has {found!r:.80}")
-    whole = isinstance(sizes, list) and len(sizes) <= _MOST_DIMENSIONS and all(type(s) is int and s > 0 for s in sizes)
-    if not whole or math.prod(sizes) != n:
+        raise ValueError(f"it has layer {found!r:.80} in the place of {name!r:.80}")
+    is_shape = isinstance(sizes, list) and len(sizes) <= _MAX_DIMENSIONS
+    if not is_shape or not all(type(size) is int and size > 0 for size in sizes) or math.prod(sizes) != n:
         raise ValueError(f"layer {name!r:.80} has {n} weights, not the shape {sizes!r:.80}")
     return tuple(sizes)
 
 
-def _cut(bits: bytes, layers: Sequence[tuple[str, tuple[int, ...]]]) -> list[Packed]:
-    """Divide the bits among the layers."""
+def _split(bits: bytes, layers: Sequence[tuple[str, tuple[int, ...]]]) -> list[PackedMask]:
+    """Split the bits into the masks of the layers."""
     masks, start = [], 0
     for name, shape in layers:
         stop = start + -(-math.prod(shape) // 8)
-        mask = Packed(name, shape, bits[start:stop])
+        mask = PackedMask(name, shape, bits[start:stop])
         if mask.bits and mask.bits[-1] & ((1 << (-mask.n % 8)) - 1):
-            raise MaskError(f"has bits behind the last position of layer {name!r:.80}")
+            raise MaskError(f"has bits after the last position of layer {name!r:.80}")
         masks.append(mask)
         start = stop
     return masks

@@ -1,4 +1,4 @@
-"""What produced a number: versions, the commit, the hardware. No host name and no path of the user's."""
+"""The provenance of a result: versions, commit, code digests and hardware, without host names and paths."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "torchvision", "timm", "deepspeed", "numpy")
+"""Distributions whose versions are recorded."""
 
 
 def software(target: str) -> dict[str, Any]:
-    """Return the record's `software`: versions, the git commit where pruneboard runs from a checkout, and code.
+    """Return the block `software` of a record: versions, git commit and code digests.
 
-    `code` holds a digest of pruneboard's own files and of the method's, since nobody is forced to raise a version.
+    The git commit is that of pruneboard's checkout, or None if pruneboard is installed as a package. `code` holds
+    digests of the source files of pruneboard and of the method, because code can change without a new version.
 
     Args:
-        target: the method, as `module:attribute`.
+        target: the method's class, as `module:attribute`.
     """
     versions = {name: version_of(name) for name in PACKAGES}
     commit = _git("rev-parse", "HEAD")
@@ -33,18 +35,20 @@ def software(target: str) -> dict[str, Any]:
 
 
 def version_of(distribution: str) -> str | None:
-    """Return the installed version of `distribution`, or None."""
+    """Return the installed version of `distribution`, or None if it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
 
 
-def code(target: str) -> dict[str, str]:
-    """Return what a run must go on with: the libraries that train, and digests of pruneboard's and the method's code.
+def code_versions(target: str) -> dict[str, str]:
+    """Return what must be equal for a run to be resumed: versions of libraries, and code digests.
+
+    The digest of a method covers its whole top-level package, or its file if it is a single module.
 
     Args:
-        target: the method, as `module:attribute`; the whole package or the one file that holds it counts.
+        target: the method's class, as `module:attribute`.
     """
     libraries = {name: version_of(name) or "none" for name in ("torch", "timm", "deepspeed")}
     return {**libraries, "code of pruneboard": _digest("pruneboard"), "code of the method": _digest(_package(target))}
@@ -67,7 +71,7 @@ def _digest(module: str) -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """Ask git about the checkout this file lies in; None in an installed package or without git."""
+    """Return the output of a git command in the checkout of this file; None without a checkout or without git."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -81,7 +85,12 @@ def _git(*arguments: str) -> str | None:
 
 
 def hardware(device: Any, threads: int) -> dict[str, Any]:
-    """Return the record's `hardware`: device, its name, processor, cores and threads."""
+    """Return the block `hardware` of a record.
+
+    Args:
+        device: the `torch.device` the run uses.
+        threads: number of CPU threads.
+    """
     import torch
 
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
@@ -95,7 +104,7 @@ def hardware(device: Any, threads: int) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the processor's model name, or what the platform calls it."""
+    """Return the model name of the processor, or else what Python's `platform` reports."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -105,5 +114,5 @@ def processor() -> str:
 
 
 def now() -> str:
-    """Return the time in UTC, to the second."""
+    """Return the current time in UTC, to the second, as `2025-01-31T12:00:00Z`."""
     return dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,7 +1,8 @@
-"""A run's folder while the run is worked on: its lock, its metrics, its checkpoints, and the attempts before.
+"""The folder of a run in progress: its lock, its metrics, its checkpoints, and the records of earlier attempts.
 
-`run.json` appears when an attempt has ended, and `metrics.jsonl` grows by a line an epoch. The last two
-checkpoints lie in `checkpoints/` (`pruneboard.training.checkpoint` says what is in them) until the run is done.
+A process takes the lock with `locked`, prepares the folder with `begin`, and then appends one line per epoch to
+`metrics.jsonl`. The last two checkpoints are kept in `checkpoints/` until the run is done
+(`pruneboard.training.checkpoint` describes their content). `run.json` is written when the attempt has ended.
 """
 
 from __future__ import annotations
@@ -25,19 +26,22 @@ from pruneboard.records import store
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
-KEPT = 2
-"""Checkpoints: should the newest be damaged, the one before is there."""
+KEPT_CHECKPOINTS = 2
+"""Number of checkpoints that are kept; if the newest is damaged, the run is resumed from the one before."""
 
-_HALF_MADE = (store.WEIGHTS, store.MASK, ".*.part", f"{CHECKPOINTS}/.*.part")
-_OF_ONE_ATTEMPT = (METRICS, "log.txt", "log.rank*.txt", "events.out.tfevents.*")
+_INCOMPLETE = (store.WEIGHTS, store.MASK, ".*.part", f"{CHECKPOINTS}/.*.part")
+_ATTEMPT_FILES = (METRICS, "log.txt", "log.rank*.txt", "events.out.tfevents.*")
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make `folder` and keep every other process from working on it; the lock ends with this process, however it ends.
+    """Create `folder` and hold its lock, so that no other process works on it.
+
+    The lock is an advisory one of the operating system (`flock`), which releases it when the process ends, even if
+    the process is killed.
 
     Raises:
-        StoreError: another process holds it, named with its host; or the folder cannot be made.
+        StoreError: another process holds the lock (the message names it and its host), or the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,6 +57,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _take_lock(path: Path) -> int:
+    """Return the descriptor of the locked file, into which the holder's process and host are written."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -62,19 +67,19 @@ def _take_lock(path: Path) -> int:
             os.close(descriptor)
             raise StoreError(f"{holder} is working on {path.parent}: wait for it to end, or stop it first") from None
         except OSError as error:
-            warnings.warn(f"no lock in {path.parent}: {why(error)}; start this run only once", stacklevel=4)
+            warnings.warn(f"cannot lock {path.parent}: {why(error)}; start this run only once", stacklevel=4)
             return descriptor
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             os.truncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
             return descriptor
-        os.close(descriptor)  # its last holder removed it in between
+        os.close(descriptor)  # the previous holder removed the file after it was opened here: lock the new one
 
 
-def worked_on(folder: Path) -> bool:
-    """Return whether a living process of this machine holds the lock of `folder`.
+def is_locked(folder: Path) -> bool:
+    """Return whether a process on this machine holds the lock of `folder`.
 
-    The system is asked, not the lock: trying to take it would stop a run that starts at that moment.
+    The answer is read from `/proc/locks`. Trying to take the lock would make a run fail that starts at that moment.
     """
     try:
         inode = (folder / LOCK).stat().st_ino
@@ -85,59 +90,65 @@ def worked_on(folder: Path) -> bool:
 
 
 def begin(folder: Path, *, force: bool = False) -> None:
-    """Make `folder` ready for an attempt, which goes on from its newest checkpoint; every record it holds is kept.
+    """Prepare `folder` for an attempt, which resumes from the newest checkpoint if there is one.
 
-    A failed or unreadable `run.json` moves to `failures/NN.json`, a finished one, only with `force`, to
-    `superseded/NN.json`; that of an interruption stays until the run has ended. Where there is no checkpoint, or
-    with `force`, all that only means something to the attempt before (metrics, log, events) is removed.
+    No record is lost. A failed or unreadable `run.json` moves to `failures/NN.json`. A finished one moves to
+    `superseded/NN.json`, but only with `force`. The record of an interrupted run stays until the run has ended.
+
+    Incomplete files are removed. If the attempt does not resume, so are the metrics, logs and event files of the
+    attempt before.
+
+    Args:
+        folder: the run's folder; created if it is missing.
+        force: whether to repeat a finished run and to ignore (and remove) its checkpoints.
 
     Raises:
-        StoreError: a finished record without `force`, or a folder that cannot be written.
+        StoreError: there is a finished record and `force` is false, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(folder / store.RUN):
-            _set_aside(folder, force=force)
+            _archive_record(folder, force=force)
         if force:
             drop_checkpoints(folder)
-        goes_on = bool(checkpoints(folder))
-        for pattern in _HALF_MADE if goes_on else _HALF_MADE + _OF_ONE_ATTEMPT:
+        resumes = bool(checkpoints(folder))
+        for pattern in _INCOMPLETE if resumes else _INCOMPLETE + _ATTEMPT_FILES:
             for leftover in folder.glob(pattern):
                 leftover.unlink()
     except OSError as error:
         raise StoreError(f"cannot make {folder} ready for a run: {why(error)}") from None
 
 
-def _set_aside(folder: Path, *, force: bool) -> None:
+def _archive_record(folder: Path, *, force: bool) -> None:
     path = folder / store.RUN
     status = store.status(path)
     if status == "interrupted":
         return
     if status == "done" and not force:
-        raise StoreError(f"{path} is a finished record; --force runs again and keeps it in {store.SUPERSEDED}/")
-    shelf = folder / (store.SUPERSEDED if status == "done" else store.FAILURES)
-    shelf.mkdir(exist_ok=True)
-    number = 1 + max((int(file.stem) for file in store.numbered(shelf)), default=0)
-    path.rename(shelf / f"{number:02d}.json")
+        raise StoreError(f"{path} is a finished record; --force repeats the run and keeps it in {store.SUPERSEDED}/")
+    archive = folder / (store.SUPERSEDED if status == "done" else store.FAILURES)
+    archive.mkdir(exist_ok=True)
+    number = 1 + max((int(file.stem) for file in store.numbered_records(archive)), default=0)
+    path.rename(archive / f"{number:02d}.json")
 
 
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
-    """Append one line to `metrics.jsonl`; a loss that is no longer finite is written as null.
+    """Append one line to `metrics.jsonl`; values that are not finite are written as null.
 
     Raises:
-        StoreError: the disk refuses.
+        StoreError: the file cannot be written.
     """
     try:
         with (folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(_without_nan(row), allow_nan=False) + "\n")
             file.flush()
-            os.fsync(file.fileno())  # a checkpoint that counts on this line may follow at once
+            os.fsync(file.fileno())  # the next checkpoint must not be durable before this line is
     except OSError as error:
         raise StoreError(f"cannot write {folder / METRICS}: {why(error)}") from None
 
 
-def cut_metrics(folder: Path, step: int) -> None:
-    """Drop every line of `metrics.jsonl` after `step`, and a last one that was never finished."""
+def truncate_metrics(folder: Path, step: int) -> None:
+    """Remove all lines of `metrics.jsonl` after `step`, and an incomplete last line."""
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     store.write_atomic(path, "".join(line for line in lines if _step(line) <= step).encode())
@@ -151,27 +162,32 @@ def _step(line: str) -> float:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, the newest first."""
+    """Return the paths of a run's checkpoints, the newest first."""
     found = {int(m[1]): path for path in (folder / CHECKPOINTS).glob("*") if (m := _NAME.fullmatch(path.name))}
     return [found[step] for step in sorted(found, reverse=True)]
 
 
 def add_checkpoint(folder: Path, step: int, write: Callable[[Path], object]) -> None:
-    """Let `write` make the checkpoint of `step`, whole or not at all, then drop all but the last two.
+    """Write the checkpoint of `step` atomically, then remove all but the last `KEPT_CHECKPOINTS`.
+
+    Args:
+        folder: the run's folder.
+        step: number of optimizer steps taken.
+        write: writes the complete content to the path it is called with.
 
     Raises:
-        StoreError: the disk refuses; the checkpoints before are still there.
+        StoreError: the file cannot be written; earlier checkpoints are kept.
     """
     store.replace(folder / CHECKPOINTS / f"step-{step:09d}.safetensors", write)
-    for old in checkpoints(folder)[KEPT:]:
+    for old in checkpoints(folder)[KEPT_CHECKPOINTS:]:
         old.unlink(missing_ok=True)
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove all checkpoints: the run is done, or starts again."""
+    """Remove all checkpoints, when the run is done or starts from its first step."""
     for path in checkpoints(folder):
         path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # there is none, or something of somebody else's is in it
+    with contextlib.suppress(OSError):  # the folder does not exist, or contains other files
         (folder / CHECKPOINTS).rmdir()
 
 

@@ -1,8 +1,8 @@
-"""The run record, `run.json`: one plain JSON object per run. Pure data; imports no torch.
+"""The schema of the run record, `run.json`: fields, validation, canonical form and content hash. Imports no torch.
 
-A record is a `dict` that `validate` has accepted. Records come from disk and from other machines, so they
-are untrusted until then: `KINDS` says of every known path what may stand there, `ALWAYS` and `DONE` which
-paths must be there. Unknown extra keys are allowed; fractions are in [0, 1], integers are integers.
+A record is a `dict` that `validate` has accepted. Until then it is untrusted, because records come from disk and
+from other machines. `FIELDS` states for every known dotted path which values are allowed; `REQUIRED` and
+`REQUIRED_WHEN_DONE` list the paths that must exist. Unknown additional keys are allowed.
 """
 
 from __future__ import annotations
@@ -21,55 +21,54 @@ from pruneboard.errors import StoreError
 from pruneboard.spec import ABLATIONS
 
 SCHEMA = 1
-"""Version of the record's layout; a record of another version is refused by name."""
+"""Version of the record's layout; records of other versions are rejected."""
 
 Record = dict[str, Any]
 
-STATUSES = ("done", "diverged", "failed", "oom", "timeout", "interrupted", "invalid")
+STATUSES = ("done", "diverged", "failed", "oom", "interrupted", "invalid")
 CONTROLS = ("dense", "floor", "baseline")
 
-_DEEPEST = 32  # json.dumps recurses in Python: a record nested deeper could be read and then not written
-_LARGEST = 10**30  # far above any count of operations, and safe to average as a float
+_MAX_DEPTH = 32  # json.dumps recurses in Python, so a record nested much deeper could be read but not written
+_MAX_NUMBER = 10**30  # far above any count of operations, and safe to average as a float
 _NESTING = (dict, list, tuple)
 _MISSING = object()
 
 
 class RecordError(StoreError):
-    """A record that breaks the schema; the message names the path of the first wrong field."""
+    """A record that violates the schema; the message names the path of the first wrong field."""
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What may stand at a path.
+class FieldType:
+    """The values that are allowed at a path.
 
     Attributes:
-        noun: completes "PATH is ..." in a message.
-        holds: whether a value is of this kind.
-        nullable: whether null is allowed where the path is required.
+        noun: completes "PATH must be ..." in a message.
+        accepts: returns whether a value is allowed.
+        nullable: whether null is allowed although the path is required.
     """
 
     noun: str
-    holds: Callable[[Any], bool]
+    accepts: Callable[[Any], bool]
     nullable: bool = False
 
 
 def _is_number(value: Any) -> bool:
-    # A bool is an int to Python, and NaN a float; neither is a number in a record.
-    return type(value) in (int, float) and -_LARGEST <= value <= _LARGEST and math.isfinite(value)
+    # In Python a bool is an int and NaN is a float; neither is a number in a record.
+    return type(value) in (int, float) and -_MAX_NUMBER <= value <= _MAX_NUMBER and math.isfinite(value)
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST
+    return type(value) is int and 0 <= value <= _MAX_NUMBER
 
 
-def _hex(digits: int) -> Kind:
+def _hex(digits: int) -> FieldType:
     pattern = re.compile(rf"[0-9a-f]{{{digits}}}")
-    return Kind(f"{digits} hexadecimal digits", lambda v: isinstance(v, str) and bool(pattern.fullmatch(v)))
+    return FieldType(f"{digits} hexadecimal digits", lambda v: isinstance(v, str) and bool(pattern.fullmatch(v)))
 
 
-def _one_of(*names: str, nullable: bool = False) -> Kind:
-    # `in` on a tuple compares, so that a list or a dict is simply not one of the names.
-    return Kind(f"one of {', '.join(names)}", lambda v: isinstance(v, str) and v in names, nullable)
+def _one_of(*names: str, nullable: bool = False) -> FieldType:
+    return FieldType(f"one of {', '.join(names)}", lambda v: isinstance(v, str) and v in names, nullable)
 
 
 def _is_error(value: Any) -> bool:
@@ -80,31 +79,31 @@ def _is_sparsity(value: Any) -> bool:
     return _is_number(value) and 0 <= value < 1
 
 
-_TEXT = Kind("text", lambda v: isinstance(v, str))
-_NAME = Kind("a name of 1 to 256 characters", lambda v: isinstance(v, str) and 0 < len(v) <= 256)
-_FLAG = Kind("true or false", lambda v: isinstance(v, bool))
-_TABLE = Kind("an object", lambda v: isinstance(v, dict))
-_LIST = Kind("a list", lambda v: isinstance(v, list))
-_COUNT = Kind("a whole number of 0 or more", _is_count)
-_POSITIVE = Kind("a whole number of 1 or more", lambda v: _is_count(v) and v > 0)
-_NUMBER = Kind("a finite number", _is_number)
-_AMOUNT = Kind("a finite number of 0 or more", lambda v: _is_number(v) and v >= 0)
-_FRACTION = Kind("a fraction in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1)
+_TEXT = FieldType("text", lambda v: isinstance(v, str))
+_NAME = FieldType("a name of 1 to 256 characters", lambda v: isinstance(v, str) and 0 < len(v) <= 256)
+_FLAG = FieldType("true or false", lambda v: isinstance(v, bool))
+_TABLE = FieldType("an object", lambda v: isinstance(v, dict))
+_LIST = FieldType("a list", lambda v: isinstance(v, list))
+_COUNT = FieldType("a whole number of 0 or more", _is_count)
+_POSITIVE = FieldType("a whole number of 1 or more", lambda v: _is_count(v) and v > 0)
+_NUMBER = FieldType("a finite number", _is_number)
+_AMOUNT = FieldType("a finite number of 0 or more", lambda v: _is_number(v) and v >= 0)
+_FRACTION = FieldType("a fraction in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1)
 _SHA256 = _hex(64)
 
 
-def _on(split: str) -> dict[str, Kind]:
-    kinds = {"top1": _FRACTION, "top5": _FRACTION, "worst_class_top1": _FRACTION, "loss": _NUMBER}
-    kinds |= {"correct": _COUNT, "count": _POSITIVE}
-    return {split: _TABLE} | {f"{split}.{key}": kind for key, kind in kinds.items()}
+def _split_fields(split: str) -> dict[str, FieldType]:
+    fields = {"top1": _FRACTION, "top5": _FRACTION, "worst_class_top1": _FRACTION, "loss": _NUMBER}
+    fields |= {"correct": _COUNT, "count": _POSITIVE}
+    return {split: _TABLE} | {f"{split}.{key}": field for key, field in fields.items()}
 
 
-KINDS: dict[str, Kind] = {
-    "schema": Kind(f"{SCHEMA}, the layout this pruneboard reads", lambda v: type(v) is int and v == SCHEMA),
+FIELDS: dict[str, FieldType] = {
+    "schema": FieldType(f"{SCHEMA}, the version that this pruneboard reads", lambda v: type(v) is int and v == SCHEMA),
     "rules": _POSITIVE,
     "hash": _SHA256,
     "status": _one_of(*STATUSES),
-    "error": Kind("null or an object with the texts kind and message", _is_error, nullable=True),
+    "error": FieldType("null or an object with the texts `kind` and `message`", _is_error, nullable=True),
     "track": _one_of("prune", "supermask"),
     "board": _TABLE,
     "board.fingerprint": _hex(12),
@@ -143,7 +142,7 @@ KINDS: dict[str, Kind] = {
     "hardware": _TABLE,
     "software": _TABLE,
     "sparsity": _TABLE,
-    "sparsity.target": Kind("null or a fraction in [0, 1)", _is_sparsity, nullable=True),
+    "sparsity.target": FieldType("null or a fraction in [0, 1)", _is_sparsity, nullable=True),
     "sparsity.measured": _FRACTION,
     "sparsity.prunable": _POSITIVE,
     "sparsity.keep": _COUNT,
@@ -156,10 +155,10 @@ KINDS: dict[str, Kind] = {
     "sparsity.effective_unknown": _TEXT,
     "sparsity.layers": _LIST,
     "sparsity.left_out": _TABLE,
-    "sparsity.collapsed": Kind("a list of names", lambda v: isinstance(v, list) and all(map(_TEXT.holds, v))),
+    "sparsity.collapsed": FieldType("a list of names", lambda v: isinstance(v, list) and all(map(_TEXT.accepts, v))),
     "metrics": _TABLE,
-    **_on("metrics.test"),
-    **_on("metrics.validation"),
+    **_split_fields("metrics.test"),
+    **_split_fields("metrics.validation"),
     "metrics.best_validation": _TABLE,
     "metrics.best_validation.top1": _FRACTION,
     "cost": _TABLE,
@@ -182,18 +181,18 @@ KINDS: dict[str, Kind] = {
     "mask_sha256": _SHA256,
     "lifecycle": _TABLE,
 }
-"""Path -> what may stand there, in the order in which faults are reported."""
+"""Dotted path -> the values allowed there, in the order in which errors are reported."""
 
-_PATHS = [(path, path.split("."), kind) for path, kind in KINDS.items()]
+_PATHS = [(path, path.split("."), field) for path, field in FIELDS.items()]
 
-ALWAYS = frozenset(
+REQUIRED = frozenset(
     {"schema", "rules", "hash", "status", "error", "track", "board", "board.fingerprint", "method", "method.name"}
     | {"method.distribution", "method.version", "method.options", "method.traits", "method.traits.hits_target"}
     | {"method.traits.control", "model", "model.name", "data", "data.name", "seed", "sparsity", "sparsity.target"}
 )
 """Paths that every record has, whatever its status."""
 
-DONE = frozenset(
+REQUIRED_WHEN_DONE = frozenset(
     {"model.initial_sha256", "sparsity.measured", "sparsity.nonzero", "sparsity.kept_zero", "sparsity.prunable"}
     | {"sparsity.layers", "metrics.test.top1", "metrics.validation.top1", "cost.forward_passes", "cost.train_macs"}
     | {"cost.wall_seconds", "cost.peak_memory_bytes"}
@@ -202,26 +201,26 @@ DONE = frozenset(
 
 
 def validate(data: object) -> Record:
-    """Return `data` as a record, or say what is wrong with it.
+    """Check that `data` is a valid record, and return it unchanged.
 
-    Besides kinds and presence, numbers that say the same thing twice must agree: the fingerprint and the
-    board, the layers and their sums, the measured sparsity and the counts, top-1 and the correct images.
+    In addition to types and required paths, redundant values must agree: the fingerprint with the board, the sums
+    with the layers, the measured sparsity with the counts, and top-1 with the number of correct images.
 
     Args:
-        data: what `json` made of a file, or what a run is about to write.
+        data: a value parsed from JSON, or a record about to be written.
 
     Raises:
-        RecordError: it breaks the schema; the message names the first wrong path.
+        RecordError: it violates the schema; the message names the first wrong path.
     """
     if not isinstance(data, dict):
-        raise RecordError(f"a record is a JSON object; found {_show(data)}")
-    if _deeper_than(data, _DEEPEST):
-        raise RecordError(f"a record nests at most {_DEEPEST} levels; this one goes deeper")
+        raise RecordError(f"a record must be a JSON object; found {_show(data)}")
+    if _deeper_than(data, _MAX_DEPTH):
+        raise RecordError(f"a record must not be nested deeper than {_MAX_DEPTH} levels")
     done = data.get("status") == "done"
-    for path, keys, kind in _PATHS:
-        _check(path, _follow(data, keys), kind, required=path in ALWAYS or (done and path in DONE))
+    for path, keys, field in _PATHS:
+        _check(path, _follow(data, keys), field, required=path in REQUIRED or (done and path in REQUIRED_WHEN_DONE))
     if fingerprint(data["board"]) != data["board"]["fingerprint"]:
-        raise RecordError("board.fingerprint is not that of the board's fields: the record was edited or mixed up")
+        raise RecordError("board.fingerprint does not match the fields of board: the record was edited")
     for index, layer in enumerate(lookup(data, "sparsity.layers") or []):
         _check_layer(layer, f"sparsity.layers.{index}")
     if done:
@@ -232,7 +231,7 @@ def validate(data: object) -> Record:
 
 
 def lookup(record: Mapping[str, Any], path: str, default: Any = None) -> Any:
-    """Return what stands at a dotted path, or `default` where the path leads nowhere."""
+    """Return the value at a dotted path, or `default` if the path does not exist."""
     value: Any = record
     for part in path.split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -242,7 +241,7 @@ def lookup(record: Mapping[str, Any], path: str, default: Any = None) -> Any:
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted path, value) of everything that is no object with something in it, by rising key."""
+    """Yield (dotted path, value) of every value that is not a non-empty object, sorted by key."""
     for key, value in sorted(values.items()):
         if isinstance(value, Mapping) and value:
             yield from leaves(value, f"{prefix}{key}.")
@@ -251,9 +250,9 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def canonical(record: Record) -> Record:
-    """Return a copy without what two equal runs may differ in.
+    """Return a copy without the fields in which two runs with equal results may differ.
 
-    Stripped: `lifecycle`, `hardware`, `cost.*_seconds`, `cost.peak_memory_bytes`.
+    These are `lifecycle`, `hardware`, `cost.*_seconds` and `cost.peak_memory_bytes`.
     """
     kept = {key: value for key, value in record.items() if key not in ("lifecycle", "hardware")}
     cost = kept.get("cost")
@@ -263,29 +262,33 @@ def canonical(record: Record) -> Record:
 
 
 def dumps(record: Mapping[str, Any]) -> str:
-    """Return the text of `run.json`: sorted keys, two spaces, a newline at the end.
+    """Return the text of `run.json`: sorted keys, two spaces of indentation, a newline at the end.
 
     Raises:
-        RecordError: a value that JSON does not have, such as NaN or an array.
+        RecordError: a value that JSON cannot represent, such as NaN or an array.
     """
     return _json(record, indent=2) + "\n"
 
 
 def content_hash(identity: Mapping[str, Any]) -> str:
-    """Return the SHA-256, in hexadecimal, of what decides a result.
+    """Return the SHA-256, in hexadecimal, of everything that determines a result.
 
-    Taken over JSON with sorted keys and no spaces, so the order of keys does not matter; 1 and 1.0 differ.
+    It is computed over JSON with sorted keys and without spaces. The order of the keys does therefore not matter,
+    but 1 and 1.0 differ.
+
+    Args:
+        identity: the fields that determine the result; see `pruneboard.experiment.identity`.
     """
     return hashlib.sha256(_json(identity, separators=(",", ":")).encode()).hexdigest()
 
 
 def fingerprint(board: Mapping[str, Any]) -> str:
-    """Return the 12 hexadecimal digits that name a board; its own key `fingerprint` does not count."""
+    """Return the 12 hexadecimal digits that identify a board; the key `fingerprint` itself is ignored."""
     return content_hash({key: value for key, value in board.items() if key != "fingerprint"})[:12]
 
 
 def format_sparsity(value: float | None) -> str:
-    """Return a sparsity exactly as it was asked for (`0.995`, `0`), and `dense` where there is none."""
+    """Return a sparsity without rounding (`0.995`, `0`), and `dense` for None."""
     return "dense" if value is None else repr(float(value)).removesuffix(".0")
 
 
@@ -293,7 +296,7 @@ def _json(value: Mapping[str, Any], **layout: Any) -> str:
     try:
         return json.dumps(value, sort_keys=True, allow_nan=False, **layout)
     except (TypeError, ValueError, RecursionError) as error:
-        raise RecordError(f"not plain JSON: {error}") from None
+        raise RecordError(f"a record must be plain JSON: {error}") from None
 
 
 def _follow(value: Any, keys: Iterable[str]) -> Any:
@@ -304,36 +307,36 @@ def _follow(value: Any, keys: Iterable[str]) -> Any:
     return value
 
 
-def _check(path: str, value: Any, kind: Kind, *, required: bool) -> None:
+def _check(path: str, value: Any, field: FieldType, *, required: bool) -> None:
     if value is _MISSING and required:
-        raise RecordError(f"{path} is missing: it is {kind.noun}")
-    if value is _MISSING or (value is None and (kind.nullable or not required)):
+        raise RecordError(f"{path} is missing: it must be {field.noun}")
+    if value is _MISSING or (value is None and (field.nullable or not required)):
         return
-    if not kind.holds(value):
-        raise RecordError(f"{path} is {kind.noun}; found {_show(value)}")
+    if not field.accepts(value):
+        raise RecordError(f"{path} must be {field.noun}; found {_show(value)}")
 
 
 def _check_sums(sparsity: Record) -> None:
     layers = sparsity["layers"]
     for total, part in (("prunable", "n"), ("nonzero", "nonzero")):
         if sum(layer[part] for layer in layers) != sparsity[total]:
-            raise RecordError(f"sparsity.{total} is not the sum of {part} over sparsity.layers")
+            raise RecordError(f"sparsity.{total} must be the sum of {part} over sparsity.layers")
     n, nonzero = sparsity["prunable"], sparsity["nonzero"]
     if abs(sparsity["measured"] - (1 - nonzero / n)) > 1e-6:
         raise RecordError(f"sparsity.measured is {sparsity['measured']}, but {nonzero} of {n} weights are not zero")
 
 
 def _check_layer(layer: Any, path: str) -> None:
-    if isinstance(layer, dict) and _is_sound(layer.get("name"), layer.get("n"), layer.get("nonzero")):
+    if isinstance(layer, dict) and _is_plainly_valid(layer.get("name"), layer.get("n"), layer.get("nonzero")):
         _check_counts(layer, path)
         return
     if not isinstance(layer, dict):
-        raise RecordError(f"{path} is an object; found {_show(layer)}")
-    for key, kind in (("name", _TEXT), ("n", _POSITIVE), ("nonzero", _COUNT)):
-        if not kind.holds(layer.get(key)):
-            raise RecordError(f"{path}.{key} is {kind.noun}; found {_show(layer.get(key))}")
+        raise RecordError(f"{path} must be an object; found {_show(layer)}")
+    for key, field in (("name", _TEXT), ("n", _POSITIVE), ("nonzero", _COUNT)):
+        if not field.accepts(layer.get(key)):
+            raise RecordError(f"{path}.{key} must be {field.noun}; found {_show(layer.get(key))}")
     if layer["nonzero"] > layer["n"]:
-        raise RecordError(f"{path}.nonzero is at most n, {layer['n']}; found {layer['nonzero']}")
+        raise RecordError(f"{path}.nonzero must be at most n, {layer['n']}; found {layer['nonzero']}")
 
 
 def _check_counts(layer: Record, path: str) -> None:
@@ -341,9 +344,9 @@ def _check_counts(layer: Record, path: str) -> None:
         _check(f"{path}.{key}", layer.get(key, _MISSING), _COUNT, required=False)
 
 
-def _is_sound(name: Any, n: Any, nonzero: Any) -> bool:
-    """Answer at once for nearly every layer there is: a board of thousands of records has a million."""
-    return type(name) is str and type(n) is int and type(nonzero) is int and 0 <= nonzero <= n and 0 < n <= _LARGEST
+def _is_plainly_valid(name: Any, n: Any, nonzero: Any) -> bool:
+    """Return whether a layer is obviously valid: a fast path, because thousands of records have a million layers."""
+    return type(name) is str and type(n) is int and type(nonzero) is int and 0 <= nonzero <= n and 0 < n <= _MAX_NUMBER
 
 
 def _check_top1(measured: Record, path: str) -> None:
@@ -355,7 +358,7 @@ def _check_top1(measured: Record, path: str) -> None:
 
 
 def _deeper_than(data: object, levels: int) -> bool:
-    # Level by level instead of by recursion, which is what a hostile file would exhaust.
+    # Level by level, because a malicious file would exhaust the recursion limit.
     front: list[Any] = [data]
     for _ in range(levels - 1):
         front = [child for item in front for child in _children(item) if isinstance(child, _NESTING)]

@@ -1,16 +1,17 @@
-"""`results/` on disk: the one door to it. Atomic writes, nothing overwritten, tolerant reading.
+"""The results folder: the only module that reads and writes records on disk.
 
     results/<dataset>/<model>/<track>/<method>-s<sparsity>-seed<n>-<hash8>/
         run.json            the record; written once, by rename
         metrics.jsonl       one line per epoch
         model.safetensors   the folded weights
-        mask.npz            the kept positions, one bit each
         mask.npz            the kept positions, one bit each (`pruneboard.records.mask_file`)
-        checkpoints/        what an unfinished run goes on from (`pruneboard.records.runfolder`)
+        checkpoints/        the checkpoints a run is resumed from (`pruneboard.records.runfolder`)
         failures/NN.json    records of earlier attempts that failed
         superseded/NN.json  finished records that a later run replaced with --force
 
-Records are never deleted, and nothing inside a record is ever used as a path.
+Files are written atomically. Records are never overwritten or deleted: `failures/` and `superseded/`, the archive
+folders of a run, keep the earlier ones. Reading tolerates any file: `scan` reports a file that is not a record and
+continues. No text from a record is used as a path without being sanitized.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ MASK = "mask.npz"
 FAILURES = "failures"
 SUPERSEDED = "superseded"
 LARGEST_FILE = 16 * 2**20
-"""Bytes; a longer `run.json` is not read."""
+"""Maximum size of a `run.json` in bytes; larger files are rejected."""
 
 
 @dataclass
 class Scan:
-    """What lies below some folders.
+    """The records found below some folders.
 
     Attributes:
-        records: every readable record with its file, sorted by path.
-        problems: every file that is no record, with the reason in one line.
+        records: (file, record) of every readable record, sorted by path.
+        problems: (file, reason) of every file that is not a record; the reason is one line.
         failures: run folder -> number of earlier attempts that failed.
         superseded: run folder -> number of finished records that were replaced.
     """
@@ -66,25 +67,25 @@ def run_folder(
     seed: int,
     hash: str,  # noqa: A002 - the record's own name for it
 ) -> Path:
-    """Return the folder of one run; nothing is created, and no name can lead out of `results`.
+    """Return the folder of one run, which always lies inside `results`; nothing is created.
 
     Args:
-        results: the folder of all runs.
+        results: the results folder.
         dataset: name of the data set.
-        model: any timm name, `hf-hub:org/name` included.
+        model: any timm name, including `hf-hub:org/name`.
         track: `prune` or `supermask`.
         method: name of the pruner.
         sparsity: target sparsity; None for a control that prunes nothing.
-        seed: the run's integer.
-        hash: the run's content hash, of which eight digits are shown.
+        seed: the seed of the run.
+        hash: the run's content hash, whose first eight digits are part of the name.
     """
     point = "" if sparsity is None else f"-s{records.format_sparsity(sparsity)}"
     leaf = f"{method[:100]}{point}-seed{seed}-{hash[:8]}"
     return Path(results, *(_component(name) for name in (dataset, model, track, leaf)))
 
 
-def home(results: str | Path, record: Record) -> Path:
-    """Return the folder below `results` that a record belongs to, by its own fields and never by where it was found."""
+def folder_of(results: str | Path, record: Record) -> Path:
+    """Return the folder below `results` that a record belongs to, from the record's fields alone."""
     return run_folder(
         results,
         dataset=record["data"]["name"],
@@ -98,27 +99,32 @@ def home(results: str | Path, record: Record) -> Path:
 
 
 def check_writable(results: str | Path) -> None:
-    """Try to write where `results` is or would be made, and leave nothing behind.
+    """Check that `results` can be written or created, by a temporary folder that is removed again.
 
-    Trying is the only honest test: permission bits say nothing to root or of a read-only mount.
+    Permission bits are not checked, because they do not apply to root and say nothing about read-only mounts.
 
     Raises:
-        StoreError: a folder that cannot be written, or a file in the way.
+        StoreError: the folder cannot be written, or something that is not a folder has its name.
     """
-    place = Path(results)
-    while not os.path.lexists(place) and place != place.parent:
-        place = place.parent
+    existing = Path(results)
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
     try:
-        if not place.is_dir():
-            raise NotADirectoryError(f"{place} is not a folder")
-        with tempfile.TemporaryDirectory(prefix=".pruneboard-", dir=place):
+        if not existing.is_dir():
+            raise NotADirectoryError(f"{existing} is not a folder")
+        with tempfile.TemporaryDirectory(prefix=".pruneboard-", dir=existing):
             pass
     except OSError as error:
         raise StoreError(f"cannot write results to {results}: {why(error)}; choose another --results") from None
 
 
 def finished(folder: Path, hash: str) -> Record | None:  # noqa: A002 - the record's own name for it
-    """Return the finished record in `folder` if it is of this very run: all 64 digits of the hash agree."""
+    """Return the finished record of a run from its folder, or None.
+
+    Args:
+        folder: the run's folder; its name contains only eight digits of the hash.
+        hash: the run's content hash, compared with all 64 digits of the record's.
+    """
     try:
         found = read(folder / RUN)
     except (StoreError, NotFoundError):
@@ -127,34 +133,37 @@ def finished(folder: Path, hash: str) -> Record | None:  # noqa: A002 - the reco
 
 
 def put(folder: Path, record: Record) -> Path:
-    """Write `record` as `folder/run.json`, whole or not at all, and return that path.
+    """Write `record` atomically as `folder/run.json`, and return that path.
 
-    Only the record of an interruption is replaced: by what came of the same run once it went on.
+    Only the record of an interrupted run is replaced, by that of the same run after it was resumed.
 
     Raises:
-        StoreError: the record breaks the schema, another record is already there, or the disk refuses.
+        StoreError: the record violates the schema, there is another record already, or the file cannot be written.
     """
     text = records.dumps(records.validate(record))
     path = folder / RUN
     if os.path.lexists(path) and status(path) != "interrupted":
-        raise StoreError(f"{path} is already there: a record is never overwritten")
+        raise StoreError(f"{path} exists already: a record is never overwritten")
     return write_atomic(path, text.encode())
 
 
 def write_atomic(path: Path, data: bytes) -> Path:
-    """Write `data` to `path`; see `replace`."""
+    """Write `data` to `path` atomically, and return the path; see `replace`."""
     return replace(path, lambda part: part.write_bytes(data))
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` make the file at `path`, so that a reader, or a crash, sees the old one or the new, never a part.
+    """Create or replace the file at `path` atomically, and return the path.
+
+    A reader sees the complete old file or the complete new one, even after a crash: the content is written to a
+    hidden temporary file in the same folder, synchronized, and renamed.
 
     Args:
-        path: the file; its folder is made where it is missing.
-        write: writes the whole content to the path it is given.
+        path: the file; its folder is created if it is missing.
+        write: writes the complete content to the path it is called with.
 
     Raises:
-        StoreError: the disk refuses; the temporary file is gone.
+        StoreError: the file cannot be written; the temporary file is removed.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
@@ -162,17 +171,17 @@ def replace(path: Path, write: Callable[[Path], object]) -> Path:
         try:
             write(part)
             _sync(part)
-            os.replace(part, path)  # noqa: PTH105 - the one call that must be atomic, by its own name
+            os.replace(part, path)  # noqa: PTH105 - tests replace this function by name
         finally:
             part.unlink(missing_ok=True)
-        _sync(path.parent)  # the rename itself is durable only once the folder is
+        _sync(path.parent)  # without this, a power failure could undo the rename
     except OSError as error:
         raise StoreError(f"cannot write {path}: {why(error)}") from None
     return path
 
 
 def status(path: Path) -> str | None:
-    """Return the status of the record at `path`; None where there is no readable one."""
+    """Return the status of the record at `path`, or None if there is no readable record."""
     try:
         return str(read(path)["status"])
     except PruneboardError:
@@ -180,22 +189,22 @@ def status(path: Path) -> str | None:
 
 
 def read(path: Path) -> Record:
-    """Read one record from a file that anybody may have written.
+    """Read and validate one record from an untrusted file.
 
     Raises:
         NotFoundError: there is no such file.
-        StoreError: it is too large, not JSON, or not a record; the message does not repeat `path`.
+        StoreError: it cannot be read, is too large, or is not a record. The message does not contain `path`.
     """
     try:
         text = read_bytes(path, LARGEST_FILE).decode()
         return records.validate(json.loads(text, parse_constant=_refuse, parse_float=_finite))
     except FileNotFoundError:
-        raise NotFoundError(f"no record at {path}: name a run folder or its {RUN}") from None
+        raise NotFoundError(f"no record at {path}: give a run folder or its {RUN}") from None
     except OSError as error:
         raise StoreError(f"cannot be read: {why(error)}") from None
     except RecursionError:
-        raise StoreError("is not a record: it nests too deep") from None
-    except ValueError as error:  # bad UTF-8 and bad JSON are both of this kind
+        raise StoreError("is not a record: it is nested too deeply") from None
+    except ValueError as error:  # the base class of errors about UTF-8 and about JSON
         raise StoreError(f"is not JSON: {error}") from None
 
 
@@ -203,10 +212,10 @@ def read_bytes(path: Path, largest: int) -> bytes:
     """Return the content of a regular file of at most `largest` bytes.
 
     Raises:
-        OSError: there is no such file, it is something else, it is larger, or it cannot be read.
+        OSError: the file does not exist, is not a regular file, is larger, or cannot be read.
     """
     if path.exists() and not path.is_file():
-        raise OSError("it is not a regular file")  # a pipe would block for ever
+        raise OSError("it is not a regular file")  # reading a pipe would block forever
     with path.open("rb") as file:
         data = file.read(largest + 1)
     if len(data) > largest:
@@ -215,51 +224,51 @@ def read_bytes(path: Path, largest: int) -> bytes:
 
 
 def scan(paths: Iterable[str | Path], *, without: Path | None = None) -> Scan:
-    """Find every record below `paths`, as `look_through`, and at least one.
+    """Find every record below `paths`, like `scan_all`, and require at least one readable record.
 
     Raises:
-        NotFoundError: a path that does not exist, or below which there is no record.
+        NotFoundError: a path does not exist, or there is no readable record below it.
     """
-    found = look_through(paths, without=without)
+    found = scan_all(paths, without=without)
     if not found.records:
-        raise NotFoundError(f"no usable record: {len(found.problems)} skipped, the first because {_first(found)}")
+        raise NotFoundError(f"no readable record: {len(found.problems)} skipped, the first is {_first_problem(found)}")
     return found
 
 
-def look_through(paths: Iterable[str | Path], *, without: Path | None = None) -> Scan:
+def scan_all(paths: Iterable[str | Path], *, without: Path | None = None) -> Scan:
     """Find every record below `paths`, each file once; links to folders are not followed.
 
     Args:
         paths: results folders, run folders, or `run.json` files.
-        without: a folder that is passed over.
+        without: a folder to skip.
 
     Raises:
-        NotFoundError: a path that does not exist, or below which there is no file of a record, good or bad.
+        NotFoundError: a path does not exist, or there is no `run.json` below it, readable or not.
     """
     found = Scan()
     seen: set[Path] = set()
-    avoided = _real(without) if without else None
+    skipped = _real(without) if without else None
     for path in map(Path, paths):
         before = len(seen) + len(found.problems)
-        for file in _run_files(path, found, avoided):
+        for file in _run_files(path, found, skipped):
             if (real := _real(file)) not in seen:
                 seen.add(real)
-                _take(file, found)
+                _add_file(file, found)
         if len(seen) + len(found.problems) == before and not _overlaps(path, seen):
-            raise NotFoundError(f"no record below {path}: no {RUN} there; make one with `pruneboard run`")
+            raise NotFoundError(f"no record below {path}: it contains no {RUN}; create one with `pruneboard run`")
     found.records.sort(key=lambda item: item[0])
     return found
 
 
 def _component(name: str) -> str:
-    # One path component: no separator, not hidden, not `..`, never the name of a folder with a meaning.
+    # One path component: without separators, not hidden, not `..`, and not the name of an archive folder.
     clean = re.sub(r"[^A-Za-z0-9._+=-]+", "-", name).lstrip(".-")[:160]
     return f"_{clean}" if clean in ("", FAILURES, SUPERSEDED) else clean
 
 
-def numbered(shelf: Path) -> list[Path]:
-    """Return the records on a shelf, `NN.json`."""
-    return [file for file in shelf.glob("*.json") if re.fullmatch(r"[0-9]{1,9}", file.stem)]
+def numbered_records(folder: Path) -> list[Path]:
+    """Return the files `NN.json` in an archive folder, `failures/` or `superseded/`, in no particular order."""
+    return [file for file in folder.glob("*.json") if re.fullmatch(r"[0-9]{1,9}", file.stem)]
 
 
 def _sync(path: Path) -> None:
@@ -275,43 +284,43 @@ def _size(count: int) -> str:
 
 
 def _refuse(constant: str) -> object:
-    raise ValueError(f"{constant} is no JSON number")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _finite(text: str) -> float:
     if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text} is too large for a number")
+        raise ValueError(f"the number {text} is too large")
     return number
 
 
-def _run_files(path: Path, found: Scan, avoided: Path | None) -> list[Path]:
+def _run_files(path: Path, found: Scan, skipped: Path | None) -> list[Path]:
     try:
         if path.is_file():
             return [path]
         if not path.is_dir():
-            raise NotFoundError(f"no such folder: {path}; name a results folder or a run folder")
+            raise NotFoundError(f"no such folder: {path}; give a results folder or a run folder")
     except OSError as error:
         raise StoreError(f"cannot read {path}: {why(error)}") from None
 
-    def skip(error: OSError) -> None:
+    def report(error: OSError) -> None:
         found.problems.append((Path(error.filename), f"cannot be read: {why(error)}"))
 
     files = []
-    for folder, below, names in os.walk(path, onerror=skip):
-        _count_shelves(Path(folder), below, found)
-        kept = sorted(set(below) - {FAILURES, SUPERSEDED})
-        below[:] = [name for name in kept if avoided is None or _real(Path(folder, name)) != avoided]
+    for folder, below, names in os.walk(path, onerror=report):
+        _count_archives(Path(folder), below, found)
+        searched = sorted(set(below) - {FAILURES, SUPERSEDED})
+        below[:] = [name for name in searched if skipped is None or _real(Path(folder, name)) != skipped]
         files += [Path(folder, RUN)] if RUN in names else []
     return files
 
 
-def _count_shelves(folder: Path, below: list[str], found: Scan) -> None:
+def _count_archives(folder: Path, below: list[str], found: Scan) -> None:
     for name, counts in ((FAILURES, found.failures), (SUPERSEDED, found.superseded)):
         if name in below:
-            counts[folder] = len(numbered(folder / name))
+            counts[folder] = len(numbered_records(folder / name))
 
 
-def _take(file: Path, found: Scan) -> None:
+def _add_file(file: Path, found: Scan) -> None:
     try:
         found.records.append((file, read(file)))
     except PruneboardError as error:
@@ -319,7 +328,7 @@ def _take(file: Path, found: Scan) -> None:
 
 
 def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # Path.resolve raises on a loop of links; this does not
+    return Path(os.path.realpath(path))  # Path.resolve raises an error for a loop of links
 
 
 def _overlaps(path: Path, seen: set[Path]) -> bool:
@@ -327,6 +336,6 @@ def _overlaps(path: Path, seen: set[Path]) -> bool:
     return any(file == real or real in file.parents for file in seen)
 
 
-def _first(found: Scan) -> str:
+def _first_problem(found: Scan) -> str:
     path, reason = found.problems[0]
-    return f"{path} {reason}"
+    return f"{path}: {reason}"

@@ -1,7 +1,7 @@
-"""What a verification found, and `verified.json`, the file that carries it to a leaderboard. No torch.
+"""The results of verifying runs, and `verified.json`, the file by which a leaderboard reads them. Imports no torch.
 
-The file names a record by the SHA-256 of its `run.json`, byte for byte: a verdict holds for the file that was
-looked at, and for no other. It holds no date and no path, so equal input gives equal bytes.
+The file identifies a record by the SHA-256 of its `run.json`, so a verdict applies only to the bytes that were
+verified. It contains no dates and no paths: equal results give equal bytes.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from pruneboard.records import store
 FILE = "verified.json"
 SCHEMA = 1
 LARGEST_FILE = 128 * 2**20
-"""Bytes; a longer `verified.json` is not read. It takes about 1 KB a run."""
+"""Maximum size of a `verified.json` in bytes; a run takes about 1 KB."""
 
 Verdict = Literal["certified", "spot-checked", "record-only", "disputed"]
 VERDICTS: tuple[Verdict, ...] = ("certified", "spot-checked", "record-only", "disputed")
-"""The best first; what each one says is in docs/verify.md."""
+"""All verdicts, the best first; docs/verify.md defines them."""
 
 Status = Literal["ok", "failed", "skipped"]
 
 SHOWN = 4
-"""Problems that the note of one check names."""
+"""Number of problems that the note of a check lists."""
 
 
 @dataclass(frozen=True)
-class Check:
-    """One thing that was looked at.
+class RunCheck:
+    """The result of one check of a run.
 
     Attributes:
-        name: what it is about, `<level>.<check>`, such as `weights.hash`.
-        status: whether it holds; `skipped` where it could not be looked at.
-        note: if it failed, what was found and what the record says; if it was skipped, why. It may hold text from
-            the record.
+        name: `<level>.<check>`, such as `weights.hash`.
+        status: `ok` or `failed`; `skipped` if the check was not possible.
+        note: for a failed check, what was found and what the record says; for a skipped one, the reason. It may
+            contain text from the record.
     """
 
     name: str
@@ -48,27 +48,27 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What was found about one `run.json`.
+class RunVerification:
+    """The result of verifying one `run.json`.
 
     Attributes:
-        path: of the file.
-        sha256: of its bytes; None where it could not be read.
+        path: path of the file.
+        sha256: SHA-256 of its bytes; None if it could not be read.
         verdict: one of `VERDICTS`.
-        checks: in the order in which they were made.
+        checks: all checks, in the order in which they were made.
     """
 
     path: Path
     sha256: str | None
     verdict: Verdict
-    checks: tuple[Check, ...]
+    checks: tuple[RunCheck, ...]
 
-    def of(self, status: Status) -> list[Check]:
-        """Return the checks of one status."""
+    def of(self, status: Status) -> list[RunCheck]:
+        """Return the checks with one status."""
         return [check for check in self.checks if check.status == status]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what `verified.json` says of it, which the path is no part of."""
+        """Return the entry of `verified.json`, which does not contain the path."""
         return {
             "sha256": self.sha256,
             "verdict": self.verdict,
@@ -77,19 +77,20 @@ class Finding:
         }
 
 
-def holds(name: str, problems: Iterable[str]) -> Check:
-    """Return the check that holds if there is no problem; the first few become its note."""
+def make_check(name: str, problems: Iterable[str]) -> RunCheck:
+    """Return a check that is `ok` if there is no problem, and otherwise has the first few problems as its note."""
     found = list(problems)
     more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-    return Check(name, "failed" if found else "ok", "; ".join(found[:SHOWN] + more))
+    return RunCheck(name, "failed" if found else "ok", "; ".join(found[:SHOWN] + more))
 
 
-def dumps(findings: Iterable[Finding]) -> str:
-    """Return the text of `verified.json`, its runs in the order of their hashes.
+def dumps(findings: Iterable[RunVerification]) -> str:
+    """Return the text of `verified.json`, with the runs in the order of their hashes.
 
-    Of several copies of one file a disputed one counts, else the best: what lies beside a copy differs.
+    Copies of a `run.json` may have different files next to them, and hence different verdicts. A disputed copy
+    counts; otherwise the copy with the best verdict does.
     """
-    best: dict[str, Finding] = {}
+    best: dict[str, RunVerification] = {}
     for finding in findings:
         if finding.sha256 is not None:
             other = best.get(finding.sha256, finding)
@@ -98,8 +99,8 @@ def dumps(findings: Iterable[Finding]) -> str:
     return json.dumps({"schema": SCHEMA, "runs": runs}, indent=1, sort_keys=True) + "\n"
 
 
-def write(findings: Iterable[Finding], folder: Path) -> Path:
-    """Write `verified.json` into `folder`, whole or not at all, and return its path.
+def write(findings: Iterable[RunVerification], folder: Path) -> Path:
+    """Write `verified.json` atomically into `folder`, and return its path.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -108,13 +109,13 @@ def write(findings: Iterable[Finding], folder: Path) -> Path:
 
 
 def read(path: Path) -> Mapping[str, Verdict]:
-    """Return SHA-256 of a `run.json` -> verdict, from a file that anybody may have written.
+    """Read a `verified.json`, which is untrusted, and return SHA-256 of a `run.json` -> verdict.
 
     Args:
-        path: of a `verified.json`; nothing is verified where there is none.
+        path: path of the file; if it does not exist, the result is empty.
 
     Raises:
-        StoreError: it cannot be read, is too large, or is not such a file.
+        StoreError: the file cannot be read, is too large, or is not a `verified.json`.
     """
     try:
         data = json.loads(store.read_bytes(path, LARGEST_FILE))
@@ -123,28 +124,28 @@ def read(path: Path) -> Mapping[str, Verdict]:
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {why(error)}") from None
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path} is not JSON: {str(error)[:200]}; make it anew with `pruneboard verify`") from None
+        raise StoreError(f"{path} is not JSON: {str(error)[:200]}; write it again with `pruneboard verify`") from None
     runs = data.get("runs") if isinstance(data, dict) and data.get("schema") == SCHEMA else None
     if not isinstance(runs, list) or not all(map(_is_run, runs)):
-        raise StoreError(f"{path} is not a {FILE} of this version: make it anew with `pruneboard verify`")
+        raise StoreError(f"{path} is not a {FILE} of this version: write it again with `pruneboard verify`")
     return {run["sha256"]: run["verdict"] for run in runs}
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a `run.json`, in hexadecimal: what a verdict is kept under.
+    """Return the SHA-256 of a `run.json` in hexadecimal, by which `verified.json` identifies it.
 
     Raises:
-        OSError: it cannot be read, or is too large for a record.
+        OSError: the file cannot be read, or is too large for a record.
     """
     return hashlib.sha256(store.read_bytes(path, store.LARGEST_FILE)).hexdigest()
 
 
-def counted(findings: Sequence[Finding]) -> dict[Verdict, int]:
-    """Return how many runs got each verdict."""
+def count_verdicts(findings: Sequence[RunVerification]) -> dict[Verdict, int]:
+    """Return verdict -> number of runs."""
     return {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in VERDICTS}
 
 
-def _rank(finding: Finding) -> int:
+def _rank(finding: RunVerification) -> int:
     return -1 if finding.verdict == "disputed" else VERDICTS.index(finding.verdict)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruneboard.coerce import build, read_toml
+from pruneboard.coerce import read_toml
 from pruneboard.errors import UnknownNameError, UsageError
 from pruneboard.spec import ABLATIONS, RECIPE_FIELDS, TRACKS, check_sparsity, default_recipe, load_recipe, recipe_names
 
@@ -185,10 +185,12 @@ def load_board(path: str | Path) -> BoardFile:
     for key in values:
         if key not in allowed:
             raise UnknownNameError(f"key in {path}:", key, allowed)
-    scalars = build(_ScalarKeys, {key: values[key] for key in values if key not in _STRUCTURED_KEYS}, str(path))
+    scalars = build_dataclass(
+        _ScalarKeys, {key: values[key] for key in values if key not in _STRUCTURED_KEYS}, str(path)
+    )
     if scalars.scope not in SCOPES:
         raise UnknownNameError(f"scope in {path}:", scalars.scope, SCOPES)
-    data = build(BoardData, _table(values.get("data"), f"[data] in {path}"), f"[data] in {path}")
+    data = build_dataclass(BoardData, _table(values.get("data"), f"[data] in {path}"), f"[data] in {path}")
     board = BoardFile(
         name=name,
         title=scalars.title or name,
@@ -245,7 +247,7 @@ def _tracks(value: object, path: Path) -> dict[str, BoardTrack]:
         if name not in TRACKS:
             raise UnknownNameError(f"track in {path}:", name, TRACKS)
         where = f"[tracks.{name}] in {path}"
-        track = build(_TrackTable, _table(table, where), where)
+        track = build_dataclass(_TrackTable, _table(table, where), where)
         tracks[name] = BoardTrack(_sparsities(track.sparsities, where), track.init)
     if not tracks:
         raise UsageError(f"{path} has no track: add a table such as [tracks.prune] with its sparsities")
@@ -276,14 +278,14 @@ def _description(method: BoardMethod) -> str:
 
 
 def _method(value: object, where: str) -> BoardMethod:
-    method = build(_MethodTable, _table(value, where), where)
+    method = build_dataclass(_MethodTable, _table(value, where), where)
     if method.ablation is not None and method.ablation not in ABLATIONS:
         raise UnknownNameError(f"ablation in {where}:", method.ablation, ABLATIONS)
     tracks = () if method.tracks is None else _names(method.tracks, f"tracks in {where}")
     points = () if method.sparsities is None else _sparsities(method.sparsities, where)
     options = {} if method.options is None else _table(method.options, f"options in {where}")
     values = {} if method.tuning is None else _table(method.tuning, f"tuning in {where}")
-    tuning = build(MethodTuning, values, f"tuning in {where}")
+    tuning = build_dataclass(MethodTuning, values, f"tuning in {where}")
     return BoardMethod(method.name, options, tracks, points, method.ablation, tuning)
 
 

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pruneboard.coerce import build
 from pruneboard.errors import NotFoundError, PruneboardError, StoreError, UsageError, why
 from pruneboard.records import runfolder, store
 from pruneboard.records.schema import lookup
@@ -122,7 +121,7 @@ def _parse(content: Any) -> tuple[str, int, list[ManifestEntry]]:
         raise StoreError(f"its schema is {schema!r}, but this pruneboard reads {SCHEMA}")
     if not (type(jobs) is int and 1 <= jobs <= _MAX_JOBS):
         raise StoreError(f"jobs must be a whole number of 1 or more; found {jobs!r:.50}")
-    return str(content["board"]), jobs, [build(ManifestEntry, run, "a run") for run in content["runs"]]
+    return str(content["board"]), jobs, [build_dataclass(ManifestEntry, run, "a run") for run in content["runs"]]
 
 
 def find_manifests(results: str | Path) -> list[Path]:
@@ -143,7 +142,7 @@ def run_status(results: str | Path, run: ManifestEntry) -> RunStatus:
     if status == "done":
         top1, seconds = lookup(record, "metrics.test.top1"), lookup(record, "cost.wall_seconds")
         return RunStatus(run, status, top1=top1, seconds=seconds)
-    if runfolder.worked_on(folder):
+    if runfolder.is_locked(folder):
         return RunStatus(run, "running", **_last_epoch(folder))
     if status == "missing" and runfolder.checkpoints(folder):
         return RunStatus(run, "stopped", **_last_epoch(folder))

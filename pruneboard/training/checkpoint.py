@@ -128,7 +128,7 @@ class Checkpointer:
             return None
         _put_back(engine, watch, load_file(found[0]) if found else {})
         if engine.rank == 0:
-            runfolder.cut_metrics(self.folder, heading["state"]["step"])
+            runfolder.truncate_metrics(self.folder, heading["state"]["step"])
         return TrainState(**heading["state"])
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:

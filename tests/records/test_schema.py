@@ -1,4 +1,4 @@
-"""The record's schema: what is accepted, what is refused, and which path the message names."""
+"""The record's schema: valid and invalid values, the paths in messages, canonical form and hashes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ LITERAL_PATHS = [
 
 
 def remove(made, path):
-    """Delete what stands at a dotted path."""
+    """Delete the value at a dotted path."""
     *parents, last = path.split(".")
     del (records.lookup(made, ".".join(parents)) if parents else made)[last]
 
 
-def test_a_full_record_is_valid_and_comes_back_from_its_text():
+def test_a_complete_record_is_valid_and_equals_its_parsed_text():
     """Writing and parsing a valid record gives the same record."""
     made = record(seed=3)
     assert json.loads(records.dumps(records.validate(made))) == made
@@ -40,19 +40,19 @@ def test_a_full_record_is_valid_and_comes_back_from_its_text():
 
 @pytest.mark.parametrize("status", [s for s in records.STATUSES if s != "done"])
 def test_a_failed_record_needs_no_results(status):
-    """Every status but `done` is valid without metrics, cost and counts."""
+    """With every status but `done`, a record is valid without metrics, cost and counts."""
     assert records.validate(record(status=status))["error"]["message"] == f"the run is {status}"
 
 
 @pytest.mark.parametrize("path", LITERAL_PATHS)
 def test_every_path_other_tools_rely_on_is_required_and_typed(path):
-    """A finished record without one of the protocol's literal paths, or with an object there, names that path."""
+    """A finished record in which a documented path is missing, or is an object, is an error that names the path."""
     made = record()
     remove(made, path)
     with pytest.raises(RecordError, match=f"^{path} is missing"):
         records.validate(made)
     wrong = [] if path == "method.options" else {}
-    with pytest.raises(RecordError, match=f"^{path} is "):
+    with pytest.raises(RecordError, match=f"^{path} must be "):
         records.validate(change(record(), path, wrong))
 
 
@@ -66,6 +66,7 @@ def test_every_path_other_tools_rely_on_is_required_and_typed(path):
         ("hash", "F" * 64),
         ("hash", "f" * 64 + "\n"),
         ("status", "finished"),
+        ("status", "timeout"),
         ("status", ["done"]),
         ("track", "both"),
         ("error", {"kind": "RunError"}),
@@ -96,8 +97,8 @@ def test_every_path_other_tools_rely_on_is_required_and_typed(path):
         ("cost.wall_seconds", -1.0),
     ],
 )
-def test_a_wrong_value_is_refused_by_its_path(path, value):
-    """Wrong types, ranges, booleans for integers, and numbers that are not finite are refused by name."""
+def test_a_wrong_value_is_an_error_with_its_path(path, value):
+    """Wrong types, values out of range, booleans for integers, and numbers that are not finite are errors."""
     made = record()
     if path == "sparsity.layers.0":
         made["sparsity"]["layers"][0] = value
@@ -119,42 +120,42 @@ def test_a_wrong_value_is_refused_by_its_path(path, value):
         ("metrics.validation.correct", 1, "metrics.validation.top1"),
     ],
 )
-def test_numbers_that_contradict_each_other_are_refused(path, value, named):
-    """A record edited in one place disagrees with itself in another, and is refused."""
+def test_contradicting_numbers_are_an_error(path, value, named):
+    """A record that was edited in one place disagrees with itself in another."""
     with pytest.raises(RecordError, match=f"^{named} "):
         records.validate(change(record(), path, value))
 
 
 def test_unknown_keys_and_nulls_in_optional_places_are_allowed():
-    """A newer tool may add keys; an optional value that is not known is null."""
+    """A newer version may add keys, and an optional value may be null."""
     made = record(extra={"deep": [1, 2]}, method__mood="fine", metrics__test__top5=None, cost__macs_dense=None)
     assert records.validate(made) is made
 
 
 @pytest.mark.parametrize("key", ["alive", "macs_dense", "macs_remaining"])
-def test_counts_of_a_layer_are_counts(key):
-    """What a layer may say besides its weights is a whole number too, or is not said."""
+def test_optional_counts_of_a_layer_are_checked(key):
+    """An optional count of a layer must be a whole number if it is there."""
     made = record()
     made["sparsity"]["layers"][1][key] = 7
     records.validate(made)
     made["sparsity"]["layers"][1][key] = "7"
-    with pytest.raises(RecordError, match=rf"^sparsity\.layers\.1\.{key} is a whole number"):
+    with pytest.raises(RecordError, match=rf"^sparsity\.layers\.1\.{key} must be a whole number"):
         records.validate(made)
 
 
 @pytest.mark.parametrize("data", [None, [], "run", 3, True])
 def test_only_an_object_is_a_record(data):
-    """Any other JSON value is refused in one line."""
-    with pytest.raises(RecordError, match="a record is a JSON object"):
+    """Any other JSON value is an error of one line."""
+    with pytest.raises(RecordError, match="a record must be a JSON object"):
         records.validate(data)
 
 
-def test_deep_nesting_is_refused_without_recursion():
-    """Ten thousand levels are refused like any other mistake."""
+def test_deep_nesting_is_an_error_without_recursion():
+    """Ten thousand levels are an error like any other."""
     deep: list = []
     for _ in range(10_000):
         deep = [deep]
-    with pytest.raises(RecordError, match="nests"):
+    with pytest.raises(RecordError, match="nested deeper than 32 levels"):
         records.validate(record(hash="0" * 64) | {"extra": deep})
 
 
@@ -166,8 +167,8 @@ def paths_of(value, prefix=""):
     ]
 
 
-def test_canonical_strips_exactly_the_listed_paths():
-    """Lifecycle, hardware, seconds and peak memory go; nothing else does, and the record is untouched."""
+def test_the_canonical_record_lacks_exactly_the_listed_paths():
+    """Lifecycle, hardware, seconds and peak memory are removed, nothing else, and the record itself stays unchanged."""
     made = record()
     before = copy.deepcopy(made)
     stripped = set(paths_of(made)) - set(paths_of(records.canonical(made)))
@@ -183,20 +184,20 @@ def test_dumps_is_sorted_indented_and_ends_with_a_newline():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, object(), {1, 2}])
-def test_dumps_refuses_what_json_does_not_have(value):
-    """NaN, infinity and Python objects are an error, not a file that nobody can read."""
-    with pytest.raises(RecordError, match="not plain JSON"):
+def test_a_value_that_json_cannot_represent_is_an_error(value):
+    """NaN, infinity and Python objects are errors and do not give an unreadable file."""
+    with pytest.raises(RecordError, match="must be plain JSON"):
         records.dumps({"x": value})
 
 
 def test_content_hash_is_sha256_of_compact_sorted_json():
-    """The hash can be recomputed by hand, whatever the order of keys."""
+    """The hash is recomputed from the documented text, and does not depend on the order of keys."""
     expected = hashlib.sha256(b'{"a":[1,0.5],"b":"x"}').hexdigest()
     assert records.content_hash({"b": "x", "a": [1, 0.5]}) == expected
 
 
 def test_the_fingerprint_is_the_start_of_the_hash_and_ignores_itself():
-    """A board can carry its own fingerprint."""
+    """The fingerprint does not change if a board contains it."""
     board = {"model": "m", "steps": 3}
     name = records.content_hash(board)[:12]
     assert records.fingerprint(board) == records.fingerprint({**board, "fingerprint": name}) == name
@@ -205,12 +206,12 @@ def test_the_fingerprint_is_the_start_of_the_hash_and_ignores_itself():
 @given(st.floats(0, 1, exclude_max=True))
 @settings(deadline=None)
 def test_a_sparsity_is_printed_exactly(value):
-    """What is printed reads back as the same number."""
+    """The printed text reads back as the same number."""
     assert float(records.format_sparsity(value)) == value
 
 
 def test_sparsities_print_as_people_write_them():
-    """No trailing zeros, no rounding, and `dense` for none."""
+    """A sparsity has no trailing zeros and no rounding; None is printed as `dense`."""
     shown = [records.format_sparsity(value) for value in (0.995, 0.96875, 0.0, 0, 0.5, None)]
     assert shown == ["0.995", "0.96875", "0", "0", "0.5", "dense"]
 
@@ -224,8 +225,8 @@ JSON_VALUES = st.recursive(
 
 @given(data=st.data())
 @settings(deadline=None, max_examples=200)
-def test_any_value_anywhere_is_accepted_or_refused_never_a_crash(data):
-    """A record with anything at any path is valid or a PruneboardError, no other exception."""
+def test_any_value_at_any_path_is_valid_or_an_error_of_pruneboard(data):
+    """A record with an arbitrary value at any path is valid or raises a PruneboardError."""
     made = record()
     path = data.draw(st.sampled_from(paths_of(made)))
     change(made, path, data.draw(JSON_VALUES))

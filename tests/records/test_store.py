@@ -1,4 +1,4 @@
-"""The results folder: atomic, never overwritten, and safe to read whatever lies in it."""
+"""The results folder: atomic writes, records that are never overwritten, and safe reading of any file."""
 
 from __future__ import annotations
 
@@ -13,19 +13,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fake_records import put, record
+from folders import files_below
 from pruneboard.errors import NotFoundError, StoreError
 from pruneboard.records import runfolder, store
 
 NAMES = st.text(max_size=300)
 
 
-def files_below(folder: Path) -> list[str]:
-    """Return every file and folder below `folder`."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-
-
-def test_a_record_comes_back_from_its_folder(tmp_path):
-    """What is put is what is read, found by its hash, and lies under the names of the run."""
+def test_a_record_is_read_back_from_its_folder(tmp_path):
+    """A record is written to the folder named after its run, read back unchanged, and found by its hash."""
     made = record("probmask", 0.995, seed=3)
     folder = put(tmp_path, made)
     leaf = f"probmask-s0.995-seed3-{made['hash'][:8]}"
@@ -34,8 +30,8 @@ def test_a_record_comes_back_from_its_folder(tmp_path):
     assert files_below(folder) == ["run.json"]
 
 
-def test_a_control_without_sparsity_has_none_in_its_folder(tmp_path):
-    """The dense control is `dense-seed0-<hash8>`."""
+def test_the_folder_of_a_control_without_sparsity_names_none(tmp_path):
+    """The folder of the dense control is `dense-seed0-<hash8>`."""
     made = record("dense", None)
     assert put(tmp_path, made).name == f"dense-seed0-{made['hash'][:8]}"
 
@@ -45,7 +41,7 @@ def test_a_control_without_sparsity_has_none_in_its_folder(tmp_path):
 @example(dataset="failures", model="hf-hub:timm/resnet50.a1_in1k", method=".hidden", digits="")
 @settings(deadline=None)
 def test_no_name_leads_out_of_the_results(dataset, model, method, digits):
-    """Whatever the names, the folder is four plain components below the results, each of a legal length."""
+    """For any names, the folder has four plain components below the results, each of a valid length."""
     folder = store.run_folder(
         "results", dataset=dataset, model=model, track="prune", method=method, sparsity=0.5, seed=1, hash=digits
     )
@@ -59,8 +55,8 @@ def test_no_name_leads_out_of_the_results(dataset, model, method, digits):
         assert part not in ("failures", "superseded")
 
 
-def test_a_long_method_name_keeps_seed_and_hash():
-    """Two seeds of a method with a very long name do not share a folder."""
+def test_a_long_method_name_leaves_seed_and_hash():
+    """Two seeds of a method with a very long name have different folders."""
     folders = {
         store.run_folder(
             "r", dataset="d", model="m", track="prune", method="x" * 500, sparsity=0.5, seed=s, hash="0" * 64
@@ -70,8 +66,8 @@ def test_a_long_method_name_keeps_seed_and_hash():
     assert len(folders) == 2
 
 
-def test_only_the_whole_hash_of_a_done_record_counts_as_finished(tmp_path):
-    """Another hash with the same first digits, a failed record, a corrupt one and none are not finished."""
+def test_a_finished_record_needs_the_whole_hash(tmp_path):
+    """A hash with the same first digits, a failed record, a corrupt one and a missing one are not finished."""
     made = record()
     folder = put(tmp_path, made)
     assert store.finished(folder, made["hash"][:8] + "0" * 56) is None
@@ -83,7 +79,7 @@ def test_only_the_whole_hash_of_a_done_record_counts_as_finished(tmp_path):
 
 
 def test_a_record_is_never_overwritten(tmp_path):
-    """A second put into the same folder is refused and changes nothing."""
+    """A second `put` into the same folder is an error and changes nothing."""
     folder = put(tmp_path, record())
     before = (folder / "run.json").read_bytes()
     with pytest.raises(StoreError, match="never overwritten"):
@@ -92,14 +88,14 @@ def test_a_record_is_never_overwritten(tmp_path):
 
 
 def test_an_invalid_record_is_not_written(tmp_path):
-    """A record that could not be read again is refused before the disk is touched."""
+    """A record that violates the schema is an error before anything is written."""
     with pytest.raises(StoreError, match=r"^seed "):
         store.put(tmp_path, record() | {"seed": "0"})
     assert files_below(tmp_path) == []
 
 
 def test_a_crash_before_the_rename_leaves_no_record(tmp_path, monkeypatch):
-    """The name `run.json` appears only with the whole file behind it, and the temporary file is removed."""
+    """`run.json` appears only with its complete content, and the temporary file is removed after an error."""
 
     def fail(source, target):
         assert json.loads(Path(source).read_text())["schema"] == 1
@@ -113,7 +109,7 @@ def test_a_crash_before_the_rename_leaves_no_record(tmp_path, monkeypatch):
 
 
 def test_a_kill_before_the_rename_leaves_no_record_and_the_next_begin_cleans_up(tmp_path):
-    """A process that dies between writing and renaming leaves a hidden part, which is no record."""
+    """A process killed between writing and renaming leaves a hidden file, which is no record and is removed later."""
     script = "import os, sys; from pathlib import Path; from pruneboard.records import store\n"
     script += "os.replace = lambda *_: os._exit(9)\nstore.write_atomic(Path(sys.argv[1], 'run.json'), b'{}')"
     root = Path(store.__file__).parents[2]
@@ -127,73 +123,24 @@ def test_a_kill_before_the_rename_leaves_no_record_and_the_next_begin_cleans_up(
     assert files_below(tmp_path) == []
 
 
-def test_writing_replaces_a_file_whole(tmp_path):
-    """`write_atomic` makes missing folders, and replaces what was there."""
+def test_a_write_replaces_the_whole_file(tmp_path):
+    """`write_atomic` creates missing folders and replaces an existing file."""
     path = tmp_path / "a" / "b.txt"
     store.write_atomic(path, b"one")
     assert store.write_atomic(path, b"two").read_bytes() == b"two"
     assert files_below(path.parent) == ["b.txt"]
 
 
-def test_failed_attempts_are_numbered_and_kept(tmp_path):
-    """Each new attempt moves the last failed record to failures/NN.json and clears what belonged to it."""
-    made = [record(status=status) for status in ("diverged", "oom", "timeout")]
-    for attempt in made:
-        folder = put(tmp_path, attempt)
-        runfolder.append_metrics(folder, {"step": 1})
-        for name in ("model.safetensors", "mask.npz", "log.txt", "events.out.tfevents.1"):
-            (folder / name).touch()
-    runfolder.begin(folder)
-    assert files_below(folder) == ["failures", *(f"failures/0{i}.json" for i in (1, 2, 3))]
-    assert [store.read(folder / "failures" / f"0{i}.json") for i in (1, 2, 3)] == made
-
-
-def test_numbering_goes_on_after_a_gap(tmp_path):
-    """A number is never used twice, also when an earlier file was taken away."""
-    folder = put(tmp_path, record(status="oom"))
-    (folder / "failures").mkdir()
-    (folder / "failures" / "99.json").touch()
-    runfolder.begin(folder)
-    assert files_below(folder / "failures") == ["100.json", "99.json"]
-
-
-def test_a_finished_record_moves_only_when_forced(tmp_path):
-    """Without force a finished record stays; with it, it is kept in superseded/NN.json."""
-    first, second = record(top1=0.8), record(top1=0.9)
-    folder = put(tmp_path, first)
-    with pytest.raises(StoreError, match="--force"):
-        runfolder.begin(folder)
-    assert store.read(folder / "run.json") == first
-    put(tmp_path, second, force=True)
-    assert store.read(folder / "superseded" / "01.json") == first
-    assert store.read(folder / "run.json") == second
-
-
-def test_an_unreadable_record_is_kept_as_a_failure(tmp_path):
-    """A damaged run.json is set aside byte for byte, never deleted."""
-    (tmp_path / "run.json").write_bytes(b"\xff{")
-    runfolder.begin(tmp_path)
-    assert (tmp_path / "failures" / "01.json").read_bytes() == b"\xff{"
-
-
-def test_metrics_are_one_json_line_each(tmp_path):
-    """Rows are appended as they come; a loss that is not finite becomes null."""
-    runfolder.append_metrics(tmp_path, {"step": 0, "loss": 2.5})
-    runfolder.append_metrics(tmp_path, {"step": 1, "validation": {"loss": float("nan")}})
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [{"step": 0, "loss": 2.5}, {"step": 1, "validation": {"loss": None}}]
-
-
 @pytest.mark.parametrize("place", ["", "new", "new/deeper"])
-def test_checking_a_writable_place_leaves_nothing_behind(tmp_path, place):
-    """A folder that is there, or can be made, passes, and is not made."""
+def test_the_check_of_a_writable_folder_leaves_nothing_behind(tmp_path, place):
+    """A folder that exists, or that could be created, passes the check and is not created."""
     store.check_writable(tmp_path / place)
     assert files_below(tmp_path) == []
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "dangling", "dangling/below"])
-def test_something_in_the_way_of_results_is_one_line(tmp_path, place):
-    """A file, or a link to nowhere, where the folder would be is named."""
+def test_results_that_are_not_a_folder_are_one_line(tmp_path, place):
+    """A file or a dangling link in the place of the folder is an error that names it."""
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     with pytest.raises(StoreError, match=r"is not a folder; choose another --results") as caught:
@@ -203,7 +150,7 @@ def test_something_in_the_way_of_results_is_one_line(tmp_path, place):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to any folder")
 def test_a_read_only_folder_is_one_line(tmp_path):
-    """A folder without write permission is refused."""
+    """A folder without write permission is an error."""
     tmp_path.chmod(0o500)
     with pytest.raises(StoreError, match="Permission denied"):
         store.check_writable(tmp_path / "results")
@@ -211,19 +158,15 @@ def test_a_read_only_folder_is_one_line(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that refuses even root")
-def test_a_folder_that_refuses_everybody_is_one_line():
-    """Where the system takes no files, trying says so; permission bits would not."""
+def test_a_folder_that_refuses_even_root_is_one_line():
+    """A folder in which the system allows no files is found by writing to it, not by its permissions."""
     with pytest.raises(StoreError, match="cannot write results to /proc/self/results: "):
         store.check_writable("/proc/self/results")
-    with pytest.raises(StoreError, match="cannot make"):
-        runfolder.begin(Path("/proc/self/results"))
     with pytest.raises(StoreError, match="cannot write"):
         store.write_atomic(Path("/proc/self/results/x"), b"")
-    with pytest.raises(StoreError, match="cannot write"):
-        runfolder.append_metrics(Path("/proc/self/results"), {})
 
 
-HOSTILE = {
+MALICIOUS = {
     "empty": b"",
     "truncated": b'{"schema": 1',
     "a list": b"[]",
@@ -238,9 +181,9 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_file_is_skipped_with_a_reason(tmp_path, content):
-    """Whatever a run.json holds, the good record beside it is found and the bad one named in one line."""
+@pytest.mark.parametrize("content", MALICIOUS.values(), ids=MALICIOUS)
+def test_a_malicious_file_is_skipped_with_a_reason(tmp_path, content):
+    """For any content of a `run.json`, the valid record beside it is found and the bad file is reported in one line."""
     good = put(tmp_path, record()) / "run.json"
     bad = tmp_path / "bad" / "run.json"
     bad.parent.mkdir()
@@ -253,8 +196,8 @@ def test_a_hostile_file_is_skipped_with_a_reason(tmp_path, content):
     assert "\n" not in reason
 
 
-def test_a_file_that_is_too_large_or_no_file_is_skipped(tmp_path):
-    """A record of gigabytes is not read, and a pipe is not waited for."""
+def test_a_file_that_is_too_large_or_not_regular_is_skipped(tmp_path):
+    """A record of gigabytes is not read, and a pipe does not block."""
     put(tmp_path, record())
     for name in ("large", "pipe", "loop"):
         (tmp_path / name).mkdir()
@@ -270,8 +213,8 @@ def test_a_file_that_is_too_large_or_no_file_is_skipped(tmp_path):
     assert set(reasons) == {"large", "pipe", "loop"}
 
 
-def test_scan_is_sorted_counts_attempts_and_skips_them(tmp_path):
-    """Records come in the order of their paths; failed and replaced ones are counted, not read."""
+def test_a_scan_is_sorted_and_counts_archived_records(tmp_path):
+    """Records are sorted by path; failed and superseded records are counted and not read."""
     folders = [put(tmp_path, record(seed=seed)) for seed in (2, 0, 1)]
     put(tmp_path, record(seed=0, top1=0.5), force=True)
     retried = put(tmp_path, record(seed=9, status="oom"))
@@ -282,13 +225,13 @@ def test_scan_is_sorted_counts_attempts_and_skips_them(tmp_path):
 
 
 def test_every_file_is_found_once_however_it_is_named(tmp_path):
-    """Folders that overlap, a run folder and a run.json name the same record, which counts once."""
+    """Overlapping folders, a run folder and a `run.json` that name the same record give it once."""
     folder = put(tmp_path, record())
     assert len(store.scan([tmp_path, folder, folder / "run.json", tmp_path / "digits"]).records) == 1
 
 
 def test_links_to_folders_are_not_followed(tmp_path):
-    """A link inside the results leads nowhere, also not in circles; a link that is given is read."""
+    """A link inside the results is ignored, also if it is a loop; a link given as the argument is read."""
     put(tmp_path / "other", record(seed=1))
     put(tmp_path / "mine", record())
     (tmp_path / "mine" / "loop").symlink_to(tmp_path)
@@ -298,7 +241,7 @@ def test_links_to_folders_are_not_followed(tmp_path):
 
 
 def test_nothing_to_find_is_exit_code_4(tmp_path):
-    """A missing folder, an empty one, and one with only bad files say so and what to do."""
+    """A missing folder, an empty one, and one with unreadable files only are errors that say what to do."""
     put(tmp_path / "good", record())
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
@@ -306,7 +249,7 @@ def test_nothing_to_find_is_exit_code_4(tmp_path):
     for paths, text in (
         ([tmp_path / "nowhere"], "no such folder"),
         ([tmp_path / "good", tmp_path / "empty"], "no record below"),
-        ([tmp_path / "bad"], "1 skipped, the first because"),
+        ([tmp_path / "bad"], "1 skipped, the first is .*run.json: is not JSON"),
     ):
         with pytest.raises(NotFoundError, match=text) as caught:
             store.scan(paths)

@@ -1,4 +1,4 @@
-"""`verified.json`: what is written is read, and what is no such file is refused in one line."""
+"""`verified.json`: round trips, and errors of one line for any other file."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from hypothesis import strategies as st
 
 from pruneboard.errors import StoreError
 from pruneboard.records import store, verdicts
-from pruneboard.records.verdicts import VERDICTS, Check, Finding
+from pruneboard.records.verdicts import VERDICTS, RunCheck, RunVerification
 
 SHA = "ab" * 32
 FINDINGS = st.lists(
     st.builds(
-        Finding,
+        RunVerification,
         path=st.just(Path("run.json")),
         sha256=st.sampled_from([None, SHA, "0" * 64, "f" * 64]),
         verdict=st.sampled_from(VERDICTS),
-        checks=st.just((Check("record.hash", "failed", "a\udcff<b>"),)),
+        checks=st.just((RunCheck("record.hash", "failed", "a\udcff<b>"),)),
     ),
     max_size=6,
 )
 
 
 @given(FINDINGS)
-def test_what_is_written_is_read(findings):
-    """By hash, whatever the order: of copies a disputed one counts, else the best; what has no hash is left out."""
+def test_copies_of_a_record_get_one_verdict(findings):
+    """A disputed copy counts, otherwise the best; the order does not matter, and results without hash are skipped."""
     text = verdicts.dumps(findings)
     assert text == verdicts.dumps(findings[::-1])
     ranked = ["disputed", "certified", "spot-checked", "record-only"]
@@ -40,9 +40,9 @@ def test_what_is_written_is_read(findings):
     assert {run["sha256"]: run["verdict"] for run in json.loads(text)["runs"]} == expected
 
 
-def test_a_file_is_read_back(tmp_path):
-    """Through the disk, and nothing is verified where there is no file."""
-    path = verdicts.write([Finding(Path("x"), SHA, "certified", ())], tmp_path / "leaderboard")
+def test_a_written_file_is_read_back(tmp_path):
+    """A written verdict is read from the file; a missing file gives no verdicts."""
+    path = verdicts.write([RunVerification(Path("x"), SHA, "certified", ())], tmp_path / "leaderboard")
     assert path == tmp_path / "leaderboard" / "verified.json"
     assert verdicts.read(path) == {SHA: "certified"}
     assert verdicts.read(tmp_path / "nowhere.json") == {}
@@ -65,8 +65,8 @@ def test_a_file_is_read_back(tmp_path):
         b'{"schema": 1, "runs": [{"sha256": ["%s"], "verdict": "certified"}]}' % SHA.encode(),
     ],
 )
-def test_what_is_no_such_file_is_refused(tmp_path, content):
-    """Of any other shape, encoding or depth, in one line that names the file."""
+def test_another_file_is_an_error(tmp_path, content):
+    """Any other structure, encoding or depth is an error of one line that names the file."""
     path = tmp_path / "verified.json"
     path.write_bytes(content)
     with pytest.raises(StoreError, match=r"verified\.json is not") as caught:
@@ -74,9 +74,9 @@ def test_what_is_no_such_file_is_refused(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-def test_no_file_is_read_that_is_too_large_or_none(tmp_path, monkeypatch):
-    """The limit holds, and a folder of that name is refused."""
-    path = verdicts.write([Finding(Path("x"), SHA, "certified", ())], tmp_path)
+def test_a_file_that_is_too_large_or_not_regular_is_an_error(tmp_path, monkeypatch):
+    """The size limit applies, and a folder in the place of the file is an error."""
+    path = verdicts.write([RunVerification(Path("x"), SHA, "certified", ())], tmp_path)
     monkeypatch.setattr(verdicts, "LARGEST_FILE", 10)
     with pytest.raises(StoreError, match="larger than 10 bytes"):
         verdicts.read(path)
@@ -84,8 +84,8 @@ def test_no_file_is_read_that_is_too_large_or_none(tmp_path, monkeypatch):
         verdicts.read(tmp_path)
 
 
-def test_a_verdict_holds_for_the_bytes_that_were_looked_at(tmp_path):
-    """One changed byte of `run.json` is another hash."""
+def test_a_verdict_applies_to_the_verified_bytes_only(tmp_path):
+    """One changed byte of `run.json` gives another hash."""
     path = tmp_path / store.RUN
     path.write_bytes(b"{}")
     before = verdicts.file_sha256(path)

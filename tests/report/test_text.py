@@ -262,7 +262,7 @@ JSON_VALUES = st.recursive(  # what the store lets through: JSON without NaN
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=4,
 )
-PATHS = sorted({*records.KINDS, "board.steps", "board.recipe", "seeds.init", "metrics.best_validation.epoch"})
+PATHS = sorted({*records.FIELDS, "board.steps", "board.recipe", "seeds.init", "metrics.best_validation.epoch"})
 
 
 @given(path=st.sampled_from(PATHS), value=JSON_VALUES, status=st.sampled_from(["done", "failed"]))
@@ -337,7 +337,7 @@ def test_show_names_a_damaged_record(tmp_path):
     """A file that is no record is one line with its name."""
     (tmp_path / "run.json").write_text("[]")
     done = CliRunner().invoke(show.command, [str(tmp_path)])
-    assert str(done.exception) == f"{tmp_path / 'run.json'}: a record is a JSON object; found []"
+    assert str(done.exception) == f"{tmp_path / 'run.json'}: a record must be a JSON object; found []"
 
 
 def test_an_old_terminal_gets_letters_it_has(tmp_path):

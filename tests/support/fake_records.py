@@ -1,4 +1,4 @@
-"""Synthetic records for tests: valid and complete, with any value changed by its path."""
+"""Synthetic records for tests: valid and complete, with any value set by its path."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def record(
     status: str = "done",
     **changes: Any,
 ) -> Record:
-    """Return a record that `record.validate` accepts, unless `changes` breaks it.
+    """Return a record that is valid unless `changes` makes it invalid.
 
     Args:
-        method: its name; `dense`, `random` and `magnitude` are controls.
-        sparsity: the target; measured exactly.
-        seed: the run's integer; hashes of initial weights, split and order follow it.
-        top1: test top-1, rounded to whole images of 10,000.
-        status: anything but `done` leaves out what a failed run never reached.
-        changes: path -> value, with `__` for the dot: `board__steps=300`. The fingerprint and the hash follow.
+        method: name of the method; `dense`, `random` and `magnitude` are controls.
+        sparsity: target sparsity, which the measured one equals.
+        seed: seed of the run, which also determines the hashes of initial weights, split and order.
+        top1: test top-1, rounded to whole images out of 10,000.
+        status: with any other value than `done`, the record lacks the blocks that a failed run does not have.
+        changes: path -> value, with `__` for the dot: `board__steps=300`. Fingerprint and hash are computed after it.
     """
     made = _record(method, sparsity, seed, top1)
     if status != "done":
@@ -66,7 +66,7 @@ def record(
 
 
 def change(made: Record, path: str, value: Any) -> Record:
-    """Set what stands at a dotted path, making the objects on the way."""
+    """Set the value at a dotted path, creating missing objects."""
     *parents, last = path.split(".")
     block = made
     for key in parents:
@@ -76,8 +76,8 @@ def change(made: Record, path: str, value: Any) -> Record:
 
 
 def put(results: Path, made: Record, *, force: bool = False) -> Path:
-    """Write a record where `pruneboard run` would, and return its folder."""
-    folder = store.home(results, made)
+    """Write a record to the folder that `pruneboard run` would use, and return the folder."""
+    folder = store.folder_of(results, made)
     runfolder.begin(folder, force=force)
     store.put(folder, made)
     return folder

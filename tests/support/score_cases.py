@@ -1,4 +1,4 @@
-"""What the tests of shared arithmetic share: tensors to rank."""
+"""Tensors to rank, for the tests of `pruneboard.scores`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from pruneboard.artifacts.verification import consistency
 from pruneboard.artifacts.verification.verify import verify
 from pruneboard.records import mask_file, store
 from pruneboard.records.schema import Record, content_hash, fingerprint, lookup
-from pruneboard.records.verdicts import Check, Finding
+from pruneboard.records.verdicts import RunCheck, RunVerification
 
 RESULTS = Path(__file__).parents[2] / "results"
 NEWER = ("sparsity.layers", "sparsity.alive", "sparsity.effective")
@@ -138,7 +138,7 @@ def move(state: dict[str, Tensor]) -> None:
     flat[off], flat[on] = 1.0, 0.0
 
 
-def found(folder: Path, **how: Any) -> Finding:
+def found(folder: Path, **how: Any) -> RunVerification:
     """The result of verifying one run."""
     (finding,) = verify([folder], **how)
     return finding
@@ -152,10 +152,10 @@ def failed(folder: Path, **how: Any) -> set[str]:
     return {check.name for check in finding.of("failed")}
 
 
-def note(finding: Finding, name: str) -> str:
+def note(finding: RunVerification, name: str) -> str:
     """The note of one check."""
     (check,) = (check for check in finding.checks if check.name == name)
-    assert isinstance(check, Check)
+    assert isinstance(check, RunCheck)
     return check.note
 
 

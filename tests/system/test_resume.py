@@ -266,8 +266,10 @@ def test_other_code_does_not_go_on(tmp_path, monkeypatch):
         with pytest.raises(InterruptedRunError):
             run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    code = start.provenance.code
-    monkeypatch.setattr(start.provenance, "code", lambda target: code(target) | {"code of the method": "0" * 12})
+    code = start.provenance.code_versions
+    monkeypatch.setattr(
+        start.provenance, "code_versions", lambda target: code(target) | {"code of the method": "0" * 12}
+    )
     with pytest.raises(UsageError, match=r"begun with code of the method .*, and this is 000000000000: .*--force"):
         run(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

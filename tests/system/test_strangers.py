@@ -17,16 +17,16 @@ SMALL = ["--model", "test_resnet", "--limit-train", "142", "--epochs", "1", "--b
 BROKEN = {
     "raises": (
         "'raises' of stranger_raises 1.0 (stranger_raises:Raises)",
-        "cannot be imported: RuntimeError: no accelerator of ours was found; mend or uninstall stranger_raises",
+        "cannot be imported: RuntimeError: no accelerator of ours was found; fix or uninstall stranger_raises",
     ),
     "function": (
         "'function' of stranger_function 2.1 (stranger_function:prune)",
         "is not a subclass of pruneboard.api.Pruner but <function prune at 0x",
-        "; mend or uninstall stranger_function",
+        "; fix or uninstall stranger_function",
     ),
     "thawed": (
         "'thawed' of stranger_thawed 0.4 (stranger_thawed:Thawed)",
-        "is not decorated with @dataclass(frozen=True, kw_only=True); mend or uninstall stranger_thawed",
+        "is not decorated with @dataclass(frozen=True, kw_only=True); fix or uninstall stranger_thawed",
     ),
     "gmp": (
         "'gmp' is claimed by pruneboard ",
@@ -35,7 +35,7 @@ BROKEN = {
     ),
     "gateless": (
         "'gateless' of stranger_gateless 0.1 (stranger_gateless:Gateless)",
-        "does not define gate; mend or uninstall stranger_gateless",
+        "does not define gate; fix or uninstall stranger_gateless",
     ),
 }
 """Method -> what its one line says: the distribution, the object and the remedy."""

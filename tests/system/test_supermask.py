@@ -100,7 +100,10 @@ def test_shuffling_is_a_permutation_drawn_from_the_seed():
     ("changes", "message"),
     [
         ({"method": "probmask", "init": "signed-constant"}, "belongs to the supermask track: add --track supermask"),
-        ({"method": "probmask", "track": "supermask", "init": "pretrained"}, "init on the supermask track is one of"),
+        (
+            {"method": "probmask", "track": "supermask", "init": "pretrained"},
+            "init on the supermask track must be one of",
+        ),
         ({"method": "probmask", "ablation": "shuffled-mask"}, "belongs to the supermask track; this run is on track"),
         ({"method": "magnitude", "track": "supermask"}, "it runs on prune"),
         ({"method": "edge-popup", "track": "prune"}, "it runs on supermask"),
@@ -115,7 +118,7 @@ def test_what_belongs_to_the_other_track_is_refused(tmp_path, changes, message):
 
 def test_an_unknown_ablation_is_refused_by_name():
     """The message lists what there is."""
-    with pytest.raises(UsageError, match="ablation is one of shuffled-mask, redrawn-weights; found 'other'"):
+    with pytest.raises(UsageError, match="ablation must be one of shuffled-mask, redrawn-weights; found 'other'"):
         RunSpec(method="probmask", model="test_resnet", sparsity=0.5, track="supermask", ablation="other")
 
 

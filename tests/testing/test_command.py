@@ -77,8 +77,8 @@ def test_the_rules_are_printed_without_trying_them(capsys):
     [
         (["magnitud"], "unknown method 'magnitud': did you mean magnitude?"),
         (["nowhere:Thing"], "No module named 'nowhere'"),
-        (["my-module:Thing"], "a class is named as MODULE:CLASS, such as my_pruner:Mine; found 'my-module:Thing'"),
-        (["magnitude", "--sparsity", "90"], "sparsity is a fraction of zeros, in [0, 1); found"),
+        (["my-module:Thing"], "a class is given as MODULE:CLASS, such as my_pruner:Mine; found 'my-module:Thing'"),
+        (["magnitude", "--sparsity", "90"], "sparsity must be a fraction of zeros in [0, 1); found"),
         (["magnitude", "-o", "prune_at=2"], "prune_at must be a fraction of the step budget"),
         (["magnitude", "--expect", "hits-the-target"], "--expect takes CHECK=REASON"),
         (["magnitude", "--expect", "hits-target=why"], "unknown check 'hits-target': did you mean hits-the-target"),

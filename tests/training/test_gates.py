@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pruneboard.api import Gate, Mask, MaskPruner, Pruner
+from pruneboard.api import Gate, MaskPruner, Pruner
 from pruneboard.errors import PluginError, UsageError
 from pruneboard.models import prunable_layers
 from pruneboard.scores import budget, set_masks
@@ -215,45 +215,6 @@ def test_a_gate_that_changes_the_dtype_is_refused():
     assert "(4, 3, 3, 3) torch.float32 into (4, 3, 3, 3) torch.float64: shape and dtype" in refused(lambda _: Double())
 
 
-# The ready-made mask
-
-
-def test_a_mask_keeps_everything_at_first():
-    """Its buffer is ones of the weight's shape and dtype, and all positions count as kept."""
-    weight = network()[0].weight
-    mask = Mask(weight)
-    assert torch.equal(mask.keep, torch.ones_like(weight))
-    assert bool(mask.kept(weight).all())
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_a_mask_is_set_whatever_the_memory_format(memory_format):
-    """A buffer that was moved to channels-last takes a contiguous mask, and gives its positions back."""
-    weight = network()[0].weight.detach()
-    mask = Mask(weight).to(memory_format=memory_format)
-    keep = (torch.arange(weight.numel()) % 5 == 0).reshape(weight.shape)
-    mask.set(keep)
-    assert mask.keep.is_contiguous(memory_format=memory_format)
-    assert torch.equal(mask.kept(weight), keep)
-    assert torch.equal(mask(weight), weight * keep)
-
-
-def test_a_mask_hides_the_gradient_of_pruned_weights():
-    """Kept weights receive the dense gradient, the others exactly 0."""
-    weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
-    mask = Mask(weight)
-    mask.set(torch.tensor([True, False, True]))
-    (mask(weight) * torch.tensor([5.0, 7.0, 9.0])).sum().backward()
-    assert weight.grad.tolist() == [5.0, 0.0, 9.0]
-
-
-def test_a_kept_zero_still_counts_as_kept():
-    """What the mask keeps does not depend on what the weight holds."""
-    mask = Mask(torch.zeros(2))
-    mask.set(torch.tensor([1, 0]))
-    assert mask.kept(torch.zeros(2)).tolist() == [True, False]
-
-
 # Fold
 
 
@@ -363,12 +324,6 @@ def test_hooks_and_gates_draw_different_numbers():
     seeds += [clock.for_gate(i, torch.device("cpu")).initial_seed() for i in (0, 1)]
     assert len(set(seeds)) == 5
     assert clock.for_hook(1).initial_seed() == DrawClock(0).for_hook(1).initial_seed()
-
-
-def test_a_gate_outside_the_harness_cannot_draw():
-    """There is no key yet, and the error says so."""
-    with pytest.raises(RuntimeError, match="not attached to a model"):
-        Noise(torch.ones(2)).draw()
 
 
 def test_draws_follow_the_weight_to_its_device():

@@ -17,21 +17,21 @@ from pruneboard.errors import why
 from pruneboard.records import schema as records
 from pruneboard.records import store
 from pruneboard.records.schema import Record, lookup
-from pruneboard.records.verdicts import Check, holds
+from pruneboard.records.verdicts import RunCheck, make_check
 
 LOG = "metrics.jsonl"
 MAX_LOG_BYTES = 64 * 2**20
 """A longer `metrics.jsonl` is not read."""
 
 
-def check_record(record: Record) -> list[Check]:
+def check_record(record: Record) -> list[RunCheck]:
     """Check the hash and every rule of a validated record; return one check per name, in a fixed order."""
     found: dict[str, list[str]] = {"record.hash": _hash_problems(record)}
     for rule in RULES:
         problems = found.setdefault(rule.check, [])
         if problem := rule.problem(record):
             problems.append(problem)
-    return [holds(name, problems) for name, problems in found.items()]
+    return [make_check(name, problems) for name, problems in found.items()]
 
 
 def hashed_fields(record: Record) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _has_unknown_sparsity(record: Record) -> bool:
     return sparsity["target"] is None and lookup(sparsity, "keep") != lookup(sparsity, "prunable")
 
 
-def check_log(record: Record, path: Path) -> list[Check]:
+def check_log(record: Record, path: Path) -> list[RunCheck]:
     """Compare the record's best epoch and its budget with `metrics.jsonl`, if that exists.
 
     If two attempts of a run reached the same epoch, the last line counts. The accuracy of the last epoch is not
@@ -89,11 +89,11 @@ def check_log(record: Record, path: Path) -> list[Check]:
         return []
     try:
         rows = [json.loads(line) for line in store.read_bytes(path, MAX_LOG_BYTES).splitlines()]
-        return [holds("record.log", _log_problems(record, best, rows))]
+        return [make_check("record.log", _log_problems(record, best, rows))]
     except OSError as error:
-        return [Check("record.log", "failed", f"{LOG} cannot be read: {why(error)}")]
+        return [RunCheck("record.log", "failed", f"{LOG} cannot be read: {why(error)}")]
     except MALFORMED as error:
-        return [Check("record.log", "failed", f"{LOG} does not have one line per epoch: {type(error).__name__}")]
+        return [RunCheck("record.log", "failed", f"{LOG} does not have one line per epoch: {type(error).__name__}")]
 
 
 def _log_problems(record: Record, best: Mapping[str, Any], rows: list[Any]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from pruneboard.draws import key
 from pruneboard.errors import PruneboardError
 from pruneboard.records import provenance
 from pruneboard.records.schema import Record, lookup
-from pruneboard.records.verdicts import Check
+from pruneboard.records.verdicts import RunCheck
 from pruneboard.training.evaluate import Scores, evaluate
 
 EMBEDDED = ("digits",)
@@ -44,7 +44,7 @@ class Tolerance:
     loss: float
 
 
-def check_scores(record: Record, network: nn.Module, data_dir: str | None) -> list[Check]:
+def check_scores(record: Record, network: nn.Module, data_dir: str | None) -> list[RunCheck]:
     """Open the record's data set, and compare the scores on its test and validation splits.
 
     Args:
@@ -53,11 +53,11 @@ def check_scores(record: Record, network: nn.Module, data_dir: str | None) -> li
         data_dir: folder of the data set; `digits` needs none. Nothing is downloaded.
     """
     if record["data"]["name"] not in EMBEDDED and data_dir is None:
-        return [Check("evaluation.data", "skipped", f"{record['data']['name']:.80} needs --data-dir")]
+        return [RunCheck("evaluation.data", "skipped", f"{record['data']['name']:.80} needs --data-dir")]
     try:
         dataset = _open(record, data_dir)
     except PruneboardError as error:
-        return [Check("evaluation.data", "skipped", str(error))]
+        return [RunCheck("evaluation.data", "skipped", str(error))]
     data = _check_data(record, dataset)
     if data.status != "ok":
         return [data]
@@ -102,15 +102,15 @@ def _open_cached(
     )
 
 
-def _check_data(record: Record, dataset: Dataset) -> Check:
+def _check_data(record: Record, dataset: Dataset) -> RunCheck:
     data = record["data"]
     if dataset.sha256 != data["sha256"]:
         note = f"the images hash to {dataset.sha256[:12]}...; the record says {data['sha256']:.12}..."
-        return Check("evaluation.data", "failed" if data["name"] in EMBEDDED else "skipped", note)
+        return RunCheck("evaluation.data", "failed" if data["name"] in EMBEDDED else "skipped", note)
     if dataset.split_sha256 != data["split_sha256"]:
         note = "data.split_sha256 is not that of the seed: the run had other validation images"
-        return Check("evaluation.data", "failed", note)
-    return Check("evaluation.data", "ok")
+        return RunCheck("evaluation.data", "failed", note)
+    return RunCheck("evaluation.data", "ok")
 
 
 def _evaluate(record: Record, network: nn.Module, dataset: Dataset, split: Split) -> Scores:
@@ -120,14 +120,16 @@ def _evaluate(record: Record, network: nn.Module, dataset: Dataset, split: Split
     return evaluate(network, batches, len(dataset.classes), lambda totals: totals)
 
 
-def _check_split(record: Record, split: str, found: Scores) -> Check:
+def _check_split(record: Record, split: str, found: Scores) -> RunCheck:
     recorded, tolerance = record["metrics"][split], tolerance_for(record, found.count)
     problems = list(_problems(recorded, found, tolerance))
     correct = recorded.get("correct", round(recorded["top1"] * found.count))
     note = f"{found.correct} of {found.count} images are classified correctly; the record says {correct}"
     if problems:
-        return Check(f"evaluation.{split}", "failed", "; ".join([note, *problems]))
-    return Check(f"evaluation.{split}", "ok", f"{note}, measured on other hardware" if found.correct != correct else "")
+        return RunCheck(f"evaluation.{split}", "failed", "; ".join([note, *problems]))
+    return RunCheck(
+        f"evaluation.{split}", "ok", f"{note}, measured on other hardware" if found.correct != correct else ""
+    )
 
 
 def _problems(recorded: dict[str, Any], found: Scores, tolerance: Tolerance) -> Iterator[str]:

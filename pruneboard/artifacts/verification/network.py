@@ -18,7 +18,7 @@ from pruneboard.draws import key
 from pruneboard.errors import PruneboardError, UsageError
 from pruneboard.models import ModelPlan, cost
 from pruneboard.records.schema import Record, lookup
-from pruneboard.records.verdicts import Check, holds
+from pruneboard.records.verdicts import RunCheck, make_check
 from pruneboard.spec import SUPERMASK_INITS
 
 MAX_SIDE, MAX_CLASSES = 640, 100_000
@@ -42,7 +42,7 @@ class RebuiltNetwork:
     module: nn.Module
 
 
-def load_network(record: Record, state: State, masks: Masks, checks: list[Check]) -> RebuiltNetwork | None:
+def load_network(record: Record, state: State, masks: Masks, checks: list[RunCheck]) -> RebuiltNetwork | None:
     """Check the weights of a finished run, rebuild its network, load the weights, and set it to evaluation mode.
 
     Args:
@@ -62,21 +62,21 @@ def load_network(record: Record, state: State, masks: Masks, checks: list[Check]
         plan = plan_of(record)
         built = RebuiltNetwork(plan, models.build_model(plan, init="random", seed=0))
     except PruneboardError as error:
-        checks.append(Check("weights.network", "skipped", f"the network cannot be built here: {error}"))
+        checks.append(RunCheck("weights.network", "skipped", f"the network cannot be built here: {error}"))
         return None
     checks.extend(_check_network(record, built, state, masks))
     return built
 
 
-def _check_network(record: Record, built: RebuiltNetwork, state: State, masks: Masks) -> Iterator[Check]:
+def _check_network(record: Record, built: RebuiltNetwork, state: State, masks: Masks) -> Iterator[RunCheck]:
     try:
         built.module.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
-        yield Check("weights.network", "failed", f"the weights do not fit {built.plan.load_as}: {first}")
+        yield RunCheck("weights.network", "failed", f"the weights do not fit {built.plan.load_as}: {first}")
         return
     built.module.eval()
-    yield holds("weights.network", _network_problems(record, built.plan, built.module))
+    yield make_check("weights.network", _network_problems(record, built.plan, built.module))
     if record["track"] == "supermask":
         yield _check_frozen(record, built.plan, state, masks)
 
@@ -168,7 +168,7 @@ def _differs(path: str, recorded: object, found: object) -> str:
     return f"{path} is {recorded!r:.120} in the record and {found!r:.120} in the network"
 
 
-def _check_frozen(record: Record, plan: ModelPlan, state: State, masks: Masks) -> Check:
+def _check_frozen(record: Record, plan: ModelPlan, state: State, masks: Masks) -> RunCheck:
     """Draw the initial weights of a supermask network again, and compare them bit for bit wherever a mask keeps one.
 
     Positions that a mask drops are 0 in the weights, so only kept ones can be compared. Without masks, every non-zero
@@ -176,11 +176,11 @@ def _check_frozen(record: Record, plan: ModelPlan, state: State, masks: Masks) -
     """
     init, target = record["model"].get("init"), record["sparsity"]["target"]
     if init not in SUPERMASK_INITS or target is None:
-        return Check("weights.frozen", "skipped", f"model.init is {init!r:.40}, which draws no frozen weights")
+        return RunCheck("weights.frozen", "skipped", f"model.init is {init!r:.40}, which draws no frozen weights")
     seed = key(record["seed"], "init")
     start = models.build_frozen(plan, init=init, keep_ratio=1 - target, seed=seed)
     if models.state_sha256(start.state_dict()) != lookup(record, "model.initial_sha256"):
-        return Check(
+        return RunCheck(
             "weights.frozen", "skipped", "this machine draws other initial weights than model.initial_sha256 states"
         )
     before = {name: parameter.detach() for name, parameter in start.named_parameters()}
@@ -192,7 +192,7 @@ def _check_frozen(record: Record, plan: ModelPlan, state: State, masks: Masks) -
         name: _count_changed(value, state[name], kept.get(name, state[name] != 0) if name in prunable else None)
         for name, value in before.items()
     }
-    return holds(
+    return make_check(
         "weights.frozen",
         (f"{name}: {count} values differ from the initial ones" for name, count in changed.items() if count),
     )

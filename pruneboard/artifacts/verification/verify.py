@@ -19,9 +19,9 @@ from pruneboard.artifacts.verification.masks import check_masks
 from pruneboard.artifacts.verification.rules import MALFORMED
 from pruneboard.errors import PruneboardError
 from pruneboard.records import store, verdicts
-from pruneboard.records.mask_file import Packed
+from pruneboard.records.mask_file import PackedMask
 from pruneboard.records.schema import Record
-from pruneboard.records.verdicts import Check, Finding, Verdict
+from pruneboard.records.verdicts import RunCheck, RunVerification, Verdict
 
 ALWAYS_REQUIRED = frozenset(
     {"weights.hash", "weights.counts", "weights.network"}
@@ -30,7 +30,9 @@ ALWAYS_REQUIRED = frozenset(
 """Checks without which no run is certified; `required_checks` adds those of one record."""
 
 
-def verify(paths: Iterable[str | Path], *, data_dir: str | None = None, evaluate: bool = True) -> Iterator[Finding]:
+def verify(
+    paths: Iterable[str | Path], *, data_dir: str | None = None, evaluate: bool = True
+) -> Iterator[RunVerification]:
     """Verify every `run.json` below `paths`, one after the other, in the order of their paths.
 
     Args:
@@ -41,36 +43,36 @@ def verify(paths: Iterable[str | Path], *, data_dir: str | None = None, evaluate
     Raises:
         NotFoundError: a path does not exist, or there is no record below it.
     """
-    found = store.look_through(paths)
+    found = store.scan_all(paths)
     records: dict[Path, Record] = dict(found.records)
     problems: dict[Path, str] = dict(found.problems)
     for path in sorted([*records, *problems]):
         if path in problems:
-            checks = [Check("record.schema", "failed", problems[path])]
+            checks = [RunCheck("record.schema", "failed", problems[path])]
         else:
             checks = check_run(path.parent, records[path], data_dir=data_dir, evaluate=evaluate)
-        yield Finding(path, _sha256(path), verdict_of(records.get(path, {}), checks), tuple(checks))
+        yield RunVerification(path, _sha256(path), verdict_of(records.get(path, {}), checks), tuple(checks))
 
 
-def check_run(folder: Path, record: Record, *, data_dir: str | None = None, evaluate: bool = True) -> list[Check]:
+def check_run(folder: Path, record: Record, *, data_dir: str | None = None, evaluate: bool = True) -> list[RunCheck]:
     """Return every check of one valid record and of the files in its run's folder."""
-    checks = [Check("record.schema", "ok"), *consistency.check_record(record)]
+    checks = [RunCheck("record.schema", "ok"), *consistency.check_record(record)]
     if record["status"] != "done":
         return checks  # the other files may be from an earlier attempt
     checks += consistency.check_log(record, folder / consistency.LOG)
     mask_checks, masks = check_masks(record, folder / store.MASK)
     checks += mask_checks
     if not os.path.lexists(folder / store.WEIGHTS):
-        return [*checks, Check("weights.file", "skipped", f"there is no {store.WEIGHTS}")]
+        return [*checks, RunCheck("weights.file", "skipped", f"there is no {store.WEIGHTS}")]
     try:
         _check_weights(record, folder / store.WEIGHTS, masks, data_dir, checks, evaluate=evaluate)
     except (*MALFORMED, RuntimeError, MemoryError) as error:
         note = f"cannot be checked against this record: {type(error).__name__}: {str(error)[:200]}"
-        checks.append(Check("weights.record", "failed", note))
+        checks.append(RunCheck("weights.record", "failed", note))
     return checks
 
 
-def verdict_of(record: Record, checks: Sequence[Check]) -> Verdict:
+def verdict_of(record: Record, checks: Sequence[RunCheck]) -> Verdict:
     """Return the verdict on a record, given all its checks; an invalid record, which has a failed one, may be empty."""
     if any(check.status == "failed" for check in checks):
         return "disputed"
@@ -88,7 +90,13 @@ def required_checks(record: Record) -> frozenset[str]:
 
 
 def _check_weights(
-    record: Record, path: Path, masks: list[Packed] | None, data_dir: str | None, checks: list[Check], *, evaluate: bool
+    record: Record,
+    path: Path,
+    masks: list[PackedMask] | None,
+    data_dir: str | None,
+    checks: list[RunCheck],
+    *,
+    evaluate: bool,
 ) -> None:
     """Append the checks of weights, network and scores to `checks`: those made before an exception are kept."""
     from pruneboard.artifacts.verification import evaluation, network, weights
@@ -96,14 +104,14 @@ def _check_weights(
     try:
         state = weights.read_weights(path)
     except PruneboardError as error:
-        checks.append(Check("weights.file", "failed", f"{path.name} {error}"))
+        checks.append(RunCheck("weights.file", "failed", f"{path.name} {error}"))
         return
-    checks.append(Check("weights.file", "ok"))
+    checks.append(RunCheck("weights.file", "ok"))
     built = network.load_network(record, state, masks, checks)
     if built is None:
         return
     if not evaluate:
-        checks.append(Check("evaluation.data", "skipped", "scores are not measured again"))
+        checks.append(RunCheck("evaluation.data", "skipped", "scores are not measured again"))
     elif not any(check.status == "failed" for check in checks):
         checks += evaluation.check_scores(record, built.module, data_dir)
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from pruneboard import models
 from pruneboard.errors import StoreError, why
-from pruneboard.records.mask_file import Packed
+from pruneboard.records.mask_file import PackedMask
 from pruneboard.records.schema import Record
-from pruneboard.records.verdicts import Check, holds
+from pruneboard.records.verdicts import RunCheck, make_check
 
 State = Mapping[str, Tensor]
 """The tensors of a `model.safetensors`, by name."""
 
-Masks = Sequence[Packed] | None
+Masks = Sequence[PackedMask] | None
 """The packed masks in the order of the record's layers; None if they could not be read."""
 
 MAX_BYTES = 16 * 2**30
@@ -44,7 +44,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise StoreError(f"is not a safetensors file: {str(error)[:200]}") from None
 
 
-def check_weights(record: Record, state: State, masks: Masks) -> list[Check]:
+def check_weights(record: Record, state: State, masks: Masks) -> list[RunCheck]:
     """Hash the weights, count their zeros, and compare these with the masks.
 
     Args:
@@ -53,15 +53,15 @@ def check_weights(record: Record, state: State, masks: Masks) -> list[Check]:
         masks: its masks, if they could be read.
     """
     return [
-        holds("weights.hash", _hash_problems(record, state)),
-        holds("weights.counts", _count_problems(record, state)),
-        holds("weights.mask", _mask_problems(record, state, masks))
+        make_check("weights.hash", _hash_problems(record, state)),
+        make_check("weights.counts", _count_problems(record, state)),
+        make_check("weights.mask", _mask_problems(record, state, masks))
         if masks is not None
-        else Check("weights.mask", "skipped"),  # the check `mask.file` gives the reason
+        else RunCheck("weights.mask", "skipped"),  # the check `mask.file` gives the reason
     ]
 
 
-def mask_of(packed: Packed) -> Tensor:
+def mask_of(packed: PackedMask) -> Tensor:
     """Return a mask as a bool tensor of the weight's shape."""
     return torch.from_numpy(packed.unpack())
 
@@ -86,7 +86,7 @@ def _count_problems(record: Record, state: State) -> Iterator[str]:
             yield f"layer {layer['name']:.80}: {found} weights are not zero; the record says {expected}"
 
 
-def _mask_problems(record: Record, state: State, masks: Sequence[Packed]) -> Iterator[str]:
+def _mask_problems(record: Record, state: State, masks: Sequence[PackedMask]) -> Iterator[str]:
     kept_zero = 0
     for packed in masks:
         weight, mask = state.get(f"{packed.name}.weight"), mask_of(packed)

@@ -1,19 +1,19 @@
-"""Results folders joined into one: what `pruneboard merge` copies, and what it refuses. Imports no torch.
+"""Merging several results folders into one, for `pruneboard merge`. Imports no torch.
 
-found       the records that there are: in the sources, on their shelves, in the destination
-steps       what happens to one run
-conflicts   what stands against it
-planning    all of it, before anything is written
-copying     the writing, folder by folder
+discovery   finding the records in the sources, in their archive folders, and in the destination
+steps       what a merge does with one run
+conflicts   reasons to refuse a merge
+planning    the whole merge, planned before anything is written
+copying     executing the plan, folder by folder
 
-`plan` finds all conflicts at once and writes nothing. `carry_out` writes `run.json` last, so that a merge which is
-killed leaves no record without its files, and a new plan has the rest. Where a run goes follows from its record through
-`store.run_folder`; docs/merge.md states the rules.
+`plan_merge` writes nothing and finds all conflicts at once. `execute` writes `run.json` last in every folder: if a
+merge is killed, no record is without its files, and a new plan contains what is missing. The destination of a run
+follows from its record (`store.folder_of`). docs/merge.md states the rules.
 """
 
 from __future__ import annotations
 
-from pruneboard.records.merging.copying import carry_out
-from pruneboard.records.merging.planning import Plan, plan
+from pruneboard.records.merging.copying import execute
+from pruneboard.records.merging.planning import MergePlan, plan_merge
 
-__all__ = ["Plan", "carry_out", "plan"]
+__all__ = ["MergePlan", "execute", "plan_merge"]

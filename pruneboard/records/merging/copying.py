@@ -1,4 +1,4 @@
-"""The writing half of a merge."""
+"""Executing a planned merge: the only part of it that writes."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ from functools import partial
 
 from pruneboard.errors import StoreError
 from pruneboard.records import runfolder, store
-from pruneboard.records.merging.found import at
-from pruneboard.records.merging.planning import Plan
-from pruneboard.records.merging.steps import Copy, Step
+from pruneboard.records.merging.discovery import record_in
+from pruneboard.records.merging.planning import MergePlan
+from pruneboard.records.merging.steps import FileCopy, MergeStep
 
 
-def carry_out(made: Plan) -> None:
-    """Copy what `made` says.
+def execute(plan: MergePlan) -> None:
+    """Copy the files of a plan, run by run.
 
     Raises:
-        StoreError: the plan has conflicts, the destination changed since, or the disk refuses. What was copied until
-            then is whole, and a new plan has the rest.
+        StoreError: the plan has conflicts, the destination has changed since it was planned, or a file cannot be
+            written. The runs and files copied until then are complete, and a new plan contains the rest.
     """
-    if made.conflicts:
-        raise StoreError(f"{len(made.conflicts)} conflicts: nothing is copied")
-    store.check_writable(made.into)
-    for step in made.steps:
+    if plan.conflicts:
+        raise StoreError(f"{len(plan.conflicts)} conflicts: nothing is copied")
+    store.check_writable(plan.into)
+    for step in plan.steps:
         if step.writes:
             with runfolder.locked(step.home):
                 _write(step)
 
 
-def _write(step: Step) -> None:
-    """Write one run, whose lock is held."""
-    here = at(step.home)
+def _write(step: MergeStep) -> None:
+    """Write one run, whose lock is held: archived records first, then files, and `run.json` last."""
+    here = record_in(step.home)
     if (here and here.sha256) != (step.here and step.here.sha256):
-        raise StoreError(f"{step.home} changed while the merge was under way: give the same command again")
-    for copy in step.shelved:
+        raise StoreError(f"{step.home} changed during the merge: repeat the command")
+    for copy in step.archived:
         _copy(copy)
     if step.run:
         if here and not here.interrupted:
-            here.path.unlink()  # it is on the shelf now; an interruption's is replaced
-        # What is left of another attempt would stand beside this record as its own.
+            here.path.unlink()  # it has just been archived; the record of an interrupted run is replaced instead
+        # Files of another attempt must not remain beside this record.
         runfolder.begin(step.home, force=True)
     for copy in step.files:
         _copy(copy)
     if step.run:
-        _copy(Copy(step.run.path, step.home / store.RUN))
+        _copy(FileCopy(step.run.path, step.home / store.RUN))
 
 
-def _copy(copy: Copy) -> None:
+def _copy(copy: FileCopy) -> None:
     store.replace(copy.target, partial(shutil.copyfile, copy.source))

@@ -1,4 +1,4 @@
-"""A whole merge before it writes anything: its steps, what it leaves out, and why it may be refused."""
+"""Planning a whole merge before anything is written: its steps, the files it skips, and its conflicts."""
 
 from __future__ import annotations
 
@@ -12,83 +12,84 @@ from pruneboard.errors import StoreError, UsageError
 from pruneboard.records import store
 from pruneboard.records.merging import conflicts
 from pruneboard.records.merging.conflicts import Conflict
-from pruneboard.records.merging.found import at, collect, finished_below
-from pruneboard.records.merging.steps import Step, step_of
+from pruneboard.records.merging.discovery import collect_runs, finished_records, record_in
+from pruneboard.records.merging.steps import MergeStep, plan_step
 
 
 @dataclass
-class Plan:
-    """What a merge comes to.
+class MergePlan:
+    """A planned merge.
 
     Attributes:
         into: the destination.
-        steps: one per run, by folder.
-        skipped: files of the sources that are left out, with the reason in one line.
-        conflicts: if there is one, nothing may be copied.
+        steps: one step per run, sorted by folder.
+        skipped: (file, reason) of the files in the sources that are not copied; the reason is one line.
+        conflicts: reasons to refuse the merge; if there are any, nothing may be copied.
     """
 
     into: Path
-    steps: list[Step] = field(default_factory=list)
+    steps: list[MergeStep] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
 
     def summary(self) -> dict[str, list[Any]]:
-        """Return, as JSON has it, what is done to which path below the destination: nothing where there are conflicts.
+        """Return the JSON document of `pruneboard merge --json`, with paths relative to the destination.
 
-        A run is in one of `copied`, `upgraded` and `already_there`; `completed` are files added to the latter.
+        Each run is in one of the lists `copied`, `upgraded` and `already_there`; `completed` lists files that are
+        added to the latter. If there are conflicts, these lists are empty.
         """
         steps = [] if self.conflicts else self.steps
-        shelved = [copy.target for step in steps for copy in step.shelved]
-        chosen: dict[str, Iterable[Path]] = {
+        archived = [copy.target for step in steps for copy in step.archived]
+        listed: dict[str, Iterable[Path]] = {
             "copied": (step.home for step in steps if step.outcome == "copied"),
             "upgraded": (step.home for step in steps if step.outcome == "upgraded"),
             "already_there": (step.home for step in steps if step.outcome == "already_there"),
             "completed": (copy.target for step in steps if step.run is None for copy in step.files),
-            "failures_kept": (path for path in shelved if path.parent.name == store.FAILURES),
-            "superseded_kept": (path for path in shelved if path.parent.name == store.SUPERSEDED),
+            "failures_kept": (path for path in archived if path.parent.name == store.FAILURES),
+            "superseded_kept": (path for path in archived if path.parent.name == store.SUPERSEDED),
         }
-        made: dict[str, list[Any]] = {
-            name: [path.relative_to(self.into).as_posix() for path in paths] for name, paths in chosen.items()
+        summary: dict[str, list[Any]] = {
+            name: [path.relative_to(self.into).as_posix() for path in paths] for name, paths in listed.items()
         }
-        made["skipped_files"] = [{"path": str(path), "reason": reason} for path, reason in self.skipped]
-        made["conflicts"] = [{"path": str(conflict.path), "reason": conflict.reason} for conflict in self.conflicts]
-        return made
+        summary["skipped_files"] = [{"path": str(path), "reason": reason} for path, reason in self.skipped]
+        summary["conflicts"] = [{"path": str(conflict.path), "reason": conflict.reason} for conflict in self.conflicts]
+        return summary
 
 
-def plan(sources: Sequence[str | Path], into: str | Path, *, weights: bool = True) -> Plan:
-    """Return what joining `sources` into `into` comes to; nothing is written.
+def plan_merge(sources: Sequence[str | Path], into: str | Path, *, weights: bool = True) -> MergePlan:
+    """Plan the merge of `sources` into `into`; nothing is written.
 
     Args:
         sources: results folders or run folders.
         into: a results folder, which need not exist.
-        weights: whether `model.safetensors` is copied as well.
+        weights: whether `model.safetensors` is copied.
 
     Raises:
-        UsageError: a source lies in the destination, or the other way round.
-        NotFoundError: a source that does not exist, or no record in any.
-        StoreError: a folder that cannot be read.
+        UsageError: a source is inside the destination, or the destination inside a source.
+        NotFoundError: a source does not exist, or there is no record in any of them.
+        StoreError: a folder cannot be read.
     """
-    made = Plan(Path(into))
-    _refuse_overlap([Path(source) for source in sources], made.into)
-    runs = collect(sources, made.skipped)
-    finished = finished_below(made.into)
+    plan = MergePlan(Path(into))
+    _refuse_overlap([Path(source) for source in sources], plan.into)
+    runs = collect_runs(sources, plan.skipped)
+    finished = finished_records(plan.into)
     owners: dict[Path, str] = {}
     for content, run in sorted(runs.items()):
-        home = store.home(made.into, run.best.record)
+        home = store.folder_of(plan.into, run.best.record)
         try:
-            _own(owners, home, content)
-            here = at(home)
+            _claim(owners, home, content)
+            here = record_in(home)
             if here is not None:
-                _own(owners, home, here.record["hash"])
+                _claim(owners, home, here.record["hash"])
         except StoreError as error:
-            made.conflicts.append(Conflict(home / store.RUN, str(error)))
+            plan.conflicts.append(Conflict(home / store.RUN, str(error)))
             continue
-        step = step_of(run, home, here, made.skipped, weights=weights)
-        made.steps.append(step)
-        made.conflicts += conflicts.disagreements([*finished[content], *run.finished])
-        made.conflicts += [*conflicts.foreign_masks(step, run), *conflicts.worked_on(step)]
-    made.steps.sort(key=lambda step: step.home)
-    return made
+        step = plan_step(run, home, here, plan.skipped, weights=weights)
+        plan.steps.append(step)
+        plan.conflicts += conflicts.result_conflicts([*finished[content], *run.finished])
+        plan.conflicts += [*conflicts.mask_conflicts(step, run), *conflicts.lock_conflicts(step)]
+    plan.steps.sort(key=lambda step: step.home)
+    return plan
 
 
 def _refuse_overlap(sources: Sequence[Path], into: Path) -> None:
@@ -96,13 +97,14 @@ def _refuse_overlap(sources: Sequence[Path], into: Path) -> None:
     for source in sources:
         real = Path(os.path.realpath(source))
         if real == target:
-            raise UsageError(f"{source} is the destination itself: name other folders to copy from")
+            raise UsageError(f"{source} is the destination itself: give another folder as source")
         if real in target.parents or target in real.parents:
             inner, outer = (source, into) if target in real.parents else (into, source)
-            raise UsageError(f"{inner} lies in {outer}: name a source and a destination beside each other")
+            raise UsageError(f"{inner} is inside {outer}: source and destination must not contain each other")
 
 
-def _own(owners: dict[Path, str], home: Path, content: str) -> None:
+def _claim(owners: dict[Path, str], home: Path, content: str) -> None:
+    """Note that a folder belongs to the run with hash `content`; the folder's name has only eight digits of it."""
     owner = owners.setdefault(home, content)
     if owner != content:
-        raise StoreError(f"two runs share this folder, {owner[:16]}... and {content[:16]}...: keep them apart")
+        raise StoreError(f"two runs have this folder, {owner[:16]}... and {content[:16]}...: keep them apart")

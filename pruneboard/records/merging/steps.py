@@ -1,4 +1,4 @@
-"""What a merge does to one run: which record stays, which files come with it, and what goes on its shelves."""
+"""What a merge does with one run: which record it keeps, which files it copies, and which records it archives."""
 
 from __future__ import annotations
 
@@ -9,110 +9,124 @@ from pathlib import Path
 from typing import Literal
 
 from pruneboard.records import runfolder, store
-from pruneboard.records.merging.found import Found, Run, file_sha256
+from pruneboard.records.merging.discovery import FoundRecord, SourceRun, file_sha256
 
 LOG = "log.txt"
 _FILES = (runfolder.METRICS, store.MASK, LOG)
 
 Outcome = Literal["copied", "upgraded", "already_there"]
 Skipped = list[tuple[Path, str]]
-"""Files that are left out, with the reason in one line."""
+"""(file, reason) of the files that are not copied; the reason is one line."""
 
 
 @dataclass(frozen=True)
-class Copy:
-    """One file to be copied, and where to."""
+class FileCopy:
+    """One file to copy, and its destination."""
 
     source: Path
     target: Path
 
 
 @dataclass(frozen=True)
-class Step:
-    """What happens to one run of the sources.
+class MergeStep:
+    """What a merge does with one run.
 
     Attributes:
-        home: its folder in the destination.
-        outcome: what becomes of its record; None where the sources have only records that a run left on its shelves.
-        here: the record that lies there now.
-        run: the record that becomes `run.json`; None where the one that is there stays.
-        files: what belongs to the record.
-        shelved: records for `failures/` and `superseded/`.
+        home: the run's folder in the destination.
+        outcome: what happens to its `run.json`; None if the sources contain only archived records of the run.
+        here: the record that is in that folder before the merge.
+        run: the record that becomes `run.json`; None if the present one is kept.
+        files: the files that belong to the record.
+        archived: the records to copy into `failures/` and `superseded/`.
     """
 
     home: Path
     outcome: Outcome | None
-    here: Found | None
-    run: Found | None
-    files: tuple[Copy, ...]
-    shelved: tuple[Copy, ...]
+    here: FoundRecord | None
+    run: FoundRecord | None
+    files: tuple[FileCopy, ...]
+    archived: tuple[FileCopy, ...]
 
     @property
     def writes(self) -> bool:
-        """Whether anything in the destination changes."""
-        return bool(self.run or self.files or self.shelved)
+        """Whether the step changes anything in the destination."""
+        return bool(self.run or self.files or self.archived)
 
 
-def step_of(run: Run, home: Path, here: Found | None, skipped: Skipped, *, weights: bool) -> Step:
-    """Return what happens to one run; nothing is written.
+def plan_step(run: SourceRun, home: Path, here: FoundRecord | None, skipped: Skipped, *, weights: bool) -> MergeStep:
+    """Plan what happens to one run; nothing is written.
 
     Args:
-        run: what the sources have of it.
+        run: the run's records in the sources.
         home: its folder in the destination.
-        here: the record that lies there.
-        skipped: takes up what cannot be copied.
-        weights: whether `model.safetensors` is copied as well.
+        here: the record in that folder.
+        skipped: files that cannot be copied are added to this list.
+        weights: whether `model.safetensors` is copied.
     """
-    takes = bool(run.runs) and _takes(run.best, home, here)
-    stays = run.best if takes else here
+    replaces = bool(run.runs) and _replaces(run.best, home, here)
+    kept = run.best if replaces else here
     names = (*_FILES, store.WEIGHTS) if weights else _FILES
-    missing = [name for name in names if takes or not os.path.lexists(home / name)]
-    files = _files(_providers(run, stays, takes=takes), home, missing, skipped)
-    replaced = [here] if takes and here else []
+    missing = [name for name in names if replaces or not os.path.lexists(home / name)]
+    files = _files(_providers(run, kept, replaces=replaces), home, missing, skipped)
+    replaced = [here] if replaces and here else []
     failures = [item for item in (*run.runs, *replaced) if not (item.done or item.interrupted)]
-    shelved = (
-        *_added(home / store.FAILURES, [*run.shelves[store.FAILURES], *failures], {stays.sha256} if stays else set()),
-        *_added(home / store.SUPERSEDED, run.shelves[store.SUPERSEDED], set()),
+    archived = (
+        *_new_copies(home / store.FAILURES, run.archived[store.FAILURES] + failures, {kept.sha256} if kept else set()),
+        *_new_copies(home / store.SUPERSEDED, run.archived[store.SUPERSEDED], set()),
     )
-    outcome: Outcome = "already_there" if not takes else "upgraded" if here else "copied"
-    return Step(home, outcome if run.runs else None, here, run.best if takes else None, tuple(files), shelved)
+    outcome: Outcome = "already_there" if not replaces else "upgraded" if here else "copied"
+    return MergeStep(home, outcome if run.runs else None, here, run.best if replaces else None, tuple(files), archived)
 
 
-def _takes(best: Found, home: Path, here: Found | None) -> bool:
-    """Whether `best` becomes the run's record: it is the first finished one, or there is not even an attempt."""
+def _replaces(best: FoundRecord, home: Path, here: FoundRecord | None) -> bool:
+    """Return whether `best` becomes the run's record.
+
+    A finished record replaces an unfinished or missing one. An unfinished record is only copied to a folder without a
+    record and without checkpoints, because an attempt that can be resumed must stay as it is.
+    """
     if best.done:
         return here is None or not here.done
     return here is None and not runfolder.checkpoints(home)
 
 
-def _providers(run: Run, stays: Found | None, *, takes: bool) -> list[Found]:
-    """Return the records whose files belong to the one that stays, the nearest first."""
-    if stays is None or not stays.done:
-        return [run.best] if takes else []
+def _providers(run: SourceRun, kept: FoundRecord | None, *, replaces: bool) -> list[FoundRecord]:
+    """Return the records in whose folders to look for the files of the record that is kept, in order.
+
+    All finished records of a run have the same results, so each of them can provide a file. The files of an unfinished
+    record come from its own folder only.
+    """
+    if kept is None or not kept.done:
+        return [run.best] if replaces else []
     return sorted((item for item in run.runs if item.done), key=lambda item: item.rank, reverse=True)
 
 
-def _files(providers: Sequence[Found], home: Path, names: Iterable[str], skipped: Skipped) -> Iterator[Copy]:
+def _files(providers: Sequence[FoundRecord], home: Path, names: Iterable[str], skipped: Skipped) -> Iterator[FileCopy]:
     for name in names:
         for source in (item.path.parent / name for item in providers):
             if source.is_symlink() or (source.exists() and not source.is_file()):
                 skipped.append((source, "is not a regular file; links are not followed"))
             elif source.exists():
-                yield Copy(source, home / name)
+                yield FileCopy(source, home / name)
                 break
 
 
-def _added(shelf: Path, items: Iterable[Found], known: set[str]) -> Iterator[Copy]:
-    """Yield the copies of `items` that a shelf does not have, the oldest first, under the next free numbers."""
-    there = store.numbered(shelf)
-    seen = known | {file_sha256(path) for path in there}
-    number = max((int(path.stem) for path in there), default=0)
+def _new_copies(archive: Path, items: Iterable[FoundRecord], known: set[str]) -> Iterator[FileCopy]:
+    """Yield a copy for each record that an archive folder does not contain, the oldest first, with the next numbers.
+
+    Args:
+        archive: `failures/` or `superseded/` of the run's folder in the destination.
+        items: the records.
+        known: SHA-256 of records that are not to be archived.
+    """
+    present = store.numbered_records(archive)
+    seen = known | {file_sha256(path) for path in present}
+    number = max((int(path.stem) for path in present), default=0)
     for item in sorted(items, key=lambda item: (item.ended, _number(item.path), item.sha256)):
         if item.sha256 not in seen:
             seen.add(item.sha256)
             number += 1
-            yield Copy(item.path, shelf / f"{number:02d}.json")
+            yield FileCopy(item.path, archive / f"{number:02d}.json")
 
 
 def _number(path: Path) -> float:
-    return int(path.stem) if path.stem.isdecimal() else float("inf")  # a run.json comes after its shelf
+    return int(path.stem) if path.stem.isdecimal() else float("inf")  # `run.json` is later than all archived records

@@ -78,7 +78,7 @@ def code_digests(method: str | None = None) -> dict[str, str]:
         UnknownNameError: the method is not installed.
     """
     target = registry.find(method).target if method else "pruneboard"
-    found = provenance.code(target)
+    found = provenance.code_versions(target)
     return {name: digest for name, digest in found.items() if name.startswith("code of ")}
 
 

@@ -10,7 +10,7 @@ import verify_cases as cases
 from pruneboard.artifacts.verification import verify
 from pruneboard.errors import NotFoundError
 from pruneboard.records import store
-from pruneboard.records.verdicts import Check
+from pruneboard.records.verdicts import RunCheck
 from verify_cases import copied, edit, found
 
 
@@ -119,7 +119,7 @@ def test_one_failed_check_disputes_a_run(trained):
     required = verify.required_checks(record)
     for index, check in enumerate(finding.checks):
         for status, allowed in (("failed", {"disputed"}), ("skipped", {"spot-checked", "certified"})):
-            checks = [*finding.checks[:index], Check(check.name, status), *finding.checks[index + 1 :]]
+            checks = [*finding.checks[:index], RunCheck(check.name, status), *finding.checks[index + 1 :]]
             verdict = verify.verdict_of(record, checks)
             assert verdict in allowed, (check.name, status)
             assert (verdict == "certified") == (status == "skipped" and check.name not in required)
