@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruneboard.coerce import read_toml
+from pruneboard.coerce import build_dataclass, read_toml
 from pruneboard.errors import UnknownNameError, UsageError
 from pruneboard.spec import ABLATIONS, RECIPE_FIELDS, TRACKS, check_sparsity, default_recipe, load_recipe, recipe_names
 

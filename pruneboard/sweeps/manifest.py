@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pruneboard.coerce import build_dataclass
 from pruneboard.errors import NotFoundError, PruneboardError, StoreError, UsageError, why
 from pruneboard.records import runfolder, store
 from pruneboard.records.schema import lookup

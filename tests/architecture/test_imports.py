@@ -26,7 +26,7 @@ LAYERS: list[set[str]] = [
 
 NEEDS_TORCH = (
     *("api", "scores", "data", "models", "training", "experiment", "testing", "processes.rendezvous"),
-    *(f"sweeps.{module}" for module in ("carry_out", "conduct", "estimate", "plan")),
+    *(f"sweeps.{module}" for module in ("estimate", "plan", "scheduler", "single_run")),
     *(f"artifacts.exporting.{module}" for module in ("csr_files", "description", "export", "onnx_file", "readme")),
     "artifacts.exporting.safetensors_file",
     *(f"artifacts.latency.{module}" for module in ("dense_control", "document", "engines", "measure", "sparse_layers")),
