@@ -76,7 +76,7 @@ def command(board: Path, *, results: str | None, dry_run: bool, plan_only: bool,
     results = results or str(Path("results") / description.name)
     _check(given)
     clusters.check(given, looking=dry_run or plan_only)
-    previous = signal.signal(signal.SIGTERM, interrupts.at_once)
+    previous = signal.signal(signal.SIGTERM, interrupts.stop_now)
     try:
         plan = _plan(description, results, given, looking=dry_run or plan_only)
         if plan_only:
@@ -210,7 +210,7 @@ def _jobs(given: dict[str, Any]) -> tuple[int, int]:
 
     cores = len(os.sched_getaffinity(0))
     jobs = max(1, cores // given["procs"]) if given["jobs"] == "auto" else int(given["jobs"])
-    return jobs, world.threads(jobs * given["procs"]) or torch.get_num_threads()  # what OMP_NUM_THREADS made of it
+    return jobs, world.thread_count(jobs * given["procs"]) or torch.get_num_threads()  # what OMP_NUM_THREADS made of it
 
 
 def _publish(results: str, progress: Progress, *, as_json: bool) -> None:

@@ -17,7 +17,7 @@ INSISTS_AFTER = 1.0
 """Seconds after which a second signal is meant: launchers pass on what their workers got from the terminal too."""
 
 
-class Request:
+class StopRequest:
     """Whether the run was asked to stop.
 
     Attributes:
@@ -35,13 +35,13 @@ class Request:
         if not self.number:
             self.number, self._since = number, time.monotonic()
         elif time.monotonic() - self._since > INSISTS_AFTER:
-            raise interruption(number, "")
+            raise stop_error(number, "")
 
 
 @contextmanager
-def requests() -> Iterator[Request]:
+def listen_for_stop() -> Iterator[StopRequest]:
     """Turn signals into a request for the length of the block; outside the main thread nothing changes."""
-    request = Request()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
@@ -54,13 +54,13 @@ def requests() -> Iterator[Request]:
             signal.signal(number, handler)
 
 
-def at_once(number: int, frame: FrameType | None) -> None:
+def stop_now(number: int, frame: FrameType | None) -> None:
     """End the run now: the handler for when there is nothing to save."""
     del frame
-    raise interruption(number, "")
+    raise stop_error(number, "")
 
 
-def interruption(number: int, saved: str) -> BaseException:
+def stop_error(number: int, saved: str) -> BaseException:
     """Return what ends a run that signal `number` stopped; `saved` says what is kept."""
     if number == signal.SIGINT:
         return KeyboardInterrupt(f"stopped by Ctrl-C{saved}: run the same command again")

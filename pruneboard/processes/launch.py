@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -20,8 +19,8 @@ from typing import Any, TypeVar, cast
 
 from pruneboard.errors import InterruptedRunError, LostPeerError, PruneboardError, rebuilt
 from pruneboard.processes import interrupts, memory
-from pruneboard.processes.process_exit import leave
-from pruneboard.processes.world import World
+from pruneboard.processes.process_exit import exit_process
+from pruneboard.processes.world import World, free_port
 
 R = TypeVar("R")
 
@@ -47,10 +46,10 @@ def launch(target: Callable[..., R], arguments: tuple[Any, ...], procs: int, wor
     """
     if procs == 1 or world.size > 1:
         return target(*arguments, local)
-    return cast("R", Group(target, arguments, procs).result())
+    return cast("R", LocalProcesses(target, arguments, procs).result())
 
 
-class Group:
+class LocalProcesses:
     """Processes on this machine that end together: with their work, with the first failure, or with us."""
 
     def __init__(self, target: Callable[..., Any], arguments: tuple[Any, ...], procs: int) -> None:
@@ -82,7 +81,7 @@ class Group:
             KeyboardInterrupt: SIGINT came and was passed on.
         """
         try:
-            with interrupts.requests() as request:
+            with interrupts.listen_for_stop() as request:
                 return self._collect(request)
         finally:
             for process in self._processes:
@@ -92,7 +91,7 @@ class Group:
                 if process.is_alive():
                     process.kill()
 
-    def _collect(self, request: interrupts.Request) -> Any:
+    def _collect(self, request: interrupts.StopRequest) -> Any:
         results: dict[int, Any] = {}
         passed_on = False
         while len(results) < len(self._processes):
@@ -161,18 +160,18 @@ def _child(
     os.environ.update({name: str(value) for name, value in place.items()})
     os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # of a torchrun that started our parent: not our store
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent passes it on
-    signal.signal(signal.SIGTERM, interrupts.at_once)
+    signal.signal(signal.SIGTERM, interrupts.stop_now)
     threading.Thread(target=die_with_parent, args=(lifeline,), daemon=True).start()
     with suppress(PruneboardError):  # ended by the parent while it reports: another one's report was first
         try:
             from pruneboard.processes import rendezvous
 
             memory.keep_freed_memory()
-            rendezvous.share_cores(procs)
+            rendezvous.limit_threads(procs)
             report.send(("", target(*arguments)))
         except PruneboardError as error:
             report.send((type(error).__name__, str(error)))
-    leave(0)
+    exit_process(0)
 
 
 def die_with_parent(lifeline: Connection) -> None:
@@ -181,10 +180,3 @@ def die_with_parent(lifeline: Connection) -> None:
         lifeline.recv()
     except (EOFError, OSError):
         os._exit(InterruptedRunError.exit_code)  # `sys.exit` would end this thread and let the run go on
-
-
-def free_port() -> int:
-    """Return a TCP port that was free a moment ago on this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -7,7 +7,7 @@ import sys
 from typing import NoReturn
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """Flush and end this process, without the interpreter's finalization once DeepSpeed was used in it.
 
     A finished DeepSpeed process on gloo aborts in finalization in about 2 % of runs (pytorch PR 179291);

@@ -1,8 +1,8 @@
 """The processes of one run: how they meet, what they agree on, and how each learns why another one ended.
 
 Hosts need not share a file system, so what only the first process sees is decided there and told to the others
-(`agree`). To them the end of a process is a broken connection (`watched`), so one that fails leaves its reason
-in the store where all met, and ends once they have heard it. What crosses the network is JSON, never pickle.
+(`broadcast_from_main`). To them the end of a process is a broken connection (`detect_lost_peer`), so one that fails
+leaves its reason in the store where all met, and ends once they have heard it. What crosses the network is JSON, never pickle.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from pruneboard.errors import InterruptedRunError, LostPeerError, PruneboardError, UsageError, rebuilt
-from pruneboard.processes.world import World, threads, timeout
+from pruneboard.processes.world import World, thread_count, timeout
 
 POLL_SECONDS = 0.5
 """How often a process looks for the reason of another one's failure."""
@@ -91,7 +91,7 @@ def join(world: World, *, cuda: bool) -> None:
     store = _meet(world, limit)
     if cuda:
         os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # else the loss of a peer aborts us without a word
-    with watched():
+    with detect_lost_peer():
         if not dist.is_initialized():
             inner = PrefixStore("group", store)
             dist.init_process_group(backend, store=inner, rank=world.rank, world_size=world.size, timeout=limit)
@@ -99,14 +99,14 @@ def join(world: World, *, cuda: bool) -> None:
     _meeting = _Meeting(world, store, group)
 
 
-def part() -> None:
+def reset() -> None:
     """Forget where the processes met, once their process group is no more."""
     global _meeting  # noqa: PLW0603 - the same
     _meeting = None
 
 
 @contextmanager
-def together(world: World, *, cuda: bool) -> Iterator[None]:
+def shared_run(world: World, *, cuda: bool) -> Iterator[None]:
     """Carry out a run that all processes carry out: what stops one of them stops all, for the same reason.
 
     Raises:
@@ -124,7 +124,7 @@ def together(world: World, *, cuda: bool) -> Iterator[None]:
     _run = _Run(_meeting)
     try:
         yield
-        with watched():
+        with detect_lost_peer():
             dist.barrier(group=_meeting.group)  # the run is over when the first process has written its record
     except BaseException as error:
         reason = _run.end(error)
@@ -136,17 +136,17 @@ def together(world: World, *, cuda: bool) -> Iterator[None]:
         _run = None
 
 
-def broken() -> bool:
+def is_broken() -> bool:
     """Return whether a process was lost or failed alone, so that no other run can follow in these processes."""
     return _meeting is not None and _meeting.broken
 
 
-def agree(decide: Callable[[], Any]) -> Any:
+def broadcast_from_main(decide: Callable[[], Any]) -> Any:
     """Return on every process what `decide`, called on the first one only, returns: a value that JSON can hold."""
     if _meeting is None:
         return decide()
     told = json.dumps(decide()).encode() if _meeting.world.is_main else b""
-    with watched():
+    with detect_lost_peer():
         length = torch.tensor([len(told)])
         dist.broadcast(length, 0, group=_meeting.group)
         room = torch.frombuffer(bytearray(told or int(length)), dtype=torch.uint8)
@@ -154,7 +154,7 @@ def agree(decide: Callable[[], Any]) -> Any:
     return json.loads(bytes(room.numpy()))
 
 
-def check_same(content: str) -> None:
+def check_same_run(content: str) -> None:
     """Refuse to begin unless `content`, a hash of what is to be done, is the same on every process.
 
     Raises:
@@ -164,7 +164,7 @@ def check_same(content: str) -> None:
         return
     ours = torch.frombuffer(bytearray(content.encode()), dtype=torch.uint8)
     found = [torch.empty_like(ours) for _ in range(_meeting.world.size)]
-    with watched():
+    with detect_lost_peer():
         dist.all_gather(found, ours, group=_meeting.group)
     for rank, theirs in enumerate(found):
         if not torch.equal(theirs, found[0]):
@@ -174,36 +174,36 @@ def check_same(content: str) -> None:
             )
 
 
-def cause(error: PruneboardError) -> PruneboardError:
+def root_cause(error: PruneboardError) -> PruneboardError:
     """Return why the run ended: the reason another process left, if `error` is an interruption; else `error`."""
     return _run.cause(error) if _run is not None else error
 
 
-def tell(error: PruneboardError, world: World) -> None:
+def report_early_failure(error: PruneboardError, world: World) -> None:
     """Leave `error` for the other processes if this one failed before it looked for them; do not wait long."""
     if world.size == 1 or _sought:
         return
     os.environ["PRUNEBOARD_TIMEOUT"] = str(min(60.0, timeout().total_seconds()))
-    with suppress(PruneboardError), together(world, cuda=False):
+    with suppress(PruneboardError), shared_run(world, cuda=False):
         raise error
 
 
-def limit_waiting(group: dist.ProcessGroup) -> None:
+def set_group_timeout(group: dist.ProcessGroup) -> None:
     """Give a process group that a library made our timeout; torch would wait half an hour."""
     # torch before 2.15 has it under this other name only.
     set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
     set_timeout(timeout(), group)
 
 
-def share_cores(local_size: int) -> None:
+def limit_threads(local_size: int) -> None:
     """Take this process's share of the cores of a machine that runs `local_size` of them."""
-    number = threads(local_size)
+    number = thread_count(local_size)
     if number is not None:
         torch.set_num_threads(number)
 
 
 @contextmanager
-def watched() -> Iterator[None]:
+def detect_lost_peer() -> Iterator[None]:
     """Name the loss of a process where a collective operation fails of it; other errors pass.
 
     Raises:
@@ -334,7 +334,7 @@ def _meet(world: World, limit: timedelta) -> Store:
         ) from error
     local = [rank for rank, host in enumerate(hosts) if host == hosts[world.rank]]
     os.environ.setdefault("LOCAL_RANK", str(local.index(world.rank)))
-    share_cores(len(local))
+    limit_threads(len(local))
     return store
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -73,7 +74,7 @@ def timeout() -> timedelta:
     return timedelta(seconds=float(text))
 
 
-def threads(local_size: int) -> int | None:
+def thread_count(local_size: int) -> int | None:
     """Return the threads of one of `local_size` processes on this machine; None where OMP_NUM_THREADS says it.
 
     By themselves all of them would take every core, and wait for each other.
@@ -84,6 +85,13 @@ def threads(local_size: int) -> int | None:
     if own and _number("SLURM_STEP_NUM_TASKS") == _number("WORLD_SIZE"):  # srun bound each process to its own
         return own
     return max(1, len(os.sched_getaffinity(0)) // local_size)
+
+
+def free_port() -> int:
+    """Return a TCP port that was free a moment ago on this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def first_host(nodes: str) -> str:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pruneboard.processes.launch import free_port
-from pruneboard.processes.process_exit import leave
+from pruneboard.processes.process_exit import exit_process
+from pruneboard.processes.world import free_port
 from pruneboard.testing import referee, surroundings
 from pruneboard.training import engine
 
@@ -33,7 +33,7 @@ _NOT_STARTED = (
 _PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-class Answer(NamedTuple):
+class Reply(NamedTuple):
     """What a task came to: its value, or the error as text."""
 
     value: Any
@@ -57,28 +57,28 @@ class Pair:
             self._pipes.append(ours)
             self._processes.append(process)
 
-    def together(self, task: Callable[..., Any], *arguments: Any) -> list[Answer]:
+    def run_on_both(self, task: Callable[..., Any], *arguments: Any) -> list[Reply]:
         """Carry out `task` on both at once, as the two processes of one run; return their answers by rank."""
         port = free_port()
         values = [(str(rank), str(rank), str(SIZE), "127.0.0.1", str(port)) for rank in range(SIZE)]
         places = [dict(zip(_PLACE, place, strict=True)) for place in values]
         return self._carry_out(task, arguments, zip(self._pipes, places, strict=True))
 
-    def alone(self, rank: int, task: Callable[..., Any], *arguments: Any) -> Answer:
+    def run_alone(self, rank: int, task: Callable[..., Any], *arguments: Any) -> Reply:
         """Carry out `task` on one of them, as a run of one process."""
         return self._carry_out(task, arguments, [(self._pipes[rank], {})])[0]
 
     def _carry_out(
         self, task: Callable[..., Any], arguments: tuple[Any, ...], places: Iterable[tuple[Connection, dict[str, str]]]
-    ) -> list[Answer]:
+    ) -> list[Reply]:
         by_pipe = dict(places)
         try:  # before anything is sent: half a message would be the beginning of the next one
             packed = pickle.dumps((task, arguments))
         except Exception as error:  # noqa: BLE001 - pickling a stranger's object may raise anything
-            return [Answer(None, f"it cannot be sent to another process: {_line(error)}")] * len(by_pipe)
+            return [Reply(None, f"it cannot be sent to another process: {_line(error)}")] * len(by_pipe)
         if not self._has_started():
             self.close()
-            return [Answer(None, _NOT_STARTED)] * len(by_pipe)
+            return [Reply(None, _NOT_STARTED)] * len(by_pipe)
         for pipe, place in by_pipe.items():
             pipe.send((sys.path, place, packed))  # a pruner's module must be found there as it is here
         return self._answers(list(by_pipe))
@@ -91,8 +91,8 @@ class Pair:
             return False
         return self._started
 
-    def _answers(self, pipes: list[Connection]) -> list[Answer]:
-        waiting, found = list(pipes), dict[int, Answer]()
+    def _answers(self, pipes: list[Connection]) -> list[Reply]:
+        waiting, found = list(pipes), dict[int, Reply]()
         while waiting:
             ready = connection.wait(waiting, timeout=PATIENCE)
             lost = [pipe for pipe in ready if not self._receive(pipe, found)]  # type: ignore[arg-type]
@@ -100,14 +100,14 @@ class Pair:
                 self.close()
                 reason = "a process ended" if lost else f"no answer within {PATIENCE:g} s"
                 why = f"{reason}: does one wait for the other, or do they differ in what they exchange?"
-                return [found.get(id(pipe), Answer(None, why)) for pipe in pipes]
+                return [found.get(id(pipe), Reply(None, why)) for pipe in pipes]
             waiting = [pipe for pipe in waiting if pipe not in ready]
         return [found[id(pipe)] for pipe in pipes]
 
-    def _receive(self, pipe: Connection, found: dict[int, Answer]) -> bool:
+    def _receive(self, pipe: Connection, found: dict[int, Reply]) -> bool:
         """Add the answer that is there to `found`; return False where there is none, the process having ended."""
         try:
-            found[id(pipe)] = Answer(*pipe.recv())
+            found[id(pipe)] = Reply(*pipe.recv())
         except (EOFError, OSError):
             return False
         return True
@@ -127,7 +127,7 @@ class Pair:
         _forget(self)
 
 
-def apart(task: Callable[..., Any], *arguments: Any) -> Answer:
+def run_in_new_process(task: Callable[..., Any], *arguments: Any) -> Reply:
     """Carry out `task` in a process of its own: DeepSpeed keeps to the kind of device that a process used first."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -135,9 +135,9 @@ def apart(task: Callable[..., Any], *arguments: Any) -> Answer:
     process.start()
     theirs.close()
     try:
-        return Answer(*ours.recv())
+        return Reply(*ours.recv())
     except (EOFError, OSError):
-        return Answer(None, _NOT_STARTED)
+        return Reply(None, _NOT_STARTED)
     finally:
         process.join()
 
@@ -145,7 +145,7 @@ def apart(task: Callable[..., Any], *arguments: Any) -> Answer:
 _current: list[Pair] = []
 
 
-def current() -> Pair:
+def shared_pair() -> Pair:
     """Return this process's pair, started when it is first asked for and closed when the process ends."""
     if _current and not _current[0].alive:
         _current[0].close()
@@ -169,13 +169,13 @@ def _serve(pipe: Connection) -> None:
         while True:
             sys.path[:], place, packed = pipe.recv()
             pipe.send(_carried_out(place, packed))
-    leave(0)
+    exit_process(0)
 
 
 def _serve_once(pipe: Connection, packed: bytes) -> None:
     os.environ.pop("DS_ACCELERATOR", None)  # our own `engine.boot` may have set it in the process that asks
     pipe.send(_carried_out({}, packed))
-    leave(0)
+    exit_process(0)
 
 
 def _carried_out(place: dict[str, str], packed: bytes) -> tuple[Any, str | None]:

@@ -16,7 +16,7 @@ import torch
 from pruneboard.errors import UsageError
 from pruneboard.experiment.prepare import prepare
 from pruneboard.processes import launch
-from pruneboard.processes.launch import Group
+from pruneboard.processes.launch import LocalProcesses
 from runs import folder, run, tiny
 
 
@@ -71,7 +71,7 @@ def _fails(rank_that_fails, how):
 def test_one_failure_ends_all(how, kind):
     """A process that fails or is killed ends the others at once, and its reason is the one that is told."""
     with pytest.raises(Exception, match="this one" if how == "raise" else "process 1 was lost") as caught:
-        Group(_fails, (1, how), 2).result()
+        LocalProcesses(_fails, (1, how), 2).result()
     assert type(caught.value).__name__ == kind
 
 
@@ -97,7 +97,7 @@ def _notices(how, there):
 def test_reason_comes_before_what_others_noticed(tmp_path, how, kind, message):
     """A process that only saw another one go does not hide why it went, though it speaks first."""
     with pytest.raises(Exception, match=message) as caught:
-        Group(_notices, (how, tmp_path / "there"), 2).result()
+        LocalProcesses(_notices, (how, tmp_path / "there"), 2).result()
     assert type(caught.value).__name__ == kind
 
 

@@ -14,8 +14,7 @@ from pruneboard import errors
 from pruneboard.errors import LostPeerError, PruneboardError, RunError, UsageError
 from pruneboard.experiment.prepare import prepare
 from pruneboard.processes import rendezvous
-from pruneboard.processes.launch import free_port
-from pruneboard.processes.world import World
+from pruneboard.processes.world import World, free_port
 from runs import tiny
 
 RUN = ["run", "--model", "test_vit", "--sparsity", "0.5", "--limit-train", "142", "--batch-size", "32", "--epochs", "2"]
@@ -206,7 +205,7 @@ OTHERS = [
 @pytest.mark.parametrize("message", LOSSES)
 def test_loss_of_a_process_is_told_from_other_errors(message):
     """What gloo and NCCL say when a peer is gone is an interruption, and tells no address."""
-    with pytest.raises(LostPeerError, match="run the same command again") as caught, rendezvous.watched():
+    with pytest.raises(LostPeerError, match="run the same command again") as caught, rendezvous.detect_lost_peer():
         raise RuntimeError(message)
     assert "10.0.0.2" not in str(caught.value)
     assert caught.value.exit_code == 75
@@ -216,7 +215,7 @@ def test_loss_of_a_process_is_told_from_other_errors(message):
 def test_other_errors_pass_unchanged(message):
     """An error of the model, the device or the method stays what it is."""
     raised = RuntimeError(message)
-    with pytest.raises(RuntimeError) as caught, rendezvous.watched():
+    with pytest.raises(RuntimeError) as caught, rendezvous.detect_lost_peer():
         raise raised
     assert caught.value is raised
 
@@ -232,12 +231,12 @@ def test_procs_under_a_launcher_are_refused(tmp_path, monkeypatch):
 
 def test_alone_there_is_nobody_to_ask():
     """One process agrees with itself, and an error is its own cause."""
-    assert rendezvous.agree(lambda: {"a": [1, None]}) == {"a": [1, None]}
-    rendezvous.check_same("0" * 64)
+    assert rendezvous.broadcast_from_main(lambda: {"a": [1, None]}) == {"a": [1, None]}
+    rendezvous.check_same_run("0" * 64)
     lost = LostPeerError("x")
-    assert rendezvous.cause(lost) is lost
-    assert not rendezvous.broken()
-    with rendezvous.together(World(0, 1), cuda=False):
+    assert rendezvous.root_cause(lost) is lost
+    assert not rendezvous.is_broken()
+    with rendezvous.shared_run(World(0, 1), cuda=False):
         pass
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruneboard.errors import UsageError
-from pruneboard.processes.world import FIRST_PORT, PORTS, World, first_host, threads, timeout
+from pruneboard.processes.world import FIRST_PORT, PORTS, World, first_host, thread_count, timeout
 
 PLACE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "alpha", "MASTER_PORT": "29500"}
 STEP = {
@@ -191,16 +191,16 @@ def test_timeout_is_read_from_the_environment(environment):
 def test_cores_are_shared(environment, local_size):
     """Processes on one machine take no more threads together than there are cores, and one each at least."""
     cores = len(os.sched_getaffinity(0))
-    assert threads(local_size) == max(1, cores // local_size)
+    assert thread_count(local_size) == max(1, cores // local_size)
     environment(OMP_NUM_THREADS=3)
-    assert threads(local_size) is None
+    assert thread_count(local_size) is None
 
 
 def test_cores_that_srun_gave_are_not_shared_again(environment):
     """A task bound to its own cores takes them all; processes of a launcher inside one task share its cores."""
     environment(**STEP, SLURM_CPUS_PER_TASK=6)
     World.current()
-    assert threads(2) == 6
+    assert thread_count(2) == 6
     environment(**STEP | PLACE, SLURM_CPUS_PER_TASK=6)
     World.current()
-    assert threads(10**6) == 1
+    assert thread_count(10**6) == 1

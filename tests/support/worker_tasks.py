@@ -22,7 +22,7 @@ def work(task: dict[str, Any], on_step: Callable[[int, int], None]) -> dict[str,
     if do == "train":
         _train(Path(task["saved"]), on_step)
     if do == "end":
-        with interrupts.requests() as request:
+        with interrupts.listen_for_stop() as request:
             on_step(1, 1)
             while not request.number:
                 time.sleep(0.05)
@@ -37,10 +37,10 @@ def work(task: dict[str, Any], on_step: Callable[[int, int], None]) -> dict[str,
 
 def _train(saved: Path, on_step: Callable[[int, int], None]) -> None:
     """Take steps until asked to stop, then save as a run does: after the step that is under way."""
-    with interrupts.requests() as request:
+    with interrupts.listen_for_stop() as request:
         for step in range(10**6):
             on_step(step, 10**6)
             time.sleep(0.05)
             if request.number:
                 saved.write_text(str(step))
-                raise interrupts.interruption(request.number, "; the run is saved")
+                raise interrupts.stop_error(request.number, "; the run is saved")

@@ -104,10 +104,10 @@ def undisturbed() -> Iterator[None]:
         KeyboardInterrupt: Ctrl-C came.
         InterruptedRunError: SIGTERM came.
     """
-    with interrupts.requests() as request:
+    with interrupts.listen_for_stop() as request:
         yield
     if request.number:
-        raise interrupts.interruption(request.number, "")
+        raise interrupts.stop_error(request.number, "")
 
 
 def last_line(error: BaseException) -> str:

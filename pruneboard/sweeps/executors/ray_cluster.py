@@ -121,7 +121,7 @@ class Cluster:
     def stop(self) -> None:
         """Cancel what is under way and leave the cluster, which goes on without us."""
         tasks = list(self._under_way)
-        with self._open, interrupts.requests():
+        with self._open, interrupts.listen_for_stop():
             for task in tasks:
                 self._ray.cancel(task)
             self._settle(tasks, CANCEL_SECONDS)

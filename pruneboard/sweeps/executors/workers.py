@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 from pruneboard.errors import InterruptedRunError, PruneboardError, RunError
 from pruneboard.processes import interrupts, memory
 from pruneboard.processes.launch import die_with_parent
-from pruneboard.processes.process_exit import leave
+from pruneboard.processes.process_exit import exit_process
 
 SAVING_SECONDS = 120.0
 """How long a worker that was told to stop may take to save its run."""
@@ -151,7 +151,7 @@ def _death(code: int | None) -> str:
 def _serve(work: Work[Any], tasks: Connection, reports: Connection, lifeline: Connection, threads: int) -> None:
     """Carry out tasks until there are no more: what a worker process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent passes it on
-    signal.signal(signal.SIGTERM, interrupts.at_once)
+    signal.signal(signal.SIGTERM, interrupts.stop_now)
     threading.Thread(target=die_with_parent, args=(lifeline,), daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that a run of several starts
     with suppress(InterruptedRunError, EOFError, OSError):
@@ -164,7 +164,7 @@ def _serve(work: Work[Any], tasks: Connection, reports: Connection, lifeline: Co
         with kept_open():
             while _one(work, tasks.recv(), reports):
                 pass
-    leave(0)
+    exit_process(0)
 
 
 def _one(work: Work[Any], task: Any, reports: Connection) -> bool:
