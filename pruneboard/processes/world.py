@@ -94,6 +94,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def local_environments(size: int) -> list[dict[str, str]]:
+    """Return, by rank, the environment variables of `size` processes that meet on this machine."""
+    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+
+
 def first_host(nodes: str) -> str:
     """Return the first host of a SLURM node list, such as `node003` of `node[003-005,9],gpu1`."""
     first = re.match(r"(?:\[[^\]]*\]|[^,\[])*", nodes)

@@ -1,4 +1,4 @@
-"""What the worker processes of tests carry out: started processes import it by its name."""
+"""Functions that the child processes of tests carry out; a child imports them from this module by name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pruneboard.processes import interrupts
 
 
 def work(task: dict[str, Any], on_step: Callable[[int, int], None]) -> dict[str, Any]:
-    """Do what the task says: `raise`, `die`, `train` until a signal comes, `end` with it, `hang`, or say who it was."""
+    """Do what `task["do"]` says: `raise`, `die`, `train` until a signal, `end` with it; without it, describe itself."""
     do = task.get("do")
     if do == "raise":
         raise task["error"]("why")
@@ -26,17 +27,14 @@ def work(task: dict[str, Any], on_step: Callable[[int, int], None]) -> dict[str,
             on_step(1, 1)
             while not request.number:
                 time.sleep(0.05)
-    if do == "hang":
-        on_step(os.getpid(), 0)
-        while True:
-            time.sleep(0.1)
     import torch
 
-    return {"pid": os.getpid(), "threads": torch.get_num_threads(), "for its own": os.environ["OMP_NUM_THREADS"]}
+    children = os.environ["OMP_NUM_THREADS"]
+    return {"pid": os.getpid(), "threads": torch.get_num_threads(), "threads of its children": children}
 
 
 def _train(saved: Path, on_step: Callable[[int, int], None]) -> None:
-    """Take steps until asked to stop, then save as a run does: after the step that is under way."""
+    """Take steps until a signal arrives, then save as a run does: after the current step."""
     with interrupts.listen_for_stop() as request:
         for step in range(10**6):
             on_step(step, 10**6)
@@ -44,3 +42,28 @@ def _train(saved: Path, on_step: Callable[[int, int], None]) -> None:
             if request.number:
                 saved.write_text(str(step))
                 raise interrupts.stop_error(request.number, "; the run is saved")
+
+
+def echo(pipe: Connection) -> str:
+    """Send back each message until one is `end`, then return a last one."""
+    while (message := pipe.recv()) != "end":
+        pipe.send(message)
+    return "last"
+
+
+def hang(pipe: Connection, ignore: bool = False) -> None:
+    """Send the process number and never return; with `ignore`, not even after SIGTERM."""
+    if ignore:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipe.send(os.getpid())
+    while True:
+        time.sleep(0.1)
+
+
+def describe(pipe: Connection) -> dict[str, Any]:
+    """Return how this process handles SIGINT, and whether torchrun's variable reached it."""
+    del pipe
+    return {
+        "ignores SIGINT": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+        "agent store": os.environ.get("TORCHELASTIC_USE_AGENT_STORE"),
+    }
