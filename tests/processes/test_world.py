@@ -183,7 +183,7 @@ def test_timeout_is_read_from_the_environment(environment):
     assert timeout().total_seconds() == 2.5
     for wrong in ("0", "-1", "ten", "", "1e3", "inf"):
         environment(PRUNEBOARD_TIMEOUT=wrong)
-        with pytest.raises(UsageError, match=f"PRUNEBOARD_TIMEOUT={wrong} is no number of seconds"):
+        with pytest.raises(UsageError, match=f"PRUNEBOARD_TIMEOUT={wrong} is not a number of seconds"):
             timeout()
 
 
