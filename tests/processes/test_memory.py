@@ -25,7 +25,8 @@ def fill():
 
 if "keep" in sys.argv:
     memory.keep_freed_memory()
-fill()
+for _ in range({ROUNDS}):  # the heap may grow a few times before a freed block is in the right place
+    fill()
 before = faults()
 for _ in range({ROUNDS}):
     fill()
@@ -46,9 +47,9 @@ def run(*arguments, **environment):
 
 
 def test_kept_memory_is_used_again():
-    """By default each of ten allocations faults in all its pages; with `keep_freed_memory` at most one does."""
+    """By default every allocation faults in its pages again; with `keep_freed_memory`, none does after the first ten."""
     assert run()[0] >= ROUNDS * PAGES
-    assert run("keep")[0] < 1.5 * PAGES
+    assert run("keep")[0] < 0.5 * PAGES
 
 
 @pytest.mark.parametrize("arguments", [(), ("keep",)])

@@ -10,7 +10,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from pruneboard.errors import AuditError, DataError, LostPeerError
 from pruneboard.processes import interrupts
+from pruneboard.processes.launch import GRACE_SECONDS
+from pruneboard.processes.world import World
 
 
 def work(task: dict[str, Any], on_step: Callable[[int, int], None]) -> dict[str, Any]:
@@ -67,3 +70,39 @@ def describe(pipe: Connection) -> dict[str, Any]:
         "ignores SIGINT": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
         "agent store": os.environ.get("TORCHELASTIC_USE_AGENT_STORE"),
     }
+
+
+def rank_of(name: str, local: str | None = None) -> tuple[World, int, str, str | None]:
+    """Return this process's world, its parent's number, and the arguments."""
+    return World.current(), os.getppid(), name, local
+
+
+def stop_when_asked(folder: Path) -> None:
+    """Wait for SIGTERM and end as an interrupted run does."""
+    with interrupts.listen_for_stop() as request:
+        (folder / os.environ["RANK"]).touch()
+        while not request.number:
+            time.sleep(0.01)
+        raise interrupts.stop_error(request.number, ", saved")
+
+
+def fail_on_rank_1(how: str) -> None:
+    """End the second process; the first one sleeps."""
+    if os.environ["RANK"] == "1":
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise AuditError("this one")
+    time.sleep(60)
+
+
+def notice_before_the_reason(how: str, started: Path) -> None:
+    """The first process reports that a peer is lost before the peer reports why."""
+    if os.environ["RANK"] == "0":
+        while not started.exists():
+            time.sleep(0.01)
+        raise LostPeerError("a process was lost")
+    started.touch()
+    time.sleep(1.5 * GRACE_SECONDS)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise DataError("corrupt.png does not decode")
