@@ -47,7 +47,7 @@ def run(*arguments, **environment):
 
 
 def test_kept_memory_is_used_again():
-    """By default every allocation faults in its pages again; with `keep_freed_memory`, none does after the first ten."""
+    """By default every allocation faults in its pages; with `keep_freed_memory`, none does after the first ten."""
     assert run()[0] >= ROUNDS * PAGES
     assert run("keep")[0] < 0.5 * PAGES
 
