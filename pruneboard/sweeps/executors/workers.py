@@ -139,7 +139,7 @@ def _run_task(work: Work[Any], task: Any, pipe: Connection) -> tuple[str, Any]:
         nonlocal last
         if time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
-            with suppress(OSError):  # nobody reads the pipe any more: not an error of the run
+            with suppress(OSError):  # the parent has closed the pipe: not an error of the run
                 pipe.send(("step", (step, total)))
 
     try:
