@@ -14,7 +14,7 @@ import click
 
 import pruneboard
 from pruneboard.errors import PruneboardError, UsageError
-from pruneboard.processes.process_exit import leave
+from pruneboard.processes.process_exit import exit_process
 from pruneboard.processes.world import World
 
 INTERRUPTED = 130
@@ -97,7 +97,7 @@ def main() -> None:
     """Run the command line and end the process with its exit code."""
     # Read when torch is loaded. Below an error its network code prints pages about what we say in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    leave(invoke(sys.argv[1:]))
+    exit_process(invoke(sys.argv[1:]))
 
 
 def invoke(arguments: list[str]) -> int:
@@ -131,4 +131,4 @@ def _tell_others(arguments: list[str], error: PruneboardError) -> None:
         if world.size > 1 and arguments[:1] == ["run"]:
             from pruneboard.processes import rendezvous
 
-            rendezvous.tell(error, world)
+            rendezvous.report_early_failure(error, world)

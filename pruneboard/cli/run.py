@@ -178,7 +178,7 @@ def command(
     if dry_run:
         _print_plan(ctx, specs[0], as_json=as_json)
         return 0
-    previous = signal.signal(signal.SIGTERM, interrupts.at_once)
+    previous = signal.signal(signal.SIGTERM, interrupts.stop_now)
     try:
         return _run_all(specs, as_json=as_json, quiet=quiet)
     finally:
@@ -238,7 +238,7 @@ def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
             click.echo(f"error: {_which(spec, specs)}{error}", err=True)  # every process's own reason
             code = error.exit_code
             records.append(error.record)
-            if rendezvous.broken():
+            if rendezvous.is_broken():
                 break
             continue
         records.append(record)

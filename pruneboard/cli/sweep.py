@@ -77,7 +77,7 @@ def command(board: Path, *, results: str | None, dry_run: bool, plan_only: bool,
     lists_only = dry_run or plan_only
     _check_counts(options)
     check_options(options, lists_only=lists_only)
-    previous = signal.signal(signal.SIGTERM, interrupts.at_once)
+    previous = signal.signal(signal.SIGTERM, interrupts.stop_now)
     try:
         plan = _plan(description, results, options, lists_only=lists_only)
         if plan_only:
@@ -210,7 +210,7 @@ def _parallelism(options: dict[str, Any]) -> tuple[int, int]:
 
     cores = len(os.sched_getaffinity(0))
     jobs = max(1, cores // options["procs"]) if options["jobs"] == "auto" else int(options["jobs"])
-    return jobs, world.threads(jobs * options["procs"]) or torch.get_num_threads()  # the value of OMP_NUM_THREADS
+    return jobs, world.thread_count(jobs * options["procs"]) or torch.get_num_threads()  # the value of OMP_NUM_THREADS
 
 
 def _publish(results: str, progress: SweepProgress, *, as_json: bool) -> None:

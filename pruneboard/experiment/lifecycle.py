@@ -42,11 +42,11 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
         InterruptedRunError: stopped by SIGTERM or by a lost process.
     """
     world = World.current()
-    with rendezvous.together(world, cuda=wants_cuda(spec)):
+    with rendezvous.shared_run(world, cuda=wants_cuda(spec)):
         job, dataset = prepare(spec)
-        rendezvous.check_same(job.hash)
+        rendezvous.check_same_run(job.hash)
         # Only the first process sees the results.
-        finished = rendezvous.agree(lambda: None if spec.force else store.finished(job.folder, job.hash))
+        finished = rendezvous.broadcast_from_main(lambda: None if spec.force else store.finished(job.folder, job.hash))
         return finished or _attempt(job, listener or Silent(), world, dataset)
 
 
@@ -107,7 +107,7 @@ def _told(job: Job, watcher: Listener, dataset: Dataset | None, log: Path) -> di
     try:
         return execute(job, watcher, dataset)
     except InterruptedRunError as error:
-        raise rendezvous.cause(error) from None
+        raise rendezvous.root_cause(error) from None
     except RunError:
         logger.exception("the run failed")
         raise

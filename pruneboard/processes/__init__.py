@@ -1,9 +1,11 @@
-"""The processes of a run: how they start, meet, agree, are interrupted, and end.
+"""The processes of a run: how they start, meet, communicate, are interrupted, and end.
 
-world           this process's rank, and how many processes there are
-launch          one process in place, or several on this machine
-rendezvous      how processes meet, agree on values, and learn why another one failed
+world           this process's rank, and the number of processes
+child           a process that this one starts, with a pipe to it
+launch          a run in this process, or in several on this machine
+rendezvous      how processes meet, exchange values, and learn why another one failed
+failures        the reason why a process ended, in the form in which it is sent
 interrupts      SIGTERM and SIGINT: finish the step, save, then stop
-process_exit    how a process that used DeepSpeed ends
-memory          what glibc does with freed memory, and the peak memory of a run
+process_exit    how a process that used DeepSpeed exits
+memory          how glibc returns freed memory, and the peak memory of a run
 """

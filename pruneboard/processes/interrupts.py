@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT while a run trains: the step is finished and saved before the run ends."""
+"""SIGTERM and SIGINT during a run: the current step is finished and saved before the run ends."""
 
 from __future__ import annotations
 
@@ -13,40 +13,39 @@ from pruneboard.errors import InterruptedRunError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-INSISTS_AFTER = 1.0
-"""Seconds after which a second signal is meant: launchers pass on what their workers got from the terminal too."""
+REPEAT_SECONDS = 1.0
+"""A second signal counts only after this time, because launchers pass on what a terminal has sent to all processes."""
 
 
-class Request:
-    """Whether the run was asked to stop.
+class StopRequest:
+    """Whether a signal has asked the run to stop.
 
     Attributes:
-        number: the signal that asked; 0 for none.
+        number: the signal; 0 if there was none.
     """
 
     def __init__(self) -> None:
-        """Start without one."""
+        """Start without a signal."""
         self.number = 0
         self._since = 0.0
 
-    def take(self, number: int, frame: FrameType | None) -> None:
-        """Remember the first signal; the same one again, a second later, ends the run at once."""
-        del frame
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Remember the first signal; raise if another one comes at least `REPEAT_SECONDS` later."""
         if not self.number:
             self.number, self._since = number, time.monotonic()
-        elif time.monotonic() - self._since > INSISTS_AFTER:
-            raise interruption(number, "")
+        elif time.monotonic() - self._since > REPEAT_SECONDS:
+            stop_now(number, frame)
 
 
 @contextmanager
-def requests() -> Iterator[Request]:
-    """Turn signals into a request for the length of the block; outside the main thread nothing changes."""
-    request = Request()
+def listen_for_stop() -> Iterator[StopRequest]:
+    """Turn signals into a request while the block runs; outside the main thread, leave them as they are."""
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup means it
-    before = {number: signal.signal(number, request.take) for number in heard}
+    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
+    before = {number: signal.signal(number, request.handle) for number in handled}
     try:
         yield request
     finally:
@@ -54,14 +53,14 @@ def requests() -> Iterator[Request]:
             signal.signal(number, handler)
 
 
-def at_once(number: int, frame: FrameType | None) -> None:
-    """End the run now: the handler for when there is nothing to save."""
+def stop_now(number: int, frame: FrameType | None) -> None:
+    """End the run immediately: the signal handler while there is nothing to save."""
     del frame
-    raise interruption(number, "")
+    raise stop_error(number, "")
 
 
-def interruption(number: int, saved: str) -> BaseException:
-    """Return what ends a run that signal `number` stopped; `saved` says what is kept."""
+def stop_error(number: int, saved: str) -> BaseException:
+    """Return the exception for a run that signal `number` stopped; `saved` says what was saved."""
     if number == signal.SIGINT:
         return KeyboardInterrupt(f"stopped by Ctrl-C{saved}: run the same command again")
     return InterruptedRunError(f"stopped by SIGTERM{saved}: run the same command again")

@@ -1,38 +1,39 @@
-"""One process, or several: the same run either way.
+"""Run a function in this process, or in several processes on this machine.
 
-One process runs in place, without any launcher. `--procs N` starts N on this machine. Under torchrun, the `deepspeed`
-launcher or srun, every process reads its rank from the environment (`pruneboard.processes.world`).
+One process needs no launcher. `--procs N` starts N processes here. Under torchrun, the `deepspeed` launcher or srun,
+the processes exist already, and each reads its rank from the environment (`pruneboard.processes.world`).
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import math
 import os
 import signal
-import socket
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
-from pruneboard.errors import InterruptedRunError, LostPeerError, PruneboardError, rebuilt
-from pruneboard.processes import interrupts, memory
-from pruneboard.processes.process_exit import leave
-from pruneboard.processes.world import World
+from pruneboard.errors import InterruptedRunError, PruneboardError
+from pruneboard.processes import interrupts
+from pruneboard.processes.child import Child, stop
+from pruneboard.processes.failures import Failure, root_cause
+from pruneboard.processes.world import World, local_environments
 
 R = TypeVar("R")
 
-LOOK_SECONDS = 0.2
-"""How often to look for a signal while processes work."""
+POLL_SECONDS = 0.2
+"""How often to check for a signal while the processes work."""
 
 GRACE_SECONDS = 1.0
-"""How long to listen for the cause once the first sign of a failure is seen: peers of a lost process fail too."""
+"""How long to wait for further reports after the first failure, because the peers of a lost process fail too."""
 
 NOTICED_SECONDS = 10.0
-"""The same while all have only noticed that another one is lost: on a busy machine it takes a while to be seen gone."""
+"""The same while every report only notices a loss: on a busy machine the end of the lost process shows up late."""
+
+END_SECONDS = 5.0
+"""How long processes may take to end after SIGTERM."""
 
 
 def launch(target: Callable[..., R], arguments: tuple[Any, ...], procs: int, world: World, local: Any) -> R:
@@ -41,150 +42,81 @@ def launch(target: Callable[..., R], arguments: tuple[Any, ...], procs: int, wor
     Args:
         target: a module-level function.
         arguments: picklable.
-        procs: how many processes to start; 1 runs in place.
-        world: where this process stands already; one of several never starts more.
-        local: what only a run in place can use (an opened data set).
+        procs: how many processes to start; with 1 the function runs in this process.
+        world: this process's rank; a process that a launcher started never starts others.
+        local: an argument that cannot be sent to another process, such as an open data set.
     """
     if procs == 1 or world.size > 1:
         return target(*arguments, local)
-    return cast("R", Group(target, arguments, procs).result())
+    return cast("R", LocalProcesses(target, arguments, procs).result())
 
 
-class Group:
-    """Processes on this machine that end together: with their work, with the first failure, or with us."""
+class LocalProcesses:
+    """Processes of one run on this machine. All end when one fails or when this process ends."""
 
     def __init__(self, target: Callable[..., Any], arguments: tuple[Any, ...], procs: int) -> None:
-        """Start them."""
-        context = multiprocessing.get_context("spawn")
-        port = free_port()
-        self._reports: list[Connection] = []
-        self._lifelines: list[Connection] = []
-        self._processes = []
-        for rank in range(procs):
-            report, child_report = context.Pipe(duplex=False)
-            child_lifeline, lifeline = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_child, args=(target, arguments, rank, procs, port, child_report, child_lifeline), daemon=True
-            )
-            process.start()
-            child_report.close()
-            child_lifeline.close()
-            self._reports.append(report)
-            self._lifelines.append(lifeline)
-            self._processes.append(process)
+        """Start `procs` processes that call `target(*arguments)`."""
+        self._children = [Child(_serve, target, arguments, variables) for variables in local_environments(procs)]
 
     def result(self) -> Any:
-        """Wait for all; return rank 0's result.
+        """Wait for all processes and return rank 0's result.
 
         Raises:
-            PruneboardError: the first failure a process reported.
-            InterruptedRunError: a process was lost without a word, or SIGTERM came and was passed on.
-            KeyboardInterrupt: SIGINT came and was passed on.
+            PruneboardError: a process failed.
+            InterruptedRunError: a process was killed, or this one received SIGTERM and passed it on.
+            KeyboardInterrupt: this process received SIGINT and passed it on.
         """
         try:
-            with interrupts.requests() as request:
-                return self._collect(request)
+            with interrupts.listen_for_stop() as request:
+                results, failures = self._collect(request)
         finally:
-            for process in self._processes:
-                process.terminate()
-            for process in self._processes:
-                process.join(5)
-                if process.is_alive():
-                    process.kill()
+            stop(self._children, END_SECONDS)
+        if not failures:
+            return results[0]
+        error = root_cause(failures).error()
+        if request.number == signal.SIGINT and isinstance(error, InterruptedRunError):
+            raise KeyboardInterrupt(str(error).replace("SIGTERM", "Ctrl-C"))  # it was passed on as SIGTERM
+        raise error
 
-    def _collect(self, request: interrupts.Request) -> Any:
+    def _collect(self, request: interrupts.StopRequest) -> tuple[dict[int, Any], list[Failure]]:
+        """Return the results by rank, and the failures reported until a short time after the first one."""
+        waiting = {child.pipe: rank for rank, child in enumerate(self._children)}
         results: dict[int, Any] = {}
-        passed_on = False
-        while len(results) < len(self._processes):
+        failures: list[Failure] = []
+        first_failure, passed_on, patience = math.inf, False, 0.0
+        while waiting and time.monotonic() <= first_failure + patience:
             if request.number and not passed_on:
-                for process in self._processes:
-                    process.terminate()  # SIGTERM: each finishes its step, and all save
+                for child in self._children:
+                    child.process.terminate()  # SIGTERM: each process finishes its step, and all save
                 passed_on = True
-            waiting = [r for rank, r in enumerate(self._reports) if rank not in results]
-            for report in connection.wait(waiting, timeout=LOOK_SECONDS):
-                rank = self._reports.index(cast("Connection", report))
-                results[rank] = self._receive(rank)
-            if any(isinstance(outcome, BaseException) for outcome in results.values()):
-                cause = self._cause(results)
-                if request.number == signal.SIGINT and isinstance(cause, InterruptedRunError):
-                    raise KeyboardInterrupt(str(cause).replace("SIGTERM", "Ctrl-C"))  # SIGTERM is how we passed it on
-                raise cause
-        return results[0]
+            for pipe in connection.wait(list(waiting), timeout=POLL_SECONDS):
+                rank = waiting.pop(cast("Connection", pipe))
+                results[rank], failure = self._receive(rank)
+                failures += [failure] if failure else []
+            if failures:
+                first_failure = min(first_failure, time.monotonic())
+                patience = NOTICED_SECONDS if all(failure.only_noticed for failure in failures) else GRACE_SECONDS
+        return results, failures
 
-    def _receive(self, rank: int) -> Any:
-        """Return what a process reports; a lost one reports the end of its pipe."""
+    def _receive(self, rank: int) -> tuple[Any, Failure | None]:
+        """Return a process's result or its failure; the pipe of a killed process is closed without a message."""
+        child = self._children[rank]
         try:
-            kind, value = self._reports[rank].recv()
-        except EOFError:
-            self._processes[rank].join(5)
-            code = self._processes[rank].exitcode
-            return InterruptedRunError(f"process {rank} was lost (exit code {code}): run the same command again")
-        return value if kind == "" else rebuilt(kind, value)
-
-    def _cause(self, results: dict[int, Any]) -> BaseException:
-        """Return the failure that explains the others.
-
-        A process lost without a word comes first, then one that says why, then its peers, which say that one is lost.
-        """
-        began = time.monotonic()
-        found = [outcome for outcome in results.values() if isinstance(outcome, BaseException)]
-        while len(results) < len(self._processes):
-            noticed = all(isinstance(failure, LostPeerError) for failure in found)
-            left = began + (NOTICED_SECONDS if noticed else GRACE_SECONDS) - time.monotonic()
-            if left <= 0:
-                break
-            waiting = [r for rank, r in enumerate(self._reports) if rank not in results]
-            for report in connection.wait(waiting, timeout=left):
-                rank = self._reports.index(cast("Connection", report))
-                results[rank] = self._receive(rank)
-                if isinstance(results[rank], BaseException):
-                    found.append(results[rank])
-        return min(found, key=_rank_of_cause)
+            return cast("tuple[Any, Failure | None]", child.pipe.recv())
+        except (EOFError, OSError):
+            message = f"process {rank} was lost (exit code {child.exit_code()}): run the same command again"
+            return None, Failure(rank, InterruptedRunError.__name__, message)
 
 
-def _rank_of_cause(error: BaseException) -> int:
-    if isinstance(error, LostPeerError):
-        return 2
-    return 0 if isinstance(error, InterruptedRunError) else 1
-
-
-def _child(
-    target: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    rank: int,
-    procs: int,
-    port: int,
-    report: Connection,
-    lifeline: Connection,
-) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": procs, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()})
-    os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # of a torchrun that started our parent: not our store
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent passes it on
-    signal.signal(signal.SIGTERM, interrupts.at_once)
-    threading.Thread(target=die_with_parent, args=(lifeline,), daemon=True).start()
-    with suppress(PruneboardError):  # ended by the parent while it reports: another one's report was first
-        try:
-            from pruneboard.processes import rendezvous
-
-            memory.keep_freed_memory()
-            rendezvous.share_cores(procs)
-            report.send(("", target(*arguments)))
-        except PruneboardError as error:
-            report.send((type(error).__name__, str(error)))
-    leave(0)
-
-
-def die_with_parent(lifeline: Connection) -> None:
-    """End this process when the other end of `lifeline` closes, which even kill -9 of the parent does."""
+def _serve(
+    pipe: Connection, target: Callable[..., Any], arguments: tuple[Any, ...], variables: dict[str, str]
+) -> tuple[Any, Failure | None]:
+    del pipe  # the returned value is the only message
+    os.environ.update(variables)
     try:
-        lifeline.recv()
-    except (EOFError, OSError):
-        os._exit(InterruptedRunError.exit_code)  # `sys.exit` would end this thread and let the run go on
+        from pruneboard.processes import rendezvous
 
-
-def free_port() -> int:
-    """Return a TCP port that was free a moment ago on this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        rendezvous.limit_threads(int(variables["WORLD_SIZE"]))
+        return target(*arguments), None
+    except PruneboardError as error:
+        return None, Failure.of(error, int(variables["RANK"]))

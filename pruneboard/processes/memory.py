@@ -1,6 +1,6 @@
-"""Memory of a process: what glibc does with freed memory, and the peak that a run reached.
+"""Memory of a process: how glibc returns freed memory to the system, and the peak memory of a run.
 
-Imports torch only when a peak is asked for: the command line imports this module before torch.
+torch is imported only when a peak is asked for, because the command line imports this module before torch.
 """
 
 from __future__ import annotations
@@ -16,55 +16,55 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
-_LARGEST = (1 << 30, 1 << 25)
-"""Bytes from which on a block is a mapping of its own, the best that is taken; before glibc 2.35 the second is."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
+_MMAP_SIZES = (1 << 30, 1 << 25)
+"""Bytes from which a block gets its own mapping: the first value that glibc accepts; before 2.35 that is the second."""
 
-_ASKED_BY_USER = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
+_USER_SETTINGS = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
 
 
 def keep_freed_memory() -> None:
-    """Let this process use again what it has freed.
+    """Make malloc keep freed blocks for later allocations of this process.
 
-    glibc gives large blocks back to the system at once, and gets them anew in the next step, zeroed page by page: where
-    weights outweigh activations that is up to a third of a step on a CPU. For processes whose work is training, and not
-    for a program that imports pruneboard. Nothing happens where the C library is another one, or where the
-    environment says already how it allocates.
+    By default glibc returns large blocks to the system at once. The next step then gets new pages, which the system
+    must zero first. On a CPU, where weights outweigh activations, this costs up to a third of a step. Only processes
+    that train call this, not every program that imports pruneboard. It does nothing if the C library is not glibc or if
+    the environment sets how malloc works.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None or any(name in os.environ for name in _ASKED_BY_USER):
+    if mallopt is None or any(name in os.environ for name in _USER_SETTINGS):
         return
-    if any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST):
+    if any(mallopt(_MMAP_THRESHOLD, size) for size in _MMAP_SIZES):
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def release_freed_memory() -> None:
-    """Return to the system what is freed and kept, where the C library is glibc."""
+    """Return memory that was freed but kept to the system, if the C library is glibc."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let the peak start from what is in use now: a process may carry out one run after another."""
+    """Start measuring the peak from the memory in use now, because a process may carry out several runs."""
     if device.type == "cuda":
         import torch
 
         torch.cuda.reset_peak_memory_stats(device)
         return
     release_freed_memory()
-    with suppress(OSError):  # elsewhere than on Linux the peak stays that of the process
+    with suppress(OSError):  # only on Linux; elsewhere the peak remains that of the whole process
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory_bytes(device: torch.device | str) -> int:
-    """Return the most memory used since it was last forgotten: allocated on a GPU, or resident of this process."""
+    """Return the peak since `reset_peak_memory`, in bytes: allocated on a GPU, or resident in this process."""
     import torch
 
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):
-        # Of these pages alone: a process starts with the peak of the one that started it as its `ru_maxrss`.
+        # Not `ru_maxrss`, which starts at the peak of the process that started this one.
         found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
         if found:
             return int(found[1]) * 1024

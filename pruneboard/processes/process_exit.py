@@ -1,4 +1,4 @@
-"""The end of a process."""
+"""How a process exits."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import sys
 from typing import NoReturn
 
 
-def leave(code: int) -> NoReturn:
-    """Flush and end this process, without the interpreter's finalization once DeepSpeed was used in it.
+def exit_process(code: int) -> NoReturn:
+    """Flush the output and exit; if DeepSpeed was imported, without finalizing the interpreter.
 
-    A finished DeepSpeed process on gloo aborts in finalization in about 2 % of runs (pytorch PR 179291);
-    every other process ends the ordinary way.
+    A finished DeepSpeed process on gloo aborts during finalization in about 2 % of runs (pytorch PR 179291).
     """
     if "deepspeed" not in sys.modules:
         sys.exit(code)

@@ -1,8 +1,24 @@
-"""The processes of one run: how they meet, what they agree on, and how each learns why another one ended.
+"""How the processes of one run meet, exchange small values, and learn why another one failed.
 
-Hosts need not share a file system, so what only the first process sees is decided there and told to the others
-(`agree`). To them the end of a process is a broken connection (`watched`), so one that fails leaves its reason
-in the store where all met, and ends once they have heard it. What crosses the network is JSON, never pickle.
+How they meet: every process connects to a `TCPStore`, a small key-value server at MASTER_ADDR:MASTER_PORT. Rank 0 hosts
+it (under torchrun, the agent on the first host does). Each process writes its host name there and waits, at most
+`world.timeout()`, until all have done so. Then all build torch's process group over the same store: NCCL on GPUs, gloo
+on CPUs. With NCCL there is also a gloo group for the values that the harness itself exchanges.
+
+What a lost process looks like: the system closes its sockets, so a collective operation of gloo that needs it fails at
+once in the other processes ("connection closed by peer"). If its host is unreachable, nothing is closed, and the
+operation fails after the timeout. NCCL would by default abort the waiting process from a thread, without an exception
+that could be recorded; TORCH_NCCL_BLOCKING_WAIT=1 makes the operation raise instead. In each case the error says no
+more than that some peer is gone: `detect_lost_peer` turns it into a `LostPeerError`.
+
+How the reason travels: a process that fails by itself writes its error to the key `failed`. The first one to do so
+wins. A thread in every other process polls that key, keeps what it reads, and confirms it with `heard/RANK`. The failed
+process waits for these confirmations before it ends, because its end closes its connections, and on rank 0 also the
+store. If instead all processes write `alone/RANK`, all of them failed at the same point (for example because the loss
+is not finite); then no collective operation was left half done, and the next run can use the same group.
+
+Everything that crosses the network is JSON, because unpickling lets whoever can reach the port run code. Hosts need not
+share a file system: what depends on files of rank 0 is decided there and broadcast (`broadcast_from_main`).
 """
 
 from __future__ import annotations
@@ -24,20 +40,21 @@ import torch
 from torch import distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: ignore[attr-defined]
 
-from pruneboard.errors import InterruptedRunError, LostPeerError, PruneboardError, UsageError, rebuilt
-from pruneboard.processes.world import World, threads, timeout
+from pruneboard.errors import InterruptedRunError, LostPeerError, PruneboardError, UsageError
+from pruneboard.processes.failures import Failure
+from pruneboard.processes.world import World, thread_count, timeout
 
 POLL_SECONDS = 0.5
-"""How often a process looks for the reason of another one's failure."""
+"""How often a process checks whether another one has written why it failed."""
+
+REASON_SECONDS = 2.0
+"""How long a process that noticed a loss waits for the lost one's reason."""
 
 SETTLE_SECONDS = 3.0
-"""How long a process that failed waits to see whether all did, as with a loss that is not finite."""
+"""How long a failed process waits to see whether all failed by themselves, as with a loss that is not finite."""
 
 GRACE_SECONDS = 5.0
-"""How long a process that failed stays for the others to hear why."""
-
-LONGEST_REASON = 2000
-"""Characters."""
+"""How long a failed process then waits for the others to read its reason."""
 
 _NETWORK = re.compile(r"gloo|nccl|c10d|tcpstore|socket", re.IGNORECASE)
 _LOSS = re.compile(
@@ -48,15 +65,15 @@ _LOSS = re.compile(
 
 
 @dataclass
-class _Meeting:
-    """Where the processes met.
+class _Rendezvous:
+    """What this process holds after the rendezvous.
 
     Attributes:
-        world: this process and how many there are.
-        store: keys and values that all of them see.
-        group: for what is told between CPUs; None is the default group.
-        runs: how many runs began since.
-        broken: whether a process was lost or failed alone, after which no other run can follow here.
+        world: its rank, and the number of processes.
+        store: the key-value store that all processes share.
+        group: the process group for tensors on CPUs; None is the default group.
+        runs: number of runs started since.
+        broken: whether a process was lost or failed alone, after which these processes cannot carry out another run.
     """
 
     world: World
@@ -66,19 +83,20 @@ class _Meeting:
     broken: bool = False
 
 
-_sought = False
-_meeting: _Meeting | None = None
-_run: _Run | None = None
+# One process has one default process group in torch, so these are global too.
+_attempted = False
+_rendezvous: _Rendezvous | None = None
+_run: _SharedRun | None = None
 
 
 def join(world: World, *, cuda: bool) -> None:
-    """Start torch's process group; wait for all where there are several. Only the first call does something.
+    """Start torch's process group and wait until all processes have joined it. Later calls do nothing.
 
     Raises:
-        InterruptedRunError: not all came in time.
-        UsageError: the place to meet is none.
+        InterruptedRunError: not all processes joined in time.
+        UsageError: the rendezvous address is invalid.
     """
-    global _meeting  # noqa: PLW0603 - one process has one place among the others, as it has one default group
+    global _rendezvous  # noqa: PLW0603
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     backend, limit = "nccl" if cuda else "gloo", timeout()
     if world.size == 1:
@@ -86,46 +104,46 @@ def join(world: World, *, cuda: bool) -> None:
             own = TCPStore("127.0.0.1", 0, 1, is_master=True)
             dist.init_process_group(backend, store=own, rank=0, world_size=1, timeout=limit)
         return
-    if _meeting is not None and dist.is_initialized():
+    if _rendezvous is not None and dist.is_initialized():
         return
     store = _meet(world, limit)
     if cuda:
-        os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # else the loss of a peer aborts us without a word
-    with watched():
+        os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # see above
+    with detect_lost_peer():
         if not dist.is_initialized():
             inner = PrefixStore("group", store)
             dist.init_process_group(backend, store=inner, rank=world.rank, world_size=world.size, timeout=limit)
         group: Any = dist.new_group(backend="gloo", timeout=limit) if cuda else None
-    _meeting = _Meeting(world, store, group)
+    _rendezvous = _Rendezvous(world, store, group)
 
 
-def part() -> None:
-    """Forget where the processes met, once their process group is no more."""
-    global _meeting  # noqa: PLW0603 - the same
-    _meeting = None
+def reset() -> None:
+    """Forget the rendezvous, after its process group was destroyed."""
+    global _rendezvous  # noqa: PLW0603
+    _rendezvous = None
 
 
 @contextmanager
-def together(world: World, *, cuda: bool) -> Iterator[None]:
-    """Carry out a run that all processes carry out: what stops one of them stops all, for the same reason.
+def shared_run(world: World, *, cuda: bool) -> Iterator[None]:
+    """Carry out a run in which all processes take part: an error in one of them ends all, with the same reason.
 
     Raises:
-        PruneboardError: what another process failed with, where that stopped this one.
-        InterruptedRunError: a process was lost without a word.
+        PruneboardError: the error of another process, if it stopped this one.
+        InterruptedRunError: a process was lost and gave no reason.
     """
-    global _run  # noqa: PLW0603 - the same
+    global _run  # noqa: PLW0603
     if world.size == 1:
         yield
         return
     join(world, cuda=cuda)
-    assert _meeting is not None
-    if _meeting.broken:
+    assert _rendezvous is not None
+    if _rendezvous.broken:
         raise InterruptedRunError("a process was lost in the run before this one: run the same command again")
-    _run = _Run(_meeting)
+    _run = _SharedRun(_rendezvous)
     try:
         yield
-        with watched():
-            dist.barrier(group=_meeting.group)  # the run is over when the first process has written its record
+        with detect_lost_peer():
+            dist.barrier(group=_rendezvous.group)  # no process ends before rank 0 has written the record
     except BaseException as error:
         reason = _run.end(error)
         if reason is error:
@@ -136,78 +154,78 @@ def together(world: World, *, cuda: bool) -> Iterator[None]:
         _run = None
 
 
-def broken() -> bool:
-    """Return whether a process was lost or failed alone, so that no other run can follow in these processes."""
-    return _meeting is not None and _meeting.broken
+def is_broken() -> bool:
+    """Return whether a process was lost or failed alone, so that these processes cannot carry out another run."""
+    return _rendezvous is not None and _rendezvous.broken
 
 
-def agree(decide: Callable[[], Any]) -> Any:
-    """Return on every process what `decide`, called on the first one only, returns: a value that JSON can hold."""
-    if _meeting is None:
+def broadcast_from_main(decide: Callable[[], Any]) -> Any:
+    """Call `decide` on rank 0 and return its result, which must be a JSON value, on every process."""
+    if _rendezvous is None:
         return decide()
-    told = json.dumps(decide()).encode() if _meeting.world.is_main else b""
-    with watched():
-        length = torch.tensor([len(told)])
-        dist.broadcast(length, 0, group=_meeting.group)
-        room = torch.frombuffer(bytearray(told or int(length)), dtype=torch.uint8)
-        dist.broadcast(room, 0, group=_meeting.group)
-    return json.loads(bytes(room.numpy()))
+    content = json.dumps(decide()).encode() if _rendezvous.world.is_main else b""
+    with detect_lost_peer():
+        length = torch.tensor([len(content)])
+        dist.broadcast(length, 0, group=_rendezvous.group)
+        data = torch.frombuffer(bytearray(content or int(length)), dtype=torch.uint8)
+        dist.broadcast(data, 0, group=_rendezvous.group)
+    return json.loads(bytes(data.numpy()))
 
 
-def check_same(content: str) -> None:
-    """Refuse to begin unless `content`, a hash of what is to be done, is the same on every process.
+def check_same_run(digest: str) -> None:
+    """Check that every process is about to carry out the same run; `digest` is the run's hash.
 
     Raises:
-        UsageError: on all of them.
+        UsageError: the digests differ; raised on every process.
     """
-    if _meeting is None:
+    if _rendezvous is None:
         return
-    ours = torch.frombuffer(bytearray(content.encode()), dtype=torch.uint8)
-    found = [torch.empty_like(ours) for _ in range(_meeting.world.size)]
-    with watched():
-        dist.all_gather(found, ours, group=_meeting.group)
-    for rank, theirs in enumerate(found):
-        if not torch.equal(theirs, found[0]):
+    own = torch.frombuffer(bytearray(digest.encode()), dtype=torch.uint8)
+    found = [torch.empty_like(own) for _ in range(_rendezvous.world.size)]
+    with detect_lost_peer():
+        dist.all_gather(found, own, group=_rendezvous.group)
+    for rank, other in enumerate(found):
+        if not torch.equal(other, found[0]):
             raise UsageError(
-                f"process {rank} would do another run than process 0: every host needs the same command, the same "
+                f"process {rank} was given another run than process 0: every host needs the same command, the same "
                 "data, and the same versions of pruneboard and of the method"
             )
 
 
-def cause(error: PruneboardError) -> PruneboardError:
-    """Return why the run ended: the reason another process left, if `error` is an interruption; else `error`."""
-    return _run.cause(error) if _run is not None else error
+def root_cause(error: PruneboardError) -> PruneboardError:
+    """Return why the run ended: another process's error if `error` only follows from it, else `error`."""
+    return _run.root_cause(error) if _run is not None else error
 
 
-def tell(error: PruneboardError, world: World) -> None:
-    """Leave `error` for the other processes if this one failed before it looked for them; do not wait long."""
-    if world.size == 1 or _sought:
+def report_early_failure(error: PruneboardError, world: World) -> None:
+    """Send `error` to the other processes if this one failed before the rendezvous; wait for them at most a minute."""
+    if world.size == 1 or _attempted:
         return
     os.environ["PRUNEBOARD_TIMEOUT"] = str(min(60.0, timeout().total_seconds()))
-    with suppress(PruneboardError), together(world, cuda=False):
+    with suppress(PruneboardError), shared_run(world, cuda=False):
         raise error
 
 
-def limit_waiting(group: dist.ProcessGroup) -> None:
-    """Give a process group that a library made our timeout; torch would wait half an hour."""
+def set_group_timeout(group: dist.ProcessGroup) -> None:
+    """Give a process group that a library created our timeout; torch's default is half an hour."""
     # torch before 2.15 has it under this other name only.
     set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
     set_timeout(timeout(), group)
 
 
-def share_cores(local_size: int) -> None:
-    """Take this process's share of the cores of a machine that runs `local_size` of them."""
-    number = threads(local_size)
+def limit_threads(local_size: int) -> None:
+    """Let torch use this process's share of a machine's cores, which `local_size` processes divide."""
+    number = thread_count(local_size)
     if number is not None:
         torch.set_num_threads(number)
 
 
 @contextmanager
-def watched() -> Iterator[None]:
-    """Name the loss of a process where a collective operation fails of it; other errors pass.
+def detect_lost_peer() -> Iterator[None]:
+    """Turn the error of a collective operation that lost a peer into a `LostPeerError`; other errors pass unchanged.
 
     Raises:
-        LostPeerError: the connection to another process broke, or stayed silent for too long.
+        LostPeerError: the connection to another process broke, or no data arrived before the timeout.
     """
     try:
         yield
@@ -224,122 +242,111 @@ def watched() -> Iterator[None]:
 _ERRORS = (dist.DistNetworkError, dist.DistStoreError)
 
 
-class _Run:
-    """A run's place in the store, and a thread that waits there for another process's reason to fail."""
+class _SharedRun:
+    """One run's keys in the store, and a thread that waits there for another process's failure."""
 
-    def __init__(self, meeting: _Meeting) -> None:
-        meeting.runs += 1
-        self._meeting = meeting
-        self._store = PrefixStore(f"run{meeting.runs}", meeting.store)
+    def __init__(self, rendezvous: _Rendezvous) -> None:
+        rendezvous.runs += 1
+        self._rendezvous = rendezvous
+        self._store = PrefixStore(f"run{rendezvous.runs}", rendezvous.store)
         self._reason: PruneboardError | None = None
         self._heard = threading.Event()
-        self._stopped_by_others = False
+        self._ended_by_another = False
         self.over = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
-        with suppress(RuntimeError, ValueError):  # the store is gone, or holds what is no reason
+        with suppress(RuntimeError, ValueError, TypeError, LookupError):  # the store is gone, or its value is invalid
             while not self.over.wait(POLL_SECONDS):
                 if self._store.check(["failed"]):
-                    self._reason = _reason(self._store.get("failed"), self._meeting.world)
+                    failure = Failure.from_json(self._store.get("failed"))
+                    if failure.rank != self._rendezvous.world.rank:
+                        self._reason = failure.error(f"process {failure.rank}: ")
                     self._heard.set()
-                    self._store.set(f"heard/{self._meeting.world.rank}", "")
+                    self._store.set(f"heard/{self._rendezvous.world.rank}", "")
                     return
 
-    def cause(self, error: PruneboardError) -> PruneboardError:
-        """See the function of that name."""
-        if not isinstance(error, InterruptedRunError) or self._stopped_by_others:
+    def root_cause(self, error: PruneboardError) -> PruneboardError:
+        """See the function of that name.
+
+        Only an interruption can follow from another process's failure: a lost connection, or the SIGTERM that a
+        launcher sends to the remaining processes. After a lost connection, the reason may still be under way.
+        """
+        if not isinstance(error, InterruptedRunError) or self._ended_by_another:
             return error
         lost = isinstance(error, LostPeerError)
-        if self._heard.wait(4 * POLL_SECONDS if lost else 0.0) and self._reason is not None:
+        if self._heard.wait(REASON_SECONDS if lost else 0.0) and self._reason is not None:
             error = self._reason
         elif not lost:
             return error
-        self._stopped_by_others = True
-        _let_nothing_replace_the_reason()
+        self._ended_by_another = True
+        _ignore_sigterm()
         return error
 
     def end(self, error: BaseException) -> BaseException:
-        """Return why the run ended; where this process ended it, tell the others."""
+        """Return why the run ended; if this process failed by itself, first send its error to the others."""
         if isinstance(error, PruneboardError):
-            error = self.cause(error)
-        self._meeting.broken = True
-        if not self._stopped_by_others:
-            # In a thread: a store that does not answer must not keep us.
-            teller = threading.Thread(target=self._tell, args=(error,), daemon=True)
-            teller.start()
-            teller.join(SETTLE_SECONDS + 2 * GRACE_SECONDS)
+            error = self.root_cause(error)
+        self._rendezvous.broken = True
+        if not self._ended_by_another:
+            # In a thread, because a store that does not answer would block this process.
+            sender = threading.Thread(target=self._send, args=(error,), daemon=True)
+            sender.start()
+            sender.join(SETTLE_SECONDS + 2 * GRACE_SECONDS)
         return error
 
-    def _tell(self, error: BaseException) -> None:
-        world = self._meeting.world
-        with suppress(RuntimeError):  # the store is gone: nobody is left to be told
-            self._store.compare_set("failed", "", _written(error, world.rank))
-            for word in ("alone", "heard"):
-                self._store.set(f"{word}/{world.rank}", "")
-            if self._all("alone", SETTLE_SECONDS):
-                self._meeting.broken = False  # all failed by themselves at the same point: another run can follow
+    def _send(self, error: BaseException) -> None:
+        rank = self._rendezvous.world.rank
+        with suppress(RuntimeError):  # the store is gone: no process is left to read the reason
+            self._store.compare_set("failed", "", Failure.of(error, rank).to_json())
+            for key in ("alone", "heard"):
+                self._store.set(f"{key}/{rank}", "")
+            if self._all_wrote("alone", SETTLE_SECONDS):
+                self._rendezvous.broken = False
             else:
-                self._all("heard", GRACE_SECONDS)
+                self._all_wrote("heard", GRACE_SECONDS)
 
-    def _all(self, word: str, seconds: float) -> bool:
-        """Return whether every process has written `word`, giving them `seconds`."""
-        keys = [f"{word}/{rank}" for rank in range(self._meeting.world.size)]
+    def _all_wrote(self, key: str, seconds: float) -> bool:
+        """Wait at most `seconds` until every process has written `key`; return whether all have."""
+        keys = [f"{key}/{rank}" for rank in range(self._rendezvous.world.size)]
         deadline = time.monotonic() + seconds
-        while not (there := bool(self._store.check(keys))) and time.monotonic() < deadline:
+        while not (written := bool(self._store.check(keys))) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS / 5)
-        return there
+        return written
 
 
-def _written(error: BaseException, rank: int) -> str:
-    kind, text = type(error).__name__, str(error)
-    if isinstance(error, KeyboardInterrupt):
-        kind, text = InterruptedRunError.__name__, "stopped by Ctrl-C: run the same command again"
-    elif not isinstance(error, PruneboardError):
-        kind, text = "RunError", f"{kind}: {text}"
-    return json.dumps({"kind": kind, "message": text[:LONGEST_REASON], "rank": rank})
-
-
-def _reason(told: bytes, world: World) -> PruneboardError | None:
-    """Return another process's reason; None where it is our own."""
-    found = json.loads(told)
-    if not isinstance(found, dict) or found.get("rank") == world.rank:
-        return None
-    return rebuilt(str(found.get("kind")), f"process {found.get('rank')}: {found.get('message')}")
-
-
-def _let_nothing_replace_the_reason() -> None:
-    """Ignore SIGTERM from now on: a launcher sends it when one process has ended, and this one is about to."""
+def _ignore_sigterm() -> None:
+    """Keep the reason: a launcher sends SIGTERM when one process has ended, and this one is about to end too."""
     if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGTERM)):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _meet(world: World, limit: timedelta) -> Store:
-    """Return the store where all processes of the run met; this process knows then which share its machine."""
-    global _sought  # noqa: PLW0603 - the same
-    _sought = True
-    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    _check_resolves(os.environ["MASTER_ADDR"])
+    """Return the store once all processes have connected to it, and use this process's share of its host's cores."""
+    global _attempted  # noqa: PLW0603
+    _attempted = True
+    address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    _check_resolves(address)
     try:
         store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=limit))
         store = PrefixStore("pruneboard", store)
-        hosts = _hosts(store, world, limit)
+        hosts = _host_names(store, world, limit)
     except _ERRORS as error:
         line = str(error).splitlines()[0]
         if "EADDRINUSE" in line or "listen" in line:
-            raise UsageError(f"port {place.rpartition(':')[2]} is taken here: set another MASTER_PORT") from error
+            raise UsageError(f"port {port} is in use on this host: set another MASTER_PORT") from error
         raise InterruptedRunError(
-            f"process {world.rank} waited {limit.total_seconds():g} s at {place} and not all {world.size} processes "
-            f"came ({line}): start all of them, and check that their hosts reach each other"
+            f"process {world.rank} waited {limit.total_seconds():g} s at {address}:{port}, but not all {world.size} "
+            f"processes connected ({line}): start all of them, and check that their hosts reach each other"
         ) from error
     local = [rank for rank, host in enumerate(hosts) if host == hosts[world.rank]]
     os.environ.setdefault("LOCAL_RANK", str(local.index(world.rank)))
-    share_cores(len(local))
+    limit_threads(len(local))
     return store
 
 
-def _hosts(store: Store, world: World, limit: timedelta) -> list[bytes]:
-    """Return the name of each process's host, by rank."""
+def _host_names(store: Store, world: World, limit: timedelta) -> list[bytes]:
+    """Return the host name of each process, by rank, once all have written theirs."""
     keys = [f"host/{rank}" for rank in range(world.size)]
     store.set(keys[world.rank], socket.gethostname())
     try:
@@ -354,4 +361,4 @@ def _check_resolves(host: str) -> None:
     try:
         socket.getaddrinfo(host, None)
     except OSError as error:
-        raise UsageError(f"MASTER_ADDR={host} is no host that is known here: {error.strerror or error}") from error
+        raise UsageError(f"MASTER_ADDR={host} cannot be resolved on this host: {error.strerror or error}") from error

@@ -46,7 +46,7 @@ def runs_on_cuda(subject: Subject) -> None:
     """On a CUDA device counts are exact, and every tensor of a gate is where its weight is."""
     if not torch.cuda.is_available():
         raise CheckSkippedError("torch sees no CUDA device")
-    answer = pair.apart(train_on, subject.pruner, subject.track, "cuda")
+    answer = pair.run_in_new_process(train_on, subject.pruner, subject.track, "cuda")
     if answer.error:
         raise CheckFailedError(answer.error)
 
@@ -62,11 +62,11 @@ def resumes_from_its_state(subject: Subject) -> None:
     total, harden = run.budget.total, run.budget.harden_step
     stops = sorted({step for step in (max(1, harden // 2), harden - 1, (harden + total) // 2) if 0 < step < total})
     with tempfile.TemporaryDirectory() as folder:
-        whole = pair.current().alone(0, train_and_save, subject.pruner, subject.track, folder, stops)
+        whole = pair.shared_pair().run_alone(0, train_and_save, subject.pruner, subject.track, folder, stops)
         if whole.error:
             raise CheckFailedError(whole.error)
         for step in stops:
-            again = pair.current().alone(1, go_on, subject.pruner, subject.track, str(Path(folder) / str(step)))
+            again = pair.shared_pair().run_alone(1, go_on, subject.pruner, subject.track, str(Path(folder) / str(step)))
             if again.error:
                 raise CheckFailedError(f"going on from step {step} of {total}: {again.error}")
             require(
@@ -79,7 +79,7 @@ def resumes_from_its_state(subject: Subject) -> None:
 @check(processes=True)
 def two_processes_agree(subject: Subject) -> None:
     """Two processes that see different images have equal masks and weights at every evaluation, and the exact count."""
-    first, second = pair.current().together(train_together, subject.pruner, subject.track)
+    first, second = pair.shared_pair().run_on_both(train_together, subject.pruner, subject.track)
     for answer in (first, second):
         if answer.error:
             raise CheckFailedError(answer.error)

@@ -1,152 +1,131 @@
-"""A pair of processes that stay, so that the checks of any number of pruners need not wait for new ones."""
+"""Two processes in which the contract suite runs the checks that need more than one process.
+
+They import torch and DeepSpeed once and serve the checks of any number of pruners (`shared_pair`).
+"""
 
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import os
 import pickle
-import signal
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
 
-from pruneboard.processes.launch import free_port
-from pruneboard.processes.process_exit import leave
+from pruneboard.processes.child import Child, stop
+from pruneboard.processes.world import local_environments
 from pruneboard.testing import referee, surroundings
 from pruneboard.training import engine
 
 SIZE = 2
-PATIENCE = 120.0
-"""Seconds after which a task that has not answered is given up, and the pair with it."""
+TIMEOUT_SECONDS = 120.0
+"""How long a task may take; after that its processes are killed."""
 
 _READY = "ready"
 _NOT_STARTED = (
     "the processes could not start: they import the program that asked for them, which must be a file, "
     "with what it does under `if __name__ == '__main__':`"
 )
-_PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-class Answer(NamedTuple):
-    """What a task came to: its value, or the error as text."""
+class Reply(NamedTuple):
+    """The result of a task: its value, or the error as text."""
 
     value: Any
     error: str | None
 
 
 class Pair:
-    """Two processes of this machine. A task is a module-level function with arguments that can be pickled."""
+    """Two processes on this machine. A task is a module-level function with picklable arguments."""
 
     def __init__(self) -> None:
-        """Start them, and let them load what every task needs."""
-        context = multiprocessing.get_context("spawn")
-        self._pipes: list[Connection] = []
-        self._processes = []
+        """Start both processes, which import what every task needs."""
+        self._children = [Child(_serve) for _ in range(SIZE)]
         self._started = False
-        for _ in range(SIZE):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
 
-    def together(self, task: Callable[..., Any], *arguments: Any) -> list[Answer]:
-        """Carry out `task` on both at once, as the two processes of one run; return their answers by rank."""
-        port = free_port()
-        values = [(str(rank), str(rank), str(SIZE), "127.0.0.1", str(port)) for rank in range(SIZE)]
-        places = [dict(zip(_PLACE, place, strict=True)) for place in values]
-        return self._carry_out(task, arguments, zip(self._pipes, places, strict=True))
+    def run_on_both(self, task: Callable[..., Any], *arguments: Any) -> list[Reply]:
+        """Run `task` on both at the same time, as the two processes of one run; return their replies by rank."""
+        return self._run(task, arguments, dict(zip(self._children, local_environments(SIZE), strict=True)))
 
-    def alone(self, rank: int, task: Callable[..., Any], *arguments: Any) -> Answer:
-        """Carry out `task` on one of them, as a run of one process."""
-        return self._carry_out(task, arguments, [(self._pipes[rank], {})])[0]
+    def run_alone(self, rank: int, task: Callable[..., Any], *arguments: Any) -> Reply:
+        """Run `task` on one of them, as a run of one process."""
+        return self._run(task, arguments, {self._children[rank]: {}})[0]
 
-    def _carry_out(
-        self, task: Callable[..., Any], arguments: tuple[Any, ...], places: Iterable[tuple[Connection, dict[str, str]]]
-    ) -> list[Answer]:
-        by_pipe = dict(places)
-        try:  # before anything is sent: half a message would be the beginning of the next one
+    def _run(
+        self, task: Callable[..., Any], arguments: tuple[Any, ...], environments: dict[Child, dict[str, str]]
+    ) -> list[Reply]:
+        try:  # pickled before anything is sent, because half a message would corrupt the next one
             packed = pickle.dumps((task, arguments))
-        except Exception as error:  # noqa: BLE001 - pickling a stranger's object may raise anything
-            return [Answer(None, f"it cannot be sent to another process: {_line(error)}")] * len(by_pipe)
+        except Exception as error:  # noqa: BLE001 - pickling a third-party object may raise anything
+            return [Reply(None, f"it cannot be sent to another process: {_one_line(error)}")] * len(environments)
         if not self._has_started():
             self.close()
-            return [Answer(None, _NOT_STARTED)] * len(by_pipe)
-        for pipe, place in by_pipe.items():
-            pipe.send((sys.path, place, packed))  # a pruner's module must be found there as it is here
-        return self._answers(list(by_pipe))
+            return [Reply(None, _NOT_STARTED)] * len(environments)
+        for child, variables in environments.items():
+            child.pipe.send((sys.path, variables, packed))  # the child must find a pruner's module as this process does
+        return self._replies([child.pipe for child in environments])
 
     def _has_started(self) -> bool:
-        """Wait for the word of both that they are ready; it comes once."""
+        """Wait until both have sent that they are ready, which they do once."""
         try:
-            self._started = self._started or all(pipe.recv() == _READY for pipe in self._pipes)
+            self._started = self._started or all(child.pipe.recv() == _READY for child in self._children)
         except (EOFError, OSError):
             return False
         return self._started
 
-    def _answers(self, pipes: list[Connection]) -> list[Answer]:
-        waiting, found = list(pipes), dict[int, Answer]()
+    def _replies(self, pipes: list[Connection]) -> list[Reply]:
+        waiting, found = list(pipes), dict[int, Reply]()
         while waiting:
-            ready = connection.wait(waiting, timeout=PATIENCE)
+            ready = connection.wait(waiting, timeout=TIMEOUT_SECONDS)
             lost = [pipe for pipe in ready if not self._receive(pipe, found)]  # type: ignore[arg-type]
             if lost or not ready:
                 self.close()
-                reason = "a process ended" if lost else f"no answer within {PATIENCE:g} s"
-                why = f"{reason}: does one wait for the other, or do they differ in what they exchange?"
-                return [found.get(id(pipe), Answer(None, why)) for pipe in pipes]
+                reason = "a process ended" if lost else f"no answer within {TIMEOUT_SECONDS:g} s"
+                message = f"{reason}: does one wait for the other, or do they differ in what they exchange?"
+                return [found.get(id(pipe), Reply(None, message)) for pipe in pipes]
             waiting = [pipe for pipe in waiting if pipe not in ready]
         return [found[id(pipe)] for pipe in pipes]
 
-    def _receive(self, pipe: Connection, found: dict[int, Answer]) -> bool:
-        """Add the answer that is there to `found`; return False where there is none, the process having ended."""
+    def _receive(self, pipe: Connection, found: dict[int, Reply]) -> bool:
+        """Add the reply in `pipe` to `found`; return False if there is none because the process ended."""
         try:
-            found[id(pipe)] = Answer(*pipe.recv())
+            found[id(pipe)] = Reply(*pipe.recv())
         except (EOFError, OSError):
             return False
         return True
 
     @property
     def alive(self) -> bool:
-        """Whether both are there for another task."""
-        return all(process.is_alive() for process in self._processes)
+        """Whether both processes can take another task."""
+        return all(child.process.is_alive() for child in self._children)
 
     def close(self) -> None:
         """End both processes."""
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            process.kill()
-            process.join()
-        _forget(self)
+        stop(self._children, 0.0)
+        if self in _current:
+            _current.remove(self)
 
 
-def apart(task: Callable[..., Any], *arguments: Any) -> Answer:
-    """Carry out `task` in a process of its own: DeepSpeed keeps to the kind of device that a process used first."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve_once, args=(theirs, pickle.dumps((task, arguments))), daemon=True)
-    process.start()
-    theirs.close()
+def run_in_new_process(task: Callable[..., Any], *arguments: Any) -> Reply:
+    """Run `task` in a process of its own: DeepSpeed keeps the kind of device that a process used first."""
+    child = Child(_serve_once, pickle.dumps((task, arguments)))
     try:
-        return Answer(*ours.recv())
+        return Reply(*child.pipe.recv())
     except (EOFError, OSError):
-        return Answer(None, _NOT_STARTED)
+        return Reply(None, _NOT_STARTED)
     finally:
-        process.join()
+        child.process.join()
 
 
 _current: list[Pair] = []
 
 
-def current() -> Pair:
-    """Return this process's pair, started when it is first asked for and closed when the process ends."""
+def shared_pair() -> Pair:
+    """Return this process's pair: started on first use, replaced if it died, and closed when this process ends."""
     if _current and not _current[0].alive:
         _current[0].close()
     if not _current:
@@ -155,43 +134,35 @@ def current() -> Pair:
     return _current[0]
 
 
-def _forget(pair: Pair) -> None:
-    if pair in _current:
-        _current.remove(pair)
-
-
 def _serve(pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it closes the pipe
     engine.boot(torch.device("cpu"))
-    engine.shutdown()  # of one process alone; the first task may be for both together
-    with suppress(EOFError, OSError):
-        pipe.send(_READY)
-        while True:
-            sys.path[:], place, packed = pipe.recv()
-            pipe.send(_carried_out(place, packed))
-    leave(0)
+    engine.shutdown()  # its process group holds one process, and the first task may need one of both
+    pipe.send(_READY)
+    while True:
+        sys.path[:], variables, packed = pipe.recv()
+        pipe.send(_run_packed(variables, packed))
 
 
-def _serve_once(pipe: Connection, packed: bytes) -> None:
-    os.environ.pop("DS_ACCELERATOR", None)  # our own `engine.boot` may have set it in the process that asks
-    pipe.send(_carried_out({}, packed))
-    leave(0)
+def _serve_once(pipe: Connection, packed: bytes) -> tuple[Any, str | None]:
+    del pipe  # the returned reply is the only message
+    os.environ.pop("DS_ACCELERATOR", None)  # `engine.boot` may have set it in the parent
+    return _run_packed({}, packed)
 
 
-def _carried_out(place: dict[str, str], packed: bytes) -> tuple[Any, str | None]:
-    torch.set_num_threads(1)  # equal sums in both, and no more threads than cores
-    os.environ.update(place, OMP_NUM_THREADS="1")
+def _run_packed(variables: dict[str, str], packed: bytes) -> tuple[Any, str | None]:
+    torch.set_num_threads(1)  # the same order of summation in both, and no more threads than cores
+    os.environ.update(variables, OMP_NUM_THREADS="1")
     try:
-        task, arguments = pickle.loads(packed)  # noqa: S301 - of our own making
-        with surroundings.settings_kept(), referee.guarded():  # as the next pruner is to meet them too
+        task, arguments = pickle.loads(packed)  # noqa: S301 - made by this module
+        with surroundings.settings_kept(), referee.guarded():  # the next pruner must find the settings unchanged
             return task(*arguments), None
-    except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is an answer
-        return None, _line(error)
+    except Exception as error:  # noqa: BLE001 - whatever third-party code raises is a finding
+        return None, _one_line(error)
     finally:
         engine.shutdown()
-        for name in place:
+        for name in variables:
             os.environ.pop(name, None)
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -119,7 +119,7 @@ def check_pruner(
     checks = list(pruner_checks(pruner))
     check_names(expected, checks)
     if any(bound.check.processes for bound in checks):
-        pair.current()  # they load what they need while the other checks are tried
+        pair.shared_pair()  # they load what they need while the other checks are tried
     found = []
     for bound in checks:
         result = _tried(bound, pruner, expected.get(bound.name, expected.get(bound.check.name)))

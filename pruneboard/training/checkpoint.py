@@ -123,7 +123,7 @@ class Checkpointer:
         Collective: the first process reads, the others are told, so hosts need not share a file system.
         """
         found = self._newest() if engine.rank == 0 else None
-        heading = rendezvous.agree(lambda: found and found[1])
+        heading = rendezvous.broadcast_from_main(lambda: found and found[1])
         if heading is None:
             return None
         _put_back(engine, watch, load_file(found[0]) if found else {})
@@ -198,7 +198,7 @@ def _put_back(engine: Engine, watch: MaskWatch, saved: Mapping[str, Tensor]) -> 
 def _distributed(engine: Engine, saved: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield the first process's tensors, by name and on the device, on every process."""
     layout = {name: [str(value.dtype).removeprefix("torch."), list(value.shape)] for name, value in saved.items()}
-    for name, (dtype, shape) in rendezvous.agree(lambda: layout).items():
+    for name, (dtype, shape) in rendezvous.broadcast_from_main(lambda: layout).items():
         empty = torch.empty(shape, dtype=getattr(torch, dtype))
         yield name, engine.broadcast(saved.get(name, empty).to(engine.device))
 

@@ -44,7 +44,7 @@ def boot(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else a warning on stdout at first use
     world = World.current()
-    with _stdout_to_stderr(), rendezvous.watched():
+    with _stdout_to_stderr(), rendezvous.detect_lost_peer():
         rendezvous.join(world, cuda=device.type == "cuda")
         import deepspeed
 
@@ -56,7 +56,7 @@ def boot(device: torch.device) -> Any:
         if world.size > 1:
             from deepspeed.utils import groups
 
-            rendezvous.limit_waiting(groups._get_data_parallel_group())  # the one it reduces over
+            rendezvous.set_group_timeout(groups._get_data_parallel_group())  # the one it reduces over
     return deepspeed
 
 
@@ -66,7 +66,7 @@ def shutdown() -> None:
 
     if comm.is_initialized():
         comm.destroy_process_group()
-    rendezvous.part()
+    rendezvous.reset()
 
 
 class Engine:
@@ -116,7 +116,7 @@ class Engine:
         self._group_of = {id(parameter): index for index, group in enumerate(groups) for parameter in group["params"]}
         optimizer = GroupedOptimizer(groups or [_nothing(device)])
         alone = World.current().size == 1
-        with _stdout_to_stderr(), rendezvous.watched(), _environment(_ONE_PROCESS if alone else {}):
+        with _stdout_to_stderr(), rendezvous.detect_lost_peer(), _environment(_ONE_PROCESS if alone else {}):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=compiled or self.model,
                 optimizer=optimizer,
@@ -139,7 +139,7 @@ class Engine:
         with computed(self._chains):
             return self._engine(images).float()  # type: ignore[no-any-return]
 
-    @rendezvous.watched()
+    @rendezvous.detect_lost_peer()
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradients of `loss`; `last` marks the step's final one, after which they are reduced."""
         if not loss.requires_grad:  # nothing is trained, and no method asked for a gradient
@@ -147,7 +147,7 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss)
 
-    @rendezvous.watched()
+    @rendezvous.detect_lost_peer()
     def step(self) -> None:
         """Clip, take the optimizer's step and clear the gradients."""
         if self._trains:
@@ -231,7 +231,7 @@ class Engine:
         positions = slice(ours.start, ours.start + ours.numel)
         return _Part(positions, flat[held.start : held.start + held.numel])
 
-    @rendezvous.watched()
+    @rendezvous.detect_lost_peer()
     def sum(self, values: Tensor) -> Tensor:
         """Return `values` summed over all processes."""
         total = values.to(self.device).clone()
@@ -239,7 +239,7 @@ class Engine:
             self._comm.all_reduce(total)
         return total
 
-    @rendezvous.watched()
+    @rendezvous.detect_lost_peer()
     def average_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its mean over all processes (running statistics, dense gradients)."""
         if self.world == 1:
@@ -248,14 +248,14 @@ class Engine:
             self._comm.all_reduce(tensor)
             tensor.div_(self.world)
 
-    @rendezvous.watched()
+    @rendezvous.detect_lost_peer()
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Return `tensor`, contiguous and on the device, after the first process's values were copied into it."""
         if self.world > 1:
             self._comm.broadcast(tensor, src=0)
         return tensor
 
-    @rendezvous.watched()
+    @rendezvous.detect_lost_peer()
     def gather(self, tensor: Tensor) -> Tensor:
         """Return every process's `tensor`, stacked by rank: [world, ...]."""
         parts = [tensor]
@@ -264,7 +264,7 @@ class Engine:
             self._comm.all_gather(parts, tensor)
         return torch.stack(parts)
 
-    @rendezvous.watched()
+    @rendezvous.detect_lost_peer()
     def largest(self, number: int) -> int:
         """Return the largest `number` of any process."""
         if self.world == 1:
@@ -273,7 +273,7 @@ class Engine:
         self._comm.all_reduce(found, op=self._comm.ReduceOp.MAX)
         return int(found)
 
-    @rendezvous.watched()
+    @rendezvous.detect_lost_peer()
     def first_difference(self, tensors: Mapping[str, Tensor]) -> str | None:
         """Return the name of the first tensor whose bits differ between processes, or None.
 

@@ -62,7 +62,7 @@ def fit(run: Training) -> None:
     """
     if not run.state.step:
         prune_before_training(run)
-    with interrupts.requests() as request:
+    with interrupts.listen_for_stop() as request:
         train_epochs(run, request)
     if run.state.gates_sha256 is None:
         harden(run, run.budget.harden_step)
@@ -71,7 +71,7 @@ def fit(run: Training) -> None:
     check_frozen(run)
 
 
-def train_epochs(run: Training, request: interrupts.Request) -> None:
+def train_epochs(run: Training, request: interrupts.StopRequest) -> None:
     """Take the steps that are left, with a checkpoint every few of them and at the end of each epoch."""
     state = run.state
     losses = Losses(run)
@@ -88,7 +88,7 @@ def train_epochs(run: Training, request: interrupts.Request) -> None:
         _stop(run, run.engine.largest(request.number))  # asked for during the evaluation, which takes a while
 
 
-def _stop_or_save(run: Training, losses: Losses, request: interrupts.Request) -> None:
+def _stop_or_save(run: Training, losses: Losses, request: interrupts.StopRequest) -> None:
     """Between two steps: stop where any process was asked to, and save where that is due."""
     step = run.state.step
     # All stop at the same step. Asking waits for the device, so on GPUs it is done every few steps.
@@ -102,7 +102,7 @@ def _stop_or_save(run: Training, losses: Losses, request: interrupts.Request) ->
 def _stop(run: Training, number: int) -> None:
     """End the run, which is saved, if a signal asked for it."""
     if number:
-        raise interrupts.interruption(number, f", saved at step {run.state.step}")
+        raise interrupts.stop_error(number, f", saved at step {run.state.step}")
 
 
 def save(run: Training, losses: Losses) -> None:

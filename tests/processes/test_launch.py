@@ -1,4 +1,4 @@
-"""Several processes on one machine: the same data, the same step, and an end for all when one ends."""
+"""Several processes on one machine: the same data and steps as one process, and all of them end when one fails."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import safetensors.torch
 import torch
 
-from pruneboard.errors import UsageError
+from pruneboard.errors import InterruptedRunError, UsageError
 from pruneboard.experiment.prepare import prepare
 from pruneboard.processes import launch
-from pruneboard.processes.launch import Group
+from pruneboard.processes.launch import LocalProcesses
+from pruneboard.processes.world import World
 from runs import folder, run, tiny
+from worker_tasks import fail_on_rank_1, notice_before_the_reason, rank_of, stop_when_asked
 
 
 def weights(results):
-    """The folded weights of the one run below `results`."""
+    """Return the folded weights of the one run below `results`."""
     return safetensors.torch.load_file(folder(results) / "model.safetensors")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["magnitude", "probmask"])
 def test_two_processes_train_the_same_network(tmp_path, method):
-    """Without batch statistics, 20 steps on two processes end within 1e-5 of one process, relative to each tensor."""
+    """Without batch normalization, 20 steps on two processes end within 1e-5 of one process, relative to a tensor."""
     options = {"model": "test_vit", "limit_train": 142, "overrides": {"epochs": 5, "lr": 0.01}}
     one = run(tmp_path / "one", method, **options)
     two = run(tmp_path / "two", method, procs=2, **options)
@@ -43,7 +46,7 @@ def test_two_processes_train_the_same_network(tmp_path, method):
 
 @pytest.mark.slow
 def test_first_step_is_the_same_with_batch_normalization(tmp_path):
-    """At equal norm_batch the images normalized together are the same groups, so the first step is the same."""
+    """With equal norm_batch the same images are normalized together, so the first step is the same."""
     options = {"limit_train": 50, "overrides": {"epochs": 1, "norm_batch": 16}}
     one = run(tmp_path / "one", "dense", None, **options)
     two = run(tmp_path / "two", "dense", None, procs=2, **options)
@@ -56,48 +59,51 @@ def test_first_step_is_the_same_with_batch_normalization(tmp_path):
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
 
 
-def _fails(rank_that_fails, how):
-    rank = int(os.environ["RANK"])
-    if rank == rank_that_fails:
-        if how == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        from pruneboard.errors import AuditError
+def test_one_process_runs_in_place():
+    """With one process, or under a launcher, the function runs here and gets the local argument."""
+    here = (World(0, 1), os.getppid(), "name", "local")
+    assert launch.launch(rank_of, ("name",), 1, World(0, 1), "local") == here
+    assert launch.launch(rank_of, ("name",), 2, World(1, 2), "local") == here
 
-        raise AuditError("this one")
-    time.sleep(60)
+
+def test_several_processes_return_the_result_of_the_first():
+    """With two processes the function runs in children of this one, without the local argument."""
+    assert launch.launch(rank_of, ("name",), 2, World(0, 1), "local") == (World(0, 2), os.getpid(), "name", None)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "name"),
+    [(signal.SIGTERM, InterruptedRunError, "SIGTERM"), (signal.SIGINT, KeyboardInterrupt, "Ctrl-C")],
+)
+def test_a_signal_is_passed_on(tmp_path, number, kind, name):
+    """SIGTERM or SIGINT in the parent lets every process save, and ends as the same signal does in one process."""
+
+    def send():
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=send, daemon=True).start()
+    with pytest.raises(kind, match=f"^stopped by {name}, saved: run the same command again$"):
+        LocalProcesses(stop_when_asked, (tmp_path,), 2).result()
 
 
 @pytest.mark.parametrize(("how", "kind"), [("raise", "AuditError"), ("kill", "InterruptedRunError")])
 def test_one_failure_ends_all(how, kind):
-    """A process that fails or is killed ends the others at once, and its reason is the one that is told."""
+    """A process that fails or is killed ends the others, and its reason is the one that is raised."""
     with pytest.raises(Exception, match="this one" if how == "raise" else "process 1 was lost") as caught:
-        Group(_fails, (1, how), 2).result()
+        LocalProcesses(fail_on_rank_1, (how,), 2).result()
     assert type(caught.value).__name__ == kind
-
-
-def _notices(how, there):
-    """The first process says that a peer is lost before that one has said why."""
-    from pruneboard.errors import DataError, LostPeerError
-
-    if os.environ["RANK"] == "0":
-        while not there.exists():
-            time.sleep(0.01)
-        raise LostPeerError("a process was lost")
-    there.touch()
-    time.sleep(1.5 * launch.GRACE_SECONDS)
-    if how == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    raise DataError("corrupt.png does not decode")
 
 
 @pytest.mark.parametrize(
     ("how", "kind", "message"),
     [("raise", "DataError", "corrupt.png"), ("kill", "InterruptedRunError", r"process 1 was lost \(exit code -9\)")],
 )
-def test_reason_comes_before_what_others_noticed(tmp_path, how, kind, message):
-    """A process that only saw another one go does not hide why it went, though it speaks first."""
+def test_a_reason_has_priority_over_a_noticed_loss(tmp_path, how, kind, message):
+    """The reason of a failed process is raised even if another process reports its loss first."""
     with pytest.raises(Exception, match=message) as caught:
-        Group(_notices, (how, tmp_path / "there"), 2).result()
+        LocalProcesses(notice_before_the_reason, (how, tmp_path / "started"), 2).result()
     assert type(caught.value).__name__ == kind
 
 
@@ -127,7 +133,7 @@ def test_failure_in_a_process_is_one_line_and_its_traceback_is_logged(tmp_path):
 
 
 def test_children_die_with_their_parent(tmp_path):
-    """Kill -9 of the parent leaves no process behind."""
+    """After `kill -9` of the parent of two training processes, no process is left."""
     command = [sys.executable, "-m", "pruneboard", "run", "--method", "random", "--model", "test_vit", "--sparsity"]
     command += ["0.5", "--procs", "2", "--epochs", "500", "--results", str(tmp_path), "--batch-size", "32"]
     command += ["--limit-train", "142"]
@@ -145,27 +151,30 @@ def test_children_die_with_their_parent(tmp_path):
         time.sleep(0.2)
 
 
-def test_refused_number_of_processes_names_the_one_that_works(tmp_path):
-    """Splitting images that are normalized together is refused with the flag that would allow it."""
+def test_a_refused_number_of_processes_names_the_flag_that_allows_it(tmp_path):
+    """Splitting images that are normalized together is refused, and the message names the `--norm-batch` that works."""
     with pytest.raises(UsageError, match="--norm-batch 16"):
         prepare(tiny(tmp_path, procs=2))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_torchrun_is_used_as_it_is(tmp_path):
-    """Under torchrun each process finds its place in the environment, and the first alone writes and speaks."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
+def test_torchrun_starts_the_processes(tmp_path):
+    """Under torchrun each process reads its rank from the environment, and only rank 0 writes and reports."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [
         "-m",
         "pruneboard",
+        "run",
+        "--method",
+        "magnitude",
+        "--model",
+        "test_vit",
+        "--sparsity",
+        "0.5",
+        "--epochs",
+        "1",
     ]
-    command += ["run", "--method", "magnitude", "--model", "test_vit", "--sparsity", "0.5", "--epochs", "1"]
     command += ["--limit-train", "71", "--batch-size", "32", "--json", "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["engine"]["world_size"] == 2

@@ -1,19 +1,29 @@
-"""A process's place: what launchers say in the environment, and what is refused because it is half of it."""
+"""Rank and world size: how each launcher's variables are read, and which incomplete or invalid ones are refused."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import re
+import socket
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruneboard.errors import UsageError
-from pruneboard.processes.world import FIRST_PORT, PORTS, World, first_host, threads, timeout
+from pruneboard.processes.world import (
+    FIRST_PORT,
+    PORTS,
+    World,
+    first_host,
+    free_port,
+    local_environments,
+    thread_count,
+    timeout,
+)
 
-PLACE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "alpha", "MASTER_PORT": "29500"}
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "alpha", "MASTER_PORT": "29500"}
 STEP = {
     "SLURM_JOB_ID": "4711",
     "SLURM_STEP_ID": "2",
@@ -27,11 +37,11 @@ STEP = {
 
 @pytest.fixture
 def environment():
-    """A function that makes some variables the only ones about processes; what was set before comes back."""
+    """A function that sets variables about processes and unsets all others; afterwards the environment is restored."""
     before = dict(os.environ)
 
     def only(**variables):
-        for name in [*PLACE, "OMP_NUM_THREADS", "PRUNEBOARD_TIMEOUT", *(n for n in os.environ if "SLURM" in n)]:
+        for name in [*TORCHRUN, "OMP_NUM_THREADS", "PRUNEBOARD_TIMEOUT", *(n for n in os.environ if "SLURM" in n)]:
             os.environ.pop(name, None)
         os.environ.update({name: str(value) for name, value in variables.items()})
 
@@ -41,8 +51,8 @@ def environment():
     os.environ.update(before)
 
 
-def test_alone_where_nothing_is_said(environment):
-    """Without a launcher, or under one of a single process, a process is alone and leads."""
+def test_single_process(environment):
+    """Without a launcher, or under one that started a single process, the process is rank 0 of 1."""
     assert World.current() == World(0, 1)
     environment(WORLD_SIZE=1)
     assert World.current() == World(0, 1)
@@ -50,11 +60,22 @@ def test_alone_where_nothing_is_said(environment):
     assert World.current().is_main
 
 
-def test_launchers_place(environment):
-    """RANK and WORLD_SIZE with a place to meet are taken as they are."""
-    environment(**PLACE)
+def test_launcher_variables(environment):
+    """RANK and WORLD_SIZE are used as they are if there is a rendezvous address."""
+    environment(**TORCHRUN)
     assert World.current() == World(1, 2)
     assert not World.current().is_main
+
+
+def test_local_environments(environment):
+    """Each process of one machine reads its own rank, and all have the same free port."""
+    variables = local_environments(3)
+    for rank, own in enumerate(variables):
+        environment(**own)
+        assert World.current() == World(rank, 3)
+    assert len({own["MASTER_PORT"] for own in variables}) == 1
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", free_port()))
 
 
 @pytest.mark.parametrize(
@@ -72,27 +93,27 @@ def test_launchers_place(environment):
         ({"MASTER_PORT": "70000"}, "MASTER_PORT is 70000: give all 2"),
     ],
 )
-def test_half_a_place_is_refused(environment, change, message):
-    """What is missing or cannot be is named in one line that says what to set."""
-    environment(**{name: value for name, value in (PLACE | change).items() if value is not None})
+def test_incomplete_or_invalid_variables_are_refused(environment, change, message):
+    """The error names the missing or invalid variable and what to set, in one line."""
+    environment(**{name: value for name, value in (TORCHRUN | change).items() if value is not None})
     with pytest.raises(UsageError, match=re.escape(message)) as caught:
         World.current()
     assert "\n" not in str(caught.value)
 
 
-def test_step_of_slurm(environment):
-    """Under srun a task is a process of a run; torch and DeepSpeed find its place in the usual variables."""
+def test_slurm_step(environment):
+    """Under srun each task is a process of the run, and torch and DeepSpeed find the usual variables."""
     environment(**STEP)
     assert World.current() == World(3, 4)
-    told = {name: os.environ[name] for name in PLACE}
-    port = told.pop("MASTER_PORT")
-    assert told == {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node003"}
+    found = {name: os.environ[name] for name in TORCHRUN}
+    port = found.pop("MASTER_PORT")
+    assert found == {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node003"}
     assert FIRST_PORT <= int(port) < FIRST_PORT + PORTS
     assert World.current() == World(3, 4)
 
 
-def test_steps_have_ports_of_their_own(environment):
-    """Every task of a step has the same port, and two steps of a job, or two jobs, have not."""
+def test_every_step_has_its_own_port(environment):
+    """All tasks of a step have the same port; two steps of a job, and two jobs, have different ones."""
     ports = []
     for job, step, task in itertools.product((1, 2), (0, 1), (0, 1)):
         environment(**STEP | {"SLURM_JOB_ID": job, "SLURM_STEP_ID": step, "SLURM_PROCID": task})
@@ -102,8 +123,8 @@ def test_steps_have_ports_of_their_own(environment):
     assert ports[::2] == ports[1::2]
 
 
-def test_step_on_one_node_meets_there(environment):
-    """On one node no name has to be looked up; an address that the user gives is kept in any case."""
+def test_step_on_one_node_uses_the_loopback_address(environment):
+    """On one node the address is 127.0.0.1, which needs no name resolution; an address set by the user is kept."""
     environment(**STEP | {"SLURM_STEP_NUM_NODES": "1"})
     World.current()
     assert os.environ["MASTER_ADDR"] == "127.0.0.1"
@@ -120,22 +141,22 @@ def test_step_on_one_node_meets_there(environment):
     ],
     ids=["sbatch script", "salloc shell"],
 )
-def test_a_job_is_no_step(environment, job):
-    """The script of sbatch and the shell of salloc are one process, however many tasks their job may have."""
+def test_a_job_is_not_a_step(environment, job):
+    """The script of sbatch and the shell of salloc are a single process, however many tasks their job may have."""
     environment(SLURM_JOB_ID=4711, **job)
     assert World.current() == World(0, 1)
     assert "RANK" not in os.environ
 
 
 def test_launcher_inside_a_step(environment):
-    """A launcher that srun started speaks for itself: its processes are not the step's tasks."""
-    environment(**STEP, **PLACE)
+    """The variables of a launcher that srun started have priority over the step's."""
+    environment(**STEP, **TORCHRUN)
     assert World.current() == World(1, 2)
     assert os.environ["MASTER_ADDR"] == "alpha"
 
 
-def test_step_without_a_node_list_asks_for_an_address(environment):
-    """Where SLURM does not say which nodes, the address has to be given."""
+def test_step_without_a_node_list_needs_an_address(environment):
+    """If SLURM gives no list of nodes, MASTER_ADDR must be set."""
     environment(**{name: value for name, value in STEP.items() if name != "SLURM_STEP_NODELIST"})
     with pytest.raises(UsageError, match="MASTER_ADDR is not set"):
         World.current()
@@ -143,7 +164,7 @@ def test_step_without_a_node_list_asks_for_an_address(environment):
 
 @st.composite
 def node_lists(draw):
-    """A node list in SLURM's short form with all its hosts, spelled out by a rule of its own."""
+    """A node list in SLURM's short form, and all its hosts, generated independently of `first_host`."""
     items = []
     hosts = []
     for _ in range(draw(st.integers(1, 3))):
@@ -164,43 +185,43 @@ def node_lists(draw):
 @settings(deadline=None, max_examples=200)
 @given(node_lists())
 def test_first_host_of_a_node_list(case):
-    """The first host of the short form is the first of all hosts, leading zeros kept."""
+    """The first host of the short form is the first of all hosts, with its leading zeros."""
     text, hosts = case
     assert first_host(text) == hosts[0]
 
 
 def test_first_host_of_several_brackets():
-    """Names with more than one bracket, and an empty list, are read too."""
+    """Names with more than one bracket, and an empty list, are parsed too."""
     assert first_host("rack[2-3]node[07,09],x") == "rack2node07"
     assert first_host("gpu1,node[003-005,9]") == "gpu1"
     assert first_host("") == ""
 
 
 def test_timeout_is_read_from_the_environment(environment):
-    """Ten minutes, or PRUNEBOARD_TIMEOUT seconds; anything else is refused."""
+    """The timeout is ten minutes, or PRUNEBOARD_TIMEOUT seconds; anything but a positive number is refused."""
     assert timeout().total_seconds() == 600
     environment(PRUNEBOARD_TIMEOUT="2.5")
     assert timeout().total_seconds() == 2.5
     for wrong in ("0", "-1", "ten", "", "1e3", "inf"):
         environment(PRUNEBOARD_TIMEOUT=wrong)
-        with pytest.raises(UsageError, match=f"PRUNEBOARD_TIMEOUT={wrong} is no number of seconds"):
+        with pytest.raises(UsageError, match=f"PRUNEBOARD_TIMEOUT={wrong} is not a number of seconds"):
             timeout()
 
 
 @pytest.mark.parametrize("local_size", [1, 2, 3, 10**6])
-def test_cores_are_shared(environment, local_size):
-    """Processes on one machine take no more threads together than there are cores, and one each at least."""
+def test_cores_are_divided(environment, local_size):
+    """Processes on one machine use at least one thread each, and otherwise no more threads than there are cores."""
     cores = len(os.sched_getaffinity(0))
-    assert threads(local_size) == max(1, cores // local_size)
+    assert thread_count(local_size) == max(1, cores // local_size)
     environment(OMP_NUM_THREADS=3)
-    assert threads(local_size) is None
+    assert thread_count(local_size) is None
 
 
-def test_cores_that_srun_gave_are_not_shared_again(environment):
-    """A task bound to its own cores takes them all; processes of a launcher inside one task share its cores."""
+def test_cores_of_a_slurm_task_are_not_divided(environment):
+    """A task uses all cores that srun bound it to; the processes of a launcher inside one task divide its cores."""
     environment(**STEP, SLURM_CPUS_PER_TASK=6)
     World.current()
-    assert threads(2) == 6
-    environment(**STEP | PLACE, SLURM_CPUS_PER_TASK=6)
+    assert thread_count(2) == 6
+    environment(**STEP | TORCHRUN, SLURM_CPUS_PER_TASK=6)
     World.current()
-    assert threads(10**6) == 1
+    assert thread_count(10**6) == 1

@@ -1,6 +1,6 @@
-"""Two hosts, for real: two network namespaces joined by a cable, the launchers started as `docs/hosts.md` says.
+"""Runs on two hosts, emulated by two network namespaces, with the commands of `docs/hosts.md`.
 
-What is marked `multihost` needs root, and is skipped where namespaces are not allowed.
+The tests marked `multihost` that use both hosts need root, and are skipped if namespaces are not allowed.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ NAMES = ("alpha", "beta")
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 RUN = "run --method magnitude --model test_vit --sparsity 0.5 --limit-train 142 --batch-size 32"
 LONG = 60
-"""Epochs of a run that is still going on when something happens to it."""
+"""Epochs of a run that is still training when the test ends one of its hosts."""
 
 HANG = 180
-"""Seconds after which something hangs; processes wait for each other for 600."""
+"""Seconds after which a process is considered stuck; processes wait for each other for 600."""
 
 
 def blocks(language, section):
-    """The fenced blocks of one section of the page."""
+    """Return the fenced blocks of one section of the page."""
     (text,) = [part for part in re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE) if part.startswith(section)]
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def with_tiny_run(command):
-    """A command of the page with a run of seconds in place of its own, and the launcher's part as it is."""
+    """Replace the run of one of the page's commands by a run of a few seconds; the launcher's part stays."""
     before, found, _ = command.partition("run --method ")
     assert found
     return before + RUN
 
 
 def pairs_of_commands():
-    """Launcher -> what the page tells to type on the first host and on the second."""
+    """Return, by launcher, the page's commands for the first host and for the second."""
     found = {}
     for launcher, section in (("torchrun", "torchrun"), ("deepspeed", "The deepspeed launcher")):
         (pair,) = [block for block in blocks("sh", section) if len(block.splitlines()) == 2]
@@ -51,14 +51,14 @@ def pairs_of_commands():
 
 
 def environment(**more):
-    """Ours, with the commands of this installation first, and without a launcher's variables."""
+    """Return the environment with this installation's commands first, and without a launcher's variables."""
     clean = {name: value for name, value in os.environ.items() if not re.match("SLURM|RANK|WORLD_SIZE|MASTER", name)}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return clean | {"PATH": path, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **more}
 
 
 def records(results):
-    """Every record below a folder."""
+    """Return every record below a folder."""
     return [json.loads(path.read_text()) for path in Path(results).rglob("run.json")]
 
 
@@ -66,7 +66,7 @@ def records(results):
 
 
 class Hosts:
-    """Two namespaces on one cable: names, addresses and network of their own, the machine's files and cores."""
+    """Two connected namespaces, with their own names, addresses and network, but the same files and cores."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -87,7 +87,7 @@ class Hosts:
         (folder / "hostfile").write_text(hostfile)
 
     def start(self, commands, *arguments, **variables):
-        """Type a command on each host; what it says goes to `<host>.log`."""
+        """Run a command on each host, with its output in `<host>.log`."""
         variables = {"GLOO_SOCKET_IFNAME": "eth0"} | variables
         started = [self._start(rank, command, arguments, variables) for rank, command in enumerate(commands)]
         self.started += started
@@ -95,10 +95,10 @@ class Hosts:
 
     def _start(self, rank, command, arguments, variables):
         name = NAMES[rank]
-        typed = f"hostname {name} && exec {command} {shlex.join(arguments)} --results {self.folder / name}"
+        line = f"hostname {name} && exec {command} {shlex.join(arguments)} --results {self.folder / name}"
         with self.log(rank).open("w") as log:
             return subprocess.Popen(
-                ["ip", "netns", "exec", self.spaces[rank], "unshare", "--uts", "sh", "-c", typed],
+                ["ip", "netns", "exec", self.spaces[rank], "unshare", "--uts", "sh", "-c", line],
                 cwd=self.folder,
                 env=environment(**variables),
                 stdout=log,
@@ -106,30 +106,30 @@ class Hosts:
             )
 
     def log(self, rank):
-        """Where a host's output goes."""
+        """Return the file with a host's output."""
         return self.folder / f"{NAMES[rank]}.log"
 
     def end_of_logs(self):
-        """The last that each host said."""
+        """Return the end of each host's output."""
         return "\n\n".join(self.log(rank).read_text()[-2000:] for rank in range(len(NAMES)))
 
     def wait_for_epoch(self, started):
-        """Wait until the run is under way, and its first epoch saved."""
+        """Wait until the run has started and saved its first epoch."""
         while not re.search(r"^epoch +2", self.log(0).read_text(), re.MULTILINE):
             assert started[0].poll() is None, self.end_of_logs()
             time.sleep(0.1)
 
     def kill_all(self, rank):
-        """End everything on a host at once."""
+        """Kill every process on a host."""
         for pid in ip("netns", "pids", self.spaces[rank]).split():
             subprocess.run(["kill", "-9", pid], check=False, stderr=subprocess.DEVNULL)
 
     def cut_cable(self):
-        """Let both hosts go on, and nothing pass between them."""
+        """Disconnect the hosts from each other; both keep running."""
         ip("-n", self.spaces[1], "link", "set", "eth0", "down")
 
     def remove(self):
-        """Leave nothing behind."""
+        """Remove the namespaces and end their processes."""
         for rank, space in enumerate(self.spaces):
             if Path("/var/run/netns", space).exists():
                 self.kill_all(rank)
@@ -149,7 +149,7 @@ def ip(*arguments):
 
 @pytest.fixture
 def hosts(tmp_path):
-    """Two hosts, or a reason why there are none."""
+    """Two hosts; skips the test if they cannot be set up."""
     if shutil.which("ip") is None:
         pytest.skip("needs `ip` (iproute2)")
     if os.geteuid():
@@ -170,7 +170,7 @@ LAUNCHERS = pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
 @pytest.mark.multihost
 @LAUNCHERS
 def test_two_hosts_make_one_record(hosts, launcher):
-    """Started as the page says, the run ends with exit code 0 on both hosts and one record, on the first."""
+    """With the page's commands, the run ends with exit code 0 on both hosts and one record, on the first."""
     started = hosts.start(pairs_of_commands()[launcher], "--epochs", "2")
     codes = [process.wait(HANG) for process in started]
     assert codes == [0, 0], hosts.end_of_logs()
@@ -183,7 +183,7 @@ def test_two_hosts_make_one_record(hosts, launcher):
 @pytest.mark.multihost
 @LAUNCHERS
 def test_lost_host_ends_the_run_and_the_same_command_finishes_it(hosts, launcher):
-    """Killing all on one host ends the other's pruneboard, interrupted, with 75; the same commands finish it."""
+    """If all processes of one host are killed, the other's run is interrupted with 75; the same commands finish it."""
     commands = pairs_of_commands()[launcher]
     started = hosts.start(commands, "--epochs", str(LONG))
     hosts.wait_for_epoch(started)
@@ -192,14 +192,14 @@ def test_lost_host_ends_the_run_and_the_same_command_finishes_it(hosts, launcher
     started[1].wait(HANG)
     (made,) = records(hosts.folder)
     assert (made["status"], made["error"]["kind"]) == ("interrupted", "LostPeerError")
-    said = hosts.log(0).read_text()
-    assert "error: a process was lost, as process 0 noticed" in said
+    output = hosts.log(0).read_text()
+    assert "error: a process was lost, as process 0 noticed" in output
     assert "10.213" not in json.dumps(made)
-    if launcher == "deepspeed":  # it passes the code on
+    if launcher == "deepspeed":  # it passes the exit code on
         assert code == 75
     else:
         assert code == 1
-        assert re.search(r"exitcode\s*: 75", said)
+        assert re.search(r"exitcode\s*: 75", output)
     again = hosts.start(commands, "--epochs", str(LONG))
     assert [process.wait(2 * HANG) for process in again] == [0, 0]
     (made,) = records(hosts.folder)
@@ -209,7 +209,7 @@ def test_lost_host_ends_the_run_and_the_same_command_finishes_it(hosts, launcher
 
 @pytest.mark.multihost
 def test_silence_ends_the_run_on_both_hosts(hosts):
-    """When the cable is cut no connection closes; both hosts end when they have waited for as long as was said."""
+    """If the cable is cut, no connection closes; both hosts end after PRUNEBOARD_TIMEOUT."""
     started = hosts.start(pairs_of_commands()["deepspeed"], "--epochs", str(LONG), PRUNEBOARD_TIMEOUT="30")
     hosts.wait_for_epoch(started)
     hosts.cut_cable()
@@ -225,7 +225,7 @@ def test_silence_ends_the_run_on_both_hosts(hosts):
 @pytest.mark.multihost
 @pytest.mark.parametrize("section", ["One machine", "torchrun", "The deepspeed launcher"])
 def test_one_machine(tmp_path, section):
-    """The page's commands for one machine run two processes there."""
+    """The page's commands for one machine run two processes on it."""
     lines = [line for block in blocks("sh", section) for line in block.splitlines()]
     (line,) = [line for line in lines if not re.search("nnodes|hostfile", line)]
     command = f"{with_tiny_run(line)} --epochs 1 --results {tmp_path}"
@@ -247,7 +247,7 @@ sys.exit(max(process.wait() for process in started))
 
 @pytest.mark.multihost
 def test_batch_script_of_slurm(tmp_path):
-    """The page's batch script runs one run on the tasks that srun starts (here a stand-in with srun's variables)."""
+    """The page's batch script carries out one run on the tasks that srun (here a replacement) starts."""
     (script,) = [block for block in blocks("sh", "SLURM") if block.startswith("#!")]
     lines = [
         f"{with_tiny_run(line)} --epochs 1 --results {tmp_path / 'results'}" if line.startswith("srun") else line

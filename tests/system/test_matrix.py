@@ -12,7 +12,7 @@ import torch
 from pruneboard.errors import UsageError
 from pruneboard.experiment import lifecycle, listeners
 from pruneboard.experiment.prepare import prepare
-from pruneboard.processes.launch import Group
+from pruneboard.processes.launch import LocalProcesses
 from pruneboard.records import runfolder
 from runs import tiny
 
@@ -43,7 +43,7 @@ def carried_out(place, procs, zero, precision, device="cpu"):
     jobs = [prepare(tiny(place / name, **spec, **STEPS, **options))[0] for name, spec in METHODS.items()]
     for job in jobs:
         runfolder.begin(job.folder)
-    records = Group(everywhere, (jobs,), procs).result()
+    records = LocalProcesses(everywhere, (jobs,), procs).result()
     return {name: (record, first_loss(job)) for name, record, job in zip(METHODS, records, jobs, strict=True)}
 
 

@@ -123,7 +123,7 @@ def test_a_stop_during_the_last_evaluation_is_heard(tmp_path, monkeypatch):
     heard = []
 
     @contextmanager
-    def requests(take=interrupts.requests):
+    def requests(take=interrupts.listen_for_stop):
         with take() as request:
             heard.append(request)
             yield request
@@ -133,7 +133,7 @@ def test_a_stop_during_the_last_evaluation_is_heard(tmp_path, monkeypatch):
         return original(training)
 
     with monkeypatch.context() as patch:
-        patch.setattr(interrupts, "requests", requests)
+        patch.setattr(interrupts, "listen_for_stop", requests)
         patch.setattr(loop, "validate", validate)
         with pytest.raises(InterruptedRunError, match="saved at step 8"):
             run(tmp_path / "stopped")

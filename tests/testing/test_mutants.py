@@ -83,7 +83,7 @@ def test_the_whole_matrix():
     try:
         rows = {name(pruner): cells(pruner, list(CHECKS)) for pruner in (*SOUND, *MUTANTS)}
     finally:
-        pair.current().close()
+        pair.shared_pair().close()
     text = io.StringIO()
     writer = csv.DictWriter(text, ["mutant", *CHECKS], lineterminator="\n")
     writer.writeheader()
@@ -107,7 +107,7 @@ def test_mutants_are_killed_by_the_checks_with_processes():
             wanted = kills(matrix()[name(pruner)]) if pruner in MUTANTS else TOGETHER
             agrees(pruner, TOGETHER.intersection(wanted))
     finally:
-        pair.current().close()
+        pair.shared_pair().close()
 
 
 def test_the_matrix_has_every_mutant_and_every_check():

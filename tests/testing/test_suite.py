@@ -49,7 +49,7 @@ class Tried(NamedTuple):
     heard: list[Result]
     changed: list[str]
     left: list[Path]
-    lost: list[pair.Answer]
+    lost: list[pair.Reply]
     alive: tuple[bool, bool]
 
 
@@ -63,10 +63,10 @@ def tried(tmp_path_factory):
         patch.setattr(tempfile, "tempdir", str(folder))
         found = check_pruner(OffByOne(sparsity=0.9), EXPECTED, listener=heard.append)
     changed = [name for name, value in _surroundings().items() if value != before[name]]
-    first = pair.current()
-    lost = first.together(ended)
-    alive = (first.alive, pair.current().alive)
-    pair.current().close()
+    first = pair.shared_pair()
+    lost = first.run_on_both(ended)
+    alive = (first.alive, pair.shared_pair().alive)
+    pair.shared_pair().close()
     return Tried({result.check: result for result in found}, heard, changed, list(folder.iterdir()), lost, alive)
 
 
@@ -311,6 +311,6 @@ def test_a_lost_process_is_one_failure(tried):
 @pytest.mark.slow
 def test_a_device_is_tried_in_a_process_of_its_own():
     """What a check does on another kind of device is carried out apart, and its finding comes back as text."""
-    assert pair.apart(engines.train_on, Sound(sparsity=0.9), "prune", "cpu").error is None
-    assert "AuditError" in pair.apart(engines.train_on, OffByOne(sparsity=0.9), "prune", "cpu").error
+    assert pair.run_in_new_process(engines.train_on, Sound(sparsity=0.9), "prune", "cpu").error is None
+    assert "AuditError" in pair.run_in_new_process(engines.train_on, OffByOne(sparsity=0.9), "prune", "cpu").error
     assert multiprocessing.active_children() == []

@@ -13,7 +13,7 @@ from pruneboard.api import MaskPruner
 from pruneboard.errors import AuditError, RunError
 from pruneboard.experiment import lifecycle, listeners
 from pruneboard.experiment.prepare import prepare
-from pruneboard.processes.launch import Group
+from pruneboard.processes.launch import LocalProcesses
 from pruneboard.records import runfolder
 from pruneboard.scores import kept_of
 from pruneboard.training import loop
@@ -63,7 +63,7 @@ def with_pruner(job, cls):
 def test_masks_that_differ_between_processes_fail_the_run(tmp_path):
     """Masks of equal counts at other places are found at the first evaluation, and the first tensor is named."""
     with pytest.raises(AuditError, match=r"tensor conv1\.0/keep differs between processes at step 4"):
-        Group(with_pruner, (ready(tmp_path, sparsity=0.5, **TWO), Differs), 2).result()
+        LocalProcesses(with_pruner, (ready(tmp_path, sparsity=0.5, **TWO), Differs), 2).result()
 
 
 def broken_on_the_second(job):
@@ -81,7 +81,7 @@ def test_an_error_of_the_second_process_names_the_log_that_has_it(tmp_path):
     """What fails on one process only has its traceback in that process's own log, which the message names."""
     job = ready(tmp_path, **TWO)
     with pytest.raises(RunError, match=r"ZeroDivisionError: in the network; the traceback is in the run's log\.rank1"):
-        Group(broken_on_the_second, (job,), 2).result()
+        LocalProcesses(broken_on_the_second, (job,), 2).result()
     assert "Traceback" in (job.folder / "log.rank1.txt").read_text()
 
 
@@ -122,7 +122,7 @@ def test_probmask_holds_its_budget_after_the_next_step(tmp_path, procs):
     short = {"overrides": {"epochs": 2, "norm_batch": 16}}
     jobs = [ready(tmp_path / str(zero), "probmask", zero=zero, **short) for zero in (0, 1, 2)]
     n = sum(p.numel() for name, p in _plain(jobs[0]) if name.endswith("weight") and p.dim() > 1)
-    found = of_each(jobs) if procs == 1 else Group(of_each, (jobs,), procs).result()
+    found = of_each(jobs) if procs == 1 else LocalProcesses(of_each, (jobs,), procs).result()
     for end, lowest, highest, start in found:
         assert (lowest >= 0, highest <= 1) == (True, True)
         assert end <= kept_of(n, 0.9) * (1 + 1e-6)

@@ -105,10 +105,10 @@ def deferred_signals() -> Iterator[None]:
         KeyboardInterrupt: Ctrl-C was pressed during the block.
         InterruptedRunError: SIGTERM arrived during the block.
     """
-    with interrupts.requests() as request:
+    with interrupts.listen_for_stop() as request:
         yield
     if request.number:
-        raise interrupts.interruption(request.number, "")
+        raise interrupts.stop_error(request.number, "")
 
 
 def last_line(error: BaseException) -> str:

@@ -122,7 +122,7 @@ class RayCluster:
     def stop(self) -> None:
         """Cancel the active runs and disconnect. The cluster continues to run."""
         tasks = list(self._active)
-        with self._resources, interrupts.requests():
+        with self._resources, interrupts.listen_for_stop():
             for task in tasks:
                 self._ray.cancel(task)
             self._wait_for_all(tasks, CANCEL_SECONDS)
