@@ -18,8 +18,8 @@ from pruneboard.data import calibration_batches
 from pruneboard.draws import key
 from pruneboard.experiment.prepare import Job
 from pruneboard.training import gates
-from pruneboard.training.evaluate import reestimate
-from pruneboard.training.state import Start, Training
+from pruneboard.training.evaluate import reestimate_statistics
+from pruneboard.training.state import InitialNetwork, Training
 
 
 def apply(job: Job, run: Training) -> None:
@@ -29,10 +29,10 @@ def apply(job: Job, run: Training) -> None:
     if job.spec.ablation == "shuffled-mask":
         masks = shuffled(masks, job.seeds["pruner"])
     else:
-        run.start = _redraw(job, run)
+        run.initial = _redraw(job, run)
     run.state.best_validation = {}  # it was the other network's
     run.layers = gates.replace_gates(run.engine.model, run.layers, masks)
-    reestimate(run.engine, calibration_batches(run.dataset, run.plan))
+    reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan))
 
 
 def shuffled(masks: Sequence[Tensor], seed: int) -> list[Tensor]:
@@ -45,11 +45,11 @@ def _permute(mask: Tensor, seed: int) -> Tensor:
     return mask.reshape(-1)[order].reshape(mask.shape)
 
 
-def _redraw(job: Job, run: Training) -> Start:
+def _redraw(job: Job, run: Training) -> InitialNetwork:
     """Draw every prunable weight anew, write it, and return the start that the audit now goes by."""
     shapes = [tuple(layer.dense.shape) for layer in run.layers]
     drawn = models.redraw_weights(shapes, job.init, 1 - run.pruner.sparsity, job.seeds["init"])
     for layer, weight in zip(run.layers, drawn, strict=True):
         layer.dense.data.copy_(weight)  # frozen: no engine keeps another copy of it
     weights = {f"{layer.name}.weight": weight for layer, weight in zip(run.layers, drawn, strict=True)}
-    return dataclasses.replace(run.start, frozen={**(run.start.frozen or {}), **weights})
+    return dataclasses.replace(run.initial, frozen={**(run.initial.frozen or {}), **weights})

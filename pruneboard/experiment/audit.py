@@ -16,7 +16,7 @@ KEPT_ZERO_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Count:
+class LayerCount:
     """One layer of the folded model: entries, positions its gate keeps, entries that are not 0."""
 
     name: str
@@ -25,7 +25,7 @@ class Count:
     nonzero: int
 
 
-def count(layers: Sequence[Layer[Any]], state: Mapping[str, Tensor]) -> list[Count]:
+def count_layers(layers: Sequence[Layer[Any]], state: Mapping[str, Tensor]) -> list[LayerCount]:
     """Count every prunable layer of the folded `state`.
 
     Raises:
@@ -38,11 +38,11 @@ def count(layers: Sequence[Layer[Any]], state: Mapping[str, Tensor]) -> list[Cou
         stray = int(((weight != 0) & ~kept).sum())
         if stray:
             raise AuditError(f"layer {layer.name}: {stray} weights outside the mask are not zero")
-        counts.append(Count(layer.name, weight.numel(), int(kept.sum()), int((weight != 0).sum())))
+        counts.append(LayerCount(layer.name, weight.numel(), int(kept.sum()), int((weight != 0).sum())))
     return counts
 
 
-def audit(counts: Sequence[Count], keep: int | None) -> None:
+def check_budget(counts: Sequence[LayerCount], keep: int | None) -> None:
     """Hold the folded model to the budget of `keep` positions; None where the sparsity emerges.
 
     Raises:
@@ -55,11 +55,11 @@ def audit(counts: Sequence[Count], keep: int | None) -> None:
         raise AuditError(f"{kept - nonzero} of {kept} kept positions hold 0.0: the mask claims more than the model has")
 
 
-def untouched(layers: Sequence[Layer[Any]], start: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+def check_unchanged(layers: Sequence[Layer[Any]], start: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     """Hold a frozen network to its initial parameters: bit for bit, wherever the masks keep something.
 
     Args:
-        layers: the prunable layers, whose pruned positions are 0 (`count` saw to that).
+        layers: the prunable layers, whose pruned positions are 0 (`count_layers` saw to that).
         start: every parameter before training, by its name in the plain network.
         state: the folded model.
 
@@ -79,7 +79,7 @@ def untouched(layers: Sequence[Layer[Any]], start: Mapping[str, Tensor], state: 
             )
 
 
-def sparsity_block(counts: Sequence[Count], target: float | None, keep: int, parameters: int) -> dict[str, Any]:
+def sparsity_block(counts: Sequence[LayerCount], target: float | None, keep: int, parameters: int) -> dict[str, Any]:
     """Return the record's `sparsity`: target and measured, over prunable weights and over the whole model."""
     n, kept, nonzero = (sum(getattr(c, field) for c in counts) for field in ("n", "kept", "nonzero"))
     return {

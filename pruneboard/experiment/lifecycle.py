@@ -18,7 +18,7 @@ import torch
 from pruneboard.data import Dataset
 from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError, StoreError
 from pruneboard.experiment import ablation, outcome, start
-from pruneboard.experiment.listeners import Recorder, Silent, logged, logger
+from pruneboard.experiment.listeners import NullListener, Recorder, logged, logger
 from pruneboard.experiment.prepare import Job, open_data, pick_device, prepare, wants_cuda
 from pruneboard.processes import memory, rendezvous
 from pruneboard.processes.launch import launch
@@ -47,7 +47,7 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
         rendezvous.check_same(job.hash)
         # Only the first process sees the results.
         finished = rendezvous.agree(lambda: None if spec.force else store.finished(job.folder, job.hash))
-        return finished or _attempt(job, listener or Silent(), world, dataset)
+        return finished or _attempt(job, listener or NullListener(), world, dataset)
 
 
 def record_lost_run(spec: RunSpec, message: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def record_lost_run(spec: RunSpec, message: str) -> dict[str, Any]:
 
 def _attempt(job: Job, listener: Listener, world: World, dataset: Dataset) -> dict[str, Any]:
     with _folder(job, world), _recorded(job, world):
-        record = launch(guarded, (job, listener), job.spec.procs, world, dataset)
+        record = launch(execute_safely, (job, listener), job.spec.procs, world, dataset)
         if world.is_main:
             store.put(job.folder, record)
             runfolder.drop_checkpoints(job.folder)
@@ -79,9 +79,9 @@ def execute(job: Job, listener: Listener, dataset: Dataset | None = None) -> dic
     if dataset is None:  # a started process opens the data itself
         dataset = open_data(job.spec, job.recipe, job.seeds)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        training = start.training(job, dataset, device, listener, started)
+        training = start.build_from_job(job, dataset, device, listener, started)
         try:
-            loop.resume(training, start.attempt(job, training))
+            loop.resume_from_checkpoint(training, start.attempt_entry(job, training))
             loop.fit(training)
             if job.spec.ablation:
                 ablation.apply(job, training)
@@ -90,14 +90,14 @@ def execute(job: Job, listener: Listener, dataset: Dataset | None = None) -> dic
             training.engine.close()
 
 
-def guarded(job: Job, listener: Listener, dataset: Dataset | None = None) -> dict[str, Any]:
+def execute_safely(job: Job, listener: Listener, dataset: Dataset | None = None) -> dict[str, Any]:
     """Carry out `execute` and turn whatever stops it into an error of ours, with the traceback in this process's log.
 
     Raises:
         RunError: with the status the record gets.
     """
     world = World.current()
-    watcher = Recorder(job.folder, listener, job.spec.tensorboard) if world.is_main else Silent()
+    watcher = Recorder(job.folder, listener, job.spec.tensorboard) if world.is_main else NullListener()
     log = job.folder / ("log.txt" if world.is_main else f"log.rank{world.rank}.txt")
     with logged(log, logging.INFO if world.is_main else logging.ERROR):
         return _told(job, watcher, dataset, log)

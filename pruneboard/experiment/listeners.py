@@ -15,7 +15,7 @@ from pruneboard.training.state import Listener
 logger = logging.getLogger("pruneboard")
 
 
-class Silent:
+class NullListener:
     """A listener that says nothing."""
 
     def on_step(self, step: int, total: int, loss: float) -> None:

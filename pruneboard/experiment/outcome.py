@@ -15,7 +15,7 @@ from pruneboard import models, scores
 from pruneboard.data import order_sha256
 from pruneboard.errors import AuditError, DivergedError
 from pruneboard.experiment import audit
-from pruneboard.experiment.audit import Count
+from pruneboard.experiment.audit import LayerCount
 from pruneboard.experiment.prepare import Job
 from pruneboard.models import cost
 from pruneboard.models.cost import Effective, LayerCost, Usage
@@ -36,11 +36,11 @@ def record(job: Job, run: Training) -> dict[str, Any]:
     run.listener.on_phase("evaluating the folded model on the test split")
     state = gates.fold(run.engine.model, run.layers)
     _same_everywhere(run, state)
-    counts = audit.count(run.layers, state)
+    counts = audit.count_layers(run.layers, state)
     keep = scores.kept_of(sum(c.n for c in counts), run.pruner.sparsity)
-    audit.audit(counts, keep if job.traits.hits_target else None)
-    if run.start.frozen is not None:
-        audit.untouched(run.layers, run.start.frozen, state)
+    audit.check_budget(counts, keep if job.traits.hits_target else None)
+    if run.initial.frozen is not None:
+        audit.check_unchanged(run.layers, run.initial.frozen, state)
     plain = models.build_model(job.plan, init="random", seed=0)
     plain.load_state_dict(state)
     plain = plain.to(run.engine.device).eval()
@@ -58,7 +58,7 @@ def record(job: Job, run: Training) -> dict[str, Any]:
         **job.known,
         "status": "done",
         "error": None,
-        "model": {**job.known["model"], "parameters": parameters, "initial_sha256": run.start.sha256},
+        "model": {**job.known["model"], "parameters": parameters, "initial_sha256": run.initial.sha256},
         "data": {**job.known["data"], "order_sha256": _order(run)},
         "board": _fingerprinted({**job.known["board"], "prunable": sum(c.n for c in counts)}),
         "budget": _budget(job, run),
@@ -157,7 +157,7 @@ def _engine(job: Job, run: Training) -> dict[str, Any]:
     }
 
 
-def _layer_costs(counts: Sequence[Count], usage: Usage, plain: nn.Module) -> list[LayerCost]:
+def _layer_costs(counts: Sequence[LayerCount], usage: Usage, plain: nn.Module) -> list[LayerCost]:
     rescaled = {name for name, layer in models.prunable_layers(plain) if models.standardized(layer)}
     return [LayerCost(c.name, c.n, c.kept, c.nonzero, usage.positions[c.name], c.name in rescaled) for c in counts]
 
@@ -192,7 +192,7 @@ def _cost(run: Training, layers: Sequence[LayerCost], usage: Usage, plain: nn.Mo
         "macs_definition": cost.MACS_DEFINITION,
         "parameters": sum(p.numel() for p in plain.parameters()),
         "bytes": {**stored, "compressed": cost.compressed_bytes(weights)},
-        "storage_bits": cost.supermask_bits(layers, plain) if run.start.frozen is not None else None,
+        "storage_bits": cost.supermask_bits(layers, plain) if run.initial.frozen is not None else None,
     }
 
 

@@ -74,7 +74,7 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     dataset = open_data(spec, recipe, seeds)
     plan = plan_network(spec, dataset)
     check_world(spec, recipe, plan)
-    traits = honoured_traits(pruner, track, info)
+    traits = effective_traits(pruner, track, info)
     check_split(spec, traits, micro_batch(recipe, plan, max(spec.procs, World.current().size)))
     known = RunIdentity(spec, track, recipe, info, pruner, traits, init, seeds, dataset, plan).blocks()
     folder = store.run_folder(
@@ -144,7 +144,7 @@ def check_ablation(spec: RunSpec, track: str) -> None:
         raise UsageError(f"--ablation {spec.ablation} belongs to the supermask track; this run is on track {track!r}")
 
 
-def honoured_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo) -> Traits:
+def effective_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo) -> Traits:
     """Return the pruner's traits; only pruneboard's own distribution may name itself a control.
 
     Raises:

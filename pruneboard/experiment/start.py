@@ -17,8 +17,8 @@ from pruneboard.training.setup import TrainingOptions, build_training
 from pruneboard.training.state import Listener, Training
 
 
-def training(job: Job, dataset: Dataset, device: torch.device, listener: Listener, began: float) -> Training:
-    """Build model, gates and engine; `began` is the start time of this attempt (`time.perf_counter`)."""
+def build_from_job(job: Job, dataset: Dataset, device: torch.device, listener: Listener, start_time: float) -> Training:
+    """Build model, gates and engine; `start_time` is the start time of this attempt (`time.perf_counter`)."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     pruner = registry.build(job.info, job.spec.sparsity, job.spec.options)
@@ -35,7 +35,7 @@ def training(job: Job, dataset: Dataset, device: torch.device, listener: Listene
         precision=job.spec.precision,
     )
     compiled = job.spec.model if job.spec.compile else None
-    return build_training(options, initial_model(job, pruner.sparsity), dataset, listener, began, compiled)
+    return build_training(options, initial_model(job, pruner.sparsity), dataset, listener, start_time, compiled)
 
 
 def checkpointer(job: Job) -> Checkpointer:
@@ -45,7 +45,7 @@ def checkpointer(job: Job) -> Checkpointer:
     )
 
 
-def attempt(job: Job, run: Training) -> dict[str, Any]:
+def attempt_entry(job: Job, run: Training) -> dict[str, Any]:
     """Return the record's entry for this attempt, without the step that it resumes from."""
     return {
         "started": provenance.now(),

@@ -24,14 +24,14 @@ from pruneboard.data import Dataset, calibration_batches, eval_batches, standing
 from pruneboard.data.batches import CALIBRATION
 from pruneboard.data.noise import noise
 from pruneboard.experiment import start
-from pruneboard.experiment.listeners import Silent
+from pruneboard.experiment.listeners import NullListener
 from pruneboard.experiment.prepare import pick_device, prepare, resolve_recipe
 from pruneboard.spec import Recipe, RunSpec
 from pruneboard.sweeps.board_file import Images
 from pruneboard.sweeps.executors.workers import Outcome, Workers
 from pruneboard.sweeps.plan import Cell
 from pruneboard.training import loop
-from pruneboard.training.evaluate import evaluate, reestimate
+from pruneboard.training.evaluate import evaluate, reestimate_statistics
 from pruneboard.training.state import Training
 
 WARM_STEPS, STEPS = 2, 8
@@ -155,7 +155,7 @@ def measure(task: Task, on_step: Callable[[int, int], None]) -> dict[str, Any]:
     recipe = resolve_recipe(task.spec)
     with tempfile.TemporaryDirectory() as folder, standing_in(_noise(task.images, recipe, Path(folder))):
         job, dataset = prepare(dataclasses.replace(task.spec, results=folder))
-        run = start.training(job, dataset, pick_device(task.spec), Silent(), time.perf_counter())
+        run = start.build_from_job(job, dataset, pick_device(task.spec), NullListener(), time.perf_counter())
         try:
             loop.prune_before_training(run)
             fixed = run.seconds + 2 * _calibration_seconds(run)
@@ -219,7 +219,7 @@ def _image_seconds(run: Training) -> float:
 def _calibration_seconds(run: Training) -> float:
     """Return the seconds of one re-estimation."""
     began = time.perf_counter()
-    reestimate(run.engine, calibration_batches(run.dataset, run.plan, CALIBRATED))
+    reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan, CALIBRATED))
     _wait_for(run)
     return (time.perf_counter() - began) * CALIBRATION / CALIBRATED
 

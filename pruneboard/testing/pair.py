@@ -162,7 +162,7 @@ def _forget(pair: Pair) -> None:
 
 def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it closes the pipe
-    engine.boot(torch.device("cpu"))
+    engine.start_deepspeed(torch.device("cpu"))
     engine.shutdown()  # of one process alone; the first task may be for both together
     with suppress(EOFError, OSError):
         pipe.send(_READY)
@@ -173,7 +173,7 @@ def _serve(pipe: Connection) -> None:
 
 
 def _serve_once(pipe: Connection, packed: bytes) -> None:
-    os.environ.pop("DS_ACCELERATOR", None)  # our own `engine.boot` may have set it in the process that asks
+    os.environ.pop("DS_ACCELERATOR", None)  # our own `engine.start_deepspeed` may have set it in the process that asks
     pipe.send(_carried_out({}, packed))
     leave(0)
 

@@ -26,7 +26,7 @@ from pruneboard.processes import rendezvous
 from pruneboard.records import runfolder
 from pruneboard.training.engine import Engine
 from pruneboard.training.evaluate import statistics
-from pruneboard.training.mask_stats import MaskWatch
+from pruneboard.training.mask_stats import MaskTracker
 
 SCHEMA = 1
 HEADING = "pruneboard"
@@ -95,7 +95,7 @@ class Checkpointer:
                     "go on with what it was begun with, or start again with --force"
                 )
 
-    def save(self, engine: Engine, watch: MaskWatch, state: TrainState) -> None:
+    def save(self, engine: Engine, watch: MaskTracker, state: TrainState) -> None:
         """Write a checkpoint. Collective; the first process writes.
 
         Raises:
@@ -117,7 +117,7 @@ class Checkpointer:
 
         runfolder.add_checkpoint(self.folder, state.step, write)
 
-    def restore(self, engine: Engine, watch: MaskWatch) -> TrainState | None:
+    def restore(self, engine: Engine, watch: MaskTracker) -> TrainState | None:
         """Put the newest checkpoint back, and return how far it had come; None where there is none.
 
         Collective: the first process reads, the others are told, so hosts need not share a file system.
@@ -156,7 +156,7 @@ def _heading(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _gathered(engine: Engine, watch: MaskWatch) -> Iterator[tuple[str, Tensor]]:
+def _gathered(engine: Engine, watch: MaskTracker) -> Iterator[tuple[str, Tensor]]:
     """Yield everything there is to save, by name; collective where processes hold parts."""
     for name, tensor in _network(engine.model).items():
         yield f"network/{name}", tensor.detach()
@@ -169,7 +169,7 @@ def _gathered(engine: Engine, watch: MaskWatch) -> Iterator[tuple[str, Tensor]]:
         yield f"masks/{index}", mask.to(torch.uint8)
 
 
-def _put_back(engine: Engine, watch: MaskWatch, saved: Mapping[str, Tensor]) -> None:
+def _put_back(engine: Engine, watch: MaskTracker, saved: Mapping[str, Tensor]) -> None:
     """Write every tensor where it belongs; `saved` is the first process's."""
     network, running = _network(engine.model), list(_running(engine.model))
     states: dict[str, dict[str, Tensor]] = defaultdict(dict)

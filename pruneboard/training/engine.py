@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pruneboard.processes import rendezvous
 from pruneboard.processes.world import World
 from pruneboard.training.compiling import Compiled
-from pruneboard.training.gates import chains, computed
+from pruneboard.training.gates import computed, gated_weights
 from pruneboard.training.optim import GroupedOptimizer
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _ONE_PROCESS = {
 }
 
 
-def boot(device: torch.device) -> Any:
+def start_deepspeed(device: torch.device) -> Any:
     """Import DeepSpeed, start its process group, and return the module.
 
     Works with no launcher, compiler, ninja or MPI, and leaves standard output to us: DeepSpeed logs there,
@@ -103,10 +103,10 @@ class Engine:
             precision: `fp32`, or `bf16` for autocast.
             compiled: what is called in place of `model`, the same network compiled.
         """
-        deepspeed = boot(device)
+        deepspeed = start_deepspeed(device)
         self.model = model.to(device)
         self._compiled = compiled
-        self._chains = chains(self.model)
+        self._chains = gated_weights(self.model)
         self.device = device
         self._comm = deepspeed.comm
         zero = zero if groups else 0  # nothing to share out

@@ -17,7 +17,7 @@ from pruneboard.training.engine import Engine
 
 
 @dataclass(frozen=True)
-class Scores:
+class Metrics:
     """What one evaluation found.
 
     Attributes:
@@ -44,7 +44,7 @@ class Scores:
 @torch.no_grad()
 def evaluate(
     forward: Callable[[Tensor], Tensor], batches: Iterable[Batch], classes: int, reduce: Callable[[Tensor], Tensor]
-) -> Scores:
+) -> Metrics:
     """Count over this process's `batches`, sum the counts over processes, and divide once.
 
     Args:
@@ -73,11 +73,11 @@ def _count(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.cat([loss[None], top5[None], hits, seen])
 
 
-def _scores(totals: Tensor, classes: int) -> Scores:
+def _scores(totals: Tensor, classes: int) -> Metrics:
     hits, seen = totals[2 : 2 + classes], totals[2 + classes :]
     count, correct = int(seen.sum()), int(hits.sum())
     present = seen > 0
-    return Scores(
+    return Metrics(
         top1=correct / count,
         top5=float(totals[1]) / count if classes > 10 else None,
         loss=float(totals[0]) / count,
@@ -93,7 +93,7 @@ def statistics(model: nn.Module) -> list[_BatchNorm]:
 
 
 @contextmanager
-def frozen_statistics(modules: Iterable[_BatchNorm]) -> Iterator[None]:
+def frozen_batch_statistics(modules: Iterable[_BatchNorm]) -> Iterator[None]:
     """Normalize by batch statistics without recording them: only a step's first pass is recorded."""
     modules = list(modules)
     for module in modules:
@@ -106,7 +106,7 @@ def frozen_statistics(modules: Iterable[_BatchNorm]) -> Iterator[None]:
 
 
 @contextmanager
-def restored_statistics(model: nn.Module) -> Iterator[None]:
+def restored_batch_statistics(model: nn.Module) -> Iterator[None]:
     """Put the running statistics back as they were found."""
     modules = statistics(model)
     saved = [{name: buffer.clone() for name, buffer in module.named_buffers()} for module in modules]
@@ -119,7 +119,7 @@ def restored_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def reestimate(engine: Engine, batches: Iterable[Batch]) -> None:
+def reestimate_statistics(engine: Engine, batches: Iterable[Batch]) -> None:
     """Set the running statistics to the plain average over `batches`, gates in evaluation mode.
 
     The result depends on the weights and the batches alone, not on the steps that led there. It is averaged
@@ -139,9 +139,9 @@ def reestimate(engine: Engine, batches: Iterable[Batch]) -> None:
     for module, momentum in zip(modules, momenta, strict=True):
         module.momentum = momentum
         module.eval()
-    synchronize_statistics(engine)
+    average_batch_statistics(engine)
 
 
-def synchronize_statistics(engine: Engine) -> None:
+def average_batch_statistics(engine: Engine) -> None:
     """Average the running statistics over processes; DeepSpeed never does."""
     engine.average_(b for m in statistics(engine.model) for b in (m.running_mean, m.running_var) if b is not None)

@@ -21,7 +21,7 @@ from pruneboard.errors import AuditError, PluginError, UsageError
 G = TypeVar("G", bound=Gate)
 
 
-class DrawClock:
+class DrawKey:
     """Where in the run draws are made: the training loop moves it, gates and hooks read it."""
 
     def __init__(self, seed: int) -> None:
@@ -30,18 +30,18 @@ class DrawClock:
         self.step = 0
         self.forward_pass = 0
 
-    def for_gate(self, index: int, device: torch.device) -> torch.Generator:
+    def gate_generator(self, index: int, device: torch.device) -> torch.Generator:
         """Return the generator of one gate in this forward pass, on the weight's device."""
         seed = key(self.seed, "gate", self.step, self.forward_pass, index)
         return torch.Generator(device).manual_seed(seed)
 
-    def for_hook(self, index: int) -> torch.Generator:
+    def hook_generator(self, index: int) -> torch.Generator:
         """Return the CPU generator that hooks get in this step, for a layer or (-1) for all."""
         return torch.Generator().manual_seed(key(self.seed, "hook", self.step, index))
 
 
 def attach(
-    pruner: Pruner[G], targets: Sequence[tuple[str, nn.Module]], clock: DrawClock, *, hits_target: bool
+    pruner: Pruner[G], targets: Sequence[tuple[str, nn.Module]], draw_key: DrawKey, *, hits_target: bool
 ) -> list[Layer[G]]:
     """Put one gate of `pruner` in front of every prunable weight.
 
@@ -51,7 +51,7 @@ def attach(
         pruner: the method.
         targets: (name, module) of all layers with a prunable weight, as `models.gated_layers` lists them; the
             weight is `module.weight`. A shared one counts once, under the name that comes first.
-        clock: keys the gates' draws.
+        draw_key: keys the gates' draws.
         hits_target: whether layers carry the budget.
 
     Returns:
@@ -74,8 +74,8 @@ def attach(
         for module in modules:
             # Our own check stands above: the library's would run a training forward, and draw.
             parametrize.register_parametrization(module, "weight", gate, unsafe=True)
-            cast("Any", module).parametrizations.weight.__class__ = Chain
-        gate._source = partial(_source, clock, index, weight)
+            cast("Any", module).parametrizations.weight.__class__ = GatedWeight
+        gate._source = partial(_source, draw_key, index, weight)
         layers.append(Layer(index, name, weight, gate, keep))
     return layers
 
@@ -89,8 +89,8 @@ def _by_weight(targets: Sequence[tuple[str, nn.Module]]) -> list[tuple[nn.Parame
     return list(found.values())
 
 
-def _source(clock: DrawClock, index: int, weight: nn.Parameter) -> torch.Generator:
-    return clock.for_gate(index, weight.device)  # asked anew: the model moves to its device after `attach`
+def _source(draw_key: DrawKey, index: int, weight: nn.Parameter) -> torch.Generator:
+    return draw_key.gate_generator(index, weight.device)  # asked anew: the model moves to its device after `attach`
 
 
 def _check(gate: Gate, weight: nn.Parameter, name: str) -> None:
@@ -122,8 +122,8 @@ def replace_gates(model: nn.Module, layers: Sequence[Layer[Any]], masks: Sequenc
         layers: as `attach` returned them.
         masks: what each layer is to keep, bool tensors of the weights' shapes.
     """
-    places: dict[nn.Module, list[Chain]] = defaultdict(list)
-    for chain in chains(model):
+    places: dict[nn.Module, list[GatedWeight]] = defaultdict(list)
+    for chain in gated_weights(model):
         places[chain[0]].append(chain)
     replaced = []
     for layer, keep in zip(layers, masks, strict=True):
@@ -135,7 +135,7 @@ def replace_gates(model: nn.Module, layers: Sequence[Layer[Any]], masks: Sequenc
     return replaced
 
 
-class Chain(parametrize.ParametrizationList):
+class GatedWeight(parametrize.ParametrizationList):
     """What stands in front of one gated weight: the dense weight is its `original`, the gate its item 0."""
 
     held: tuple[Tensor, ...] = ()  # a tuple, because a parameter as an attribute would be registered
@@ -145,13 +145,13 @@ class Chain(parametrize.ParametrizationList):
         return self.held[0] if self.held else super().forward()
 
 
-def chains(model: nn.Module) -> list[Chain]:
+def gated_weights(model: nn.Module) -> list[GatedWeight]:
     """Return what `attach` put in front of the weights, one per module."""
-    return [module for module in model.modules() if isinstance(module, Chain)]
+    return [module for module in model.modules() if isinstance(module, GatedWeight)]
 
 
 @contextmanager
-def computed(gated: Sequence[Chain]) -> Iterator[None]:
+def computed(gated: Sequence[GatedWeight]) -> Iterator[None]:
     """Evaluate every gate once, and let the network use the results as its weights while the block lasts.
 
     Gates then run before a forward pass instead of within, as plain Python, whatever runs the network: a compiler
@@ -202,7 +202,7 @@ class _Scalar(nn.Module):
         return value.reshape(1)
 
 
-def store_scalars(model: nn.Module) -> None:
+def unsqueeze_scalars(model: nn.Module) -> None:
     """Give every parameter without dimension one, which DeepSpeed needs; `fold` takes it back.
 
     The gain of a residual branch is such a parameter in timm's `dm_nfnet_*`.
@@ -216,7 +216,7 @@ def store_scalars(model: nn.Module) -> None:
 def fold(model: nn.Module, layers: Sequence[Layer[Any]]) -> dict[str, Tensor]:
     """Return the state of the plain model: every gate folded into its weight, gate state dropped.
 
-    The keys are those of the same network without gates, in its order where it has no `store_scalars`: a shared
+    The keys are those of the same network without gates, in its order where it has no `unsqueeze_scalars`: a shared
     weight stands under each of its names. Tensors are contiguous copies on the CPU.
 
     Raises:

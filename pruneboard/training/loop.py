@@ -25,26 +25,26 @@ from pruneboard.errors import AuditError, DivergedError
 from pruneboard.models import state_sha256
 from pruneboard.processes import interrupts
 from pruneboard.training.evaluate import (
-    Scores,
+    Metrics,
+    average_batch_statistics,
     evaluate,
-    frozen_statistics,
-    reestimate,
-    restored_statistics,
+    frozen_batch_statistics,
+    reestimate_statistics,
+    restored_batch_statistics,
     statistics,
-    synchronize_statistics,
 )
 from pruneboard.training.gates import gate_tensors
 from pruneboard.training.optim import freeze_gates, schedule, set_learning_rates
-from pruneboard.training.scoring import View, dense_gradients, endless_batches, lent
+from pruneboard.training.scoring import ScoringView, dense_gradients, endless_batches, lent
 from pruneboard.training.state import Training, check_finite
 
 CHECK_EVERY = 10
 """Steps between looks at the loss: each look waits for the device."""
 
 
-def resume(run: Training, attempt: Mapping[str, Any]) -> None:
+def resume_from_checkpoint(run: Training, attempt: Mapping[str, Any]) -> None:
     """Go on from the newest checkpoint, if there is one; `attempt` says what on."""
-    found = run.checkpointer.restore(run.engine, run.watch)
+    found = run.checkpointer.restore(run.engine, run.mask_tracker)
     if found is not None:
         run.listener.on_phase(f"going on from step {found.step}")
         run.state = found
@@ -67,14 +67,14 @@ def fit(run: Training) -> None:
     if run.state.gates_sha256 is None:
         harden(run, run.budget.harden_step)
     # For every method alike: what is folded then depends on the final weights, not on when masks were fixed.
-    reestimate(run.engine, calibration_batches(run.dataset, run.plan))
-    check_frozen(run)
+    reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan))
+    check_gates_unchanged(run)
 
 
 def train_epochs(run: Training, request: interrupts.Request) -> None:
     """Take the steps that are left, with a checkpoint every few of them and at the end of each epoch."""
     state = run.state
-    losses = Losses(run)
+    losses = LossMeter(run)
     for epoch in range((state.step - state.epoch_steps) // run.budget.steps_per_epoch, run.epochs):
         for batches in train_batches(run.dataset, run.plan, epoch=epoch, start=state.epoch_steps):
             if state.step == run.budget.harden_step:
@@ -88,7 +88,7 @@ def train_epochs(run: Training, request: interrupts.Request) -> None:
         _stop(run, run.engine.largest(request.number))  # asked for during the evaluation, which takes a while
 
 
-def _stop_or_save(run: Training, losses: Losses, request: interrupts.Request) -> None:
+def _stop_or_save(run: Training, losses: LossMeter, request: interrupts.Request) -> None:
     """Between two steps: stop where any process was asked to, and save where that is due."""
     step = run.state.step
     # All stop at the same step. Asking waits for the device, so on GPUs it is done every few steps.
@@ -105,9 +105,11 @@ def _stop(run: Training, number: int) -> None:
         raise interrupts.interruption(number, f", saved at step {run.state.step}")
 
 
-def save(run: Training, losses: Losses) -> None:
+def save(run: Training, losses: LossMeter) -> None:
     """Write a checkpoint."""
-    run.checkpointer.save(run.engine, run.watch, replace(run.state, epoch_loss=losses.total(), seconds=run.seconds))
+    run.checkpointer.save(
+        run.engine, run.mask_tracker, replace(run.state, epoch_loss=losses.total(), seconds=run.seconds)
+    )
 
 
 def prune_before_training(run: Training) -> None:
@@ -118,7 +120,7 @@ def prune_before_training(run: Training) -> None:
     run.listener.on_phase("scoring the weights before training")
     # The recipe's micro-batch, where the plan's may depend on the number of processes: scores must not.
     stream = endless_batches(run.dataset, run.plan, run.recipe.micro_batch)
-    view = View(run.engine.model, run.layers, run.dataset.image_size, run.recipe.label_smoothing)
+    view = ScoringView(run.engine.model, run.layers, run.dataset.image_size, run.recipe.label_smoothing)
     with lent(view, stream) as batches:
         found = run.hook("score", lambda: pruner.score(view, batches))
     masks = run.hook("score", lambda: scores.top_k(found, scores.budget(run.layers)))
@@ -150,14 +152,14 @@ def _forward_backward(run: Training, batches: Sequence[Batch], passes: int) -> T
     total = torch.zeros((), device=run.engine.device)
     for index in range(share):
         forward_pass, micro = divmod(index, len(batches))
-        run.clock.forward_pass = forward_pass
+        run.draw_key.forward_pass = forward_pass
         # Dropout and the like draw from the global state: keyed, so that nothing needs to be carried along.
         chunk = run.engine.rank * len(batches) + micro  # its place in the global batch, on any number of processes
-        torch.manual_seed(key(run.clock.seed, "model", run.clock.step, forward_pass, chunk))
+        torch.manual_seed(key(run.draw_key.seed, "model", run.draw_key.step, forward_pass, chunk))
         # Every n-th image, and not a half: the same ones however the batch is cut for processes.
         seen = slice(forward_pass, None, passes) if run.split_batch else slice(None)
         images, labels = (part[seen] for part in batches[micro])
-        with frozen_statistics(modules if forward_pass else ()):
+        with frozen_batch_statistics(modules if forward_pass else ()):
             logits = run.engine.forward(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=run.recipe.label_smoothing) / share
         run.engine.backward(loss, last=index == share - 1)
@@ -173,9 +175,9 @@ def harden(run: Training, step: int) -> None:
     with lent_validation(run) as validate:
         run.hook("harden", lambda: run.pruner.harden(run.layers, at, validate))
     freeze_gates(run.engine.groups)
-    check_ranks(run, step)
+    check_ranks_agree(run, step)
     run.state.gates_sha256 = state_sha256(gate_tensors(run.layers))
-    reestimate(run.engine, calibration_batches(run.dataset, run.plan))
+    reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan))
 
 
 @contextmanager
@@ -200,27 +202,27 @@ def validation_top1(run: Training) -> float:
     Collective: every process calls it equally often and gets the same number.
     """
     training = run.engine.model.training
-    with restored_statistics(run.engine.model):
-        reestimate(run.engine, calibration_batches(run.dataset, run.plan))
+    with restored_batch_statistics(run.engine.model):
+        reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan))
         found = validate(run).top1
     run.engine.model.train(training)  # as the method that asked had it
     return found
 
 
-def validate(run: Training) -> Scores:
+def validate(run: Training) -> Metrics:
     """Evaluate the model as it stands on the validation split."""
-    check_ranks(run, run.clock.step)
+    check_ranks_agree(run, run.draw_key.step)
     run.engine.model.eval()
     return evaluate_split(run, run.engine.forward, run.dataset.validation)
 
 
-def evaluate_split(run: Training, forward: Callable[[Tensor], Tensor], split: Split) -> Scores:
+def evaluate_split(run: Training, forward: Callable[[Tensor], Tensor], split: Split) -> Metrics:
     """Return the scores of `forward`, images to logits, on a split; every process evaluates its share."""
     batches = eval_batches(split, run.dataset, run.plan)
     return evaluate(forward, batches, len(run.dataset.classes), run.engine.sum)
 
 
-def check_ranks(run: Training, step: int) -> None:
+def check_ranks_agree(run: Training, step: int) -> None:
     """Fail if masks or weights differ between processes, or from the copy that the optimizer goes by.
 
     Raises:
@@ -238,13 +240,13 @@ def check_ranks(run: Training, step: int) -> None:
         )
 
 
-def check_frozen(run: Training) -> None:
+def check_gates_unchanged(run: Training) -> None:
     """Fail if a gate changed after hardening."""
     if run.state.gates_sha256 != state_sha256(gate_tensors(run.layers)):
         raise AuditError(f"method {run.method}: a gate changed after hardening; every mask must be final there")
 
 
-class Losses:
+class LossMeter:
     """The losses of one epoch, averaged over processes when asked; looked at every few steps."""
 
     def __init__(self, run: Training) -> None:
@@ -284,7 +286,7 @@ class Losses:
 def _close_epoch(run: Training, epoch: int, loss: float) -> None:
     step = (epoch + 1) * run.budget.steps_per_epoch
     at = run.progress(step)
-    synchronize_statistics(run.engine)
+    average_batch_statistics(run.engine)
     found = validate(run)
     row = {
         "epoch": epoch + 1,
@@ -293,7 +295,7 @@ def _close_epoch(run: Training, epoch: int, loss: float) -> None:
         "loss": loss,
         "lr": schedule(step - 1, run.budget.total, run.budget.warmup) * run.recipe.lr,
         "validation": {"top1": found.top1, "loss": found.loss},
-        **run.watch.update(run.layers),
+        **run.mask_tracker.update(run.layers),
         "diagnostics": dict(run.hook("diagnostics", lambda: run.pruner.diagnostics(run.layers, at))),
     }
     if found.top1 > run.state.best_validation.get("top1", -1.0):

@@ -12,7 +12,7 @@ from pruneboard.api import Layer
 from pruneboard.training.gates import folded_weights
 
 
-class MaskWatch:
+class MaskTracker:
     """Compares the kept positions of an epoch's end with those of the one before.
 
     Attributes:

@@ -21,7 +21,7 @@ from pruneboard.training.gates import plain_name
 OVER = "scoring is over: the view and the batches of `score` are lent until it returns"
 
 
-class View:
+class ScoringView:
     """`api.ModelView` of a gated model: logits and loss as functions of given weights, with no side effect.
 
     Attributes:
@@ -164,7 +164,7 @@ class RevocableBatches(Iterator[Batch]):
 
 
 @contextmanager
-def lent(view: View, batches: Iterator[Batch]) -> Iterator[RevocableBatches]:
+def lent(view: ScoringView, batches: Iterator[Batch]) -> Iterator[RevocableBatches]:
     """Lend both while the block lasts: a method that kept them could look at images later, uncharged.
 
     Yields:

@@ -17,7 +17,7 @@ from pruneboard.training import gates, optim
 from pruneboard.training.checkpoint import Checkpointer
 from pruneboard.training.compiling import Compiled
 from pruneboard.training.engine import Engine
-from pruneboard.training.state import Listener, Start, Training, plan_budget
+from pruneboard.training.state import InitialNetwork, Listener, Training, plan_budget
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def build_training(
     model: nn.Module,
     dataset: Dataset,
     listener: Listener,
-    began: float,
+    start_time: float,
     compiled: str | None = None,
 ) -> Training:
     """Attach the gates of a method to `model` and hand it to the engine.
@@ -64,14 +64,14 @@ def build_training(
         model: a plain network with its initial weights; without a trainable parameter on the supermask track.
         dataset: the images.
         listener: observes the run.
-        began: start time of this attempt (`time.perf_counter`).
+        start_time: start time of this attempt (`time.perf_counter`).
         compiled: name of the network, if torch.compile is to compile it; else None.
     """
     pruner, recipe, traits = options.pruner, options.recipe, options.traits
-    start = Start.of(model, frozen=not any(parameter.requires_grad for parameter in model.parameters()))
-    gates.store_scalars(model)
-    clock = gates.DrawClock(options.seeds["pruner"])
-    layers = gates.attach(pruner, models.gated_layers(model), clock, hits_target=traits.hits_target)
+    initial = InitialNetwork.of(model, frozen=not any(parameter.requires_grad for parameter in model.parameters()))
+    gates.unsqueeze_scalars(model)
+    draw_key = gates.DrawKey(options.seeds["pruner"])
+    layers = gates.attach(pruner, models.gated_layers(model), draw_key, hits_target=traits.hits_target)
     budget = plan_budget(recipe, dataset, traits.harden_at)
     groups = optim.parameter_groups(
         model, gates.gate_parameters(layers), recipe, pruner.gate_optimizer(budget.harden_step)
@@ -104,12 +104,12 @@ def build_training(
         plan=plan,
         recipe=recipe,
         budget=budget,
-        clock=clock,
+        draw_key=draw_key,
         forward_passes=traits.forward_passes,
         split_batch=traits.split_batch,
         method=options.method,
         listener=listener,
-        start=start,
+        initial=initial,
         checkpointer=options.checkpointer,
-        began=began,
+        start_time=start_time,
     )

@@ -17,8 +17,8 @@ from pruneboard.models import state_sha256
 from pruneboard.spec import Recipe
 from pruneboard.training.checkpoint import Checkpointer, TrainState
 from pruneboard.training.engine import Engine
-from pruneboard.training.gates import DrawClock
-from pruneboard.training.mask_stats import MaskWatch
+from pruneboard.training.gates import DrawKey
+from pruneboard.training.mask_stats import MaskTracker
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # of typing itself from Python 3.11 on
@@ -69,7 +69,7 @@ def plan_budget(recipe: Recipe, dataset: Dataset, harden_at: float) -> Budget:
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialNetwork:
     """The network before any gate was attached.
 
     Attributes:
@@ -81,7 +81,7 @@ class Start:
     frozen: Mapping[str, Tensor] | None
 
     @classmethod
-    def of(cls, model: torch.nn.Module, *, frozen: bool) -> Start:
+    def of(cls, model: torch.nn.Module, *, frozen: bool) -> InitialNetwork:
         """Remember `model` as it is."""
         parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         return cls(state_sha256(model.state_dict()), parameters if frozen else None)
@@ -98,32 +98,32 @@ class Training:
     plan: BatchPlan
     recipe: Recipe
     budget: Budget
-    clock: DrawClock
+    draw_key: DrawKey
     forward_passes: int
     split_batch: bool
     method: str
     listener: Listener
-    start: Start
+    initial: InitialNetwork
     checkpointer: Checkpointer
-    began: float
+    start_time: float
     """When this attempt did, by `time.perf_counter`."""
-    watch: MaskWatch = field(default_factory=MaskWatch)
+    mask_tracker: MaskTracker = field(default_factory=MaskTracker)
     state: TrainState = field(default_factory=TrainState)
 
     @classmethod
-    def of(cls, run: Training) -> Self:
+    def from_training(cls, run: Training) -> Self:
         """Return `run` as a training of this class: one that does something more."""
         return cls(**{item.name: getattr(run, item.name) for item in fields(Training)})
 
     @property
     def seconds(self) -> float:
         """What the run has taken until now, over all attempts."""
-        return self.state.seconds + time.perf_counter() - self.began
+        return self.state.seconds + time.perf_counter() - self.start_time
 
     @property
     def epochs(self) -> int:
         """Epochs that are trained: none where all weights are frozen and the mask is final from the start."""
-        return 0 if self.start.frozen is not None and not self.budget.harden_step else self.budget.epochs
+        return 0 if self.initial.frozen is not None and not self.budget.harden_step else self.budget.epochs
 
     @property
     def images(self) -> int:
@@ -137,8 +137,10 @@ class Training:
     def progress(self, step: int) -> Progress:
         """Return what hooks are told at `step`."""
         phase: Any = "search" if step < self.budget.harden_step else "finetune"
-        self.clock.step = step
-        return Progress(step, self.budget.total, self.budget.harden_step, phase, self.clock.for_hook, self.engine)
+        self.draw_key.step = step
+        return Progress(
+            step, self.budget.total, self.budget.harden_step, phase, self.draw_key.hook_generator, self.engine
+        )
 
     def hook(self, name: str, call: Callable[[], R]) -> R:
         """Run one of the plugin's functions: timed, and its errors named as the plugin's."""
@@ -148,7 +150,7 @@ class Training:
         except (PruneboardError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            check_finite(self, self.clock.step)  # weights that are no numbers explain it better
+            check_finite(self, self.draw_key.step)  # weights that are no numbers explain it better
             raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
         finally:
             self.state.hook_seconds += time.perf_counter() - start

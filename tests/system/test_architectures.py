@@ -20,13 +20,13 @@ from pruneboard import models, registry
 from pruneboard.api import MaskPruner
 from pruneboard.data import train_batches
 from pruneboard.experiment import start
-from pruneboard.experiment.listeners import Silent
-from pruneboard.experiment.prepare import honoured_traits, prepare
+from pruneboard.experiment.listeners import NullListener
+from pruneboard.experiment.prepare import effective_traits, prepare
 from pruneboard.models import gated_layers, left_out, prunable_layers, standardized
 from pruneboard.models.cost import LayerCost
 from pruneboard.spec import resolve_init
 from pruneboard.training import loop
-from pruneboard.training.gates import DrawClock, attach, fold, store_scalars
+from pruneboard.training.gates import DrawKey, attach, fold, unsqueeze_scalars
 from pruneboard.training.optim import freeze_gates
 
 FAMILIES = {
@@ -74,11 +74,11 @@ def started(model, info, track, options):
     job, dataset = resolved(model)
     sparsity = None if info.name == "dense" else SPARSITY
     pruner = registry.build(info, sparsity, options)
-    traits = dataclasses.asdict(honoured_traits(pruner, track, info))
+    traits = dataclasses.asdict(effective_traits(pruner, track, info))
     spec = dataclasses.replace(job.spec, method=info.name, sparsity=sparsity, options=options, track=track)
     known = {"hash": job.hash, "method": {"traits": traits}}
     job = dataclasses.replace(job, spec=spec, info=info, track=track, init=resolve_init(None, track), known=known)
-    return job, start.training(job, dataset, torch.device("cpu"), Silent(), 0.0)
+    return job, start.build_from_job(job, dataset, torch.device("cpu"), NullListener(), 0.0)
 
 
 def fit(run):
@@ -170,7 +170,7 @@ def test_a_gate_is_in_effect_where_only_the_weight_is_read(model):
             if not parameter.any():  # Swin V2 starts its residual branches at 0
                 parameter.fill_(0.1)
     net = copy.deepcopy(plain)
-    layers = attach(Masked(sparsity=0.5), gated_layers(net), DrawClock(0), hits_target=True)
+    layers = attach(Masked(sparsity=0.5), gated_layers(net), DrawKey(0), hits_target=True)
     read = [layer for layer in layers if layer.name.endswith("qkv")]
     assert len(read) == sum(name.endswith("qkv") for name, _ in plain.named_modules()) >= 2
     with torch.no_grad():
@@ -224,8 +224,8 @@ def test_scalars_are_stored_with_a_dimension_and_folded_without():
             if parameter.dim() == 0:
                 parameter.fill_(0.5)
     net = copy.deepcopy(plain)
-    store_scalars(net)
-    layers = attach(Masked(sparsity=0.5), gated_layers(net), DrawClock(0), hits_target=True)
+    unsqueeze_scalars(net)
+    layers = attach(Masked(sparsity=0.5), gated_layers(net), DrawKey(0), hits_target=True)
     assert all(parameter.dim() for parameter in net.parameters())
     with torch.no_grad():
         assert torch.equal(net.eval()(images()), plain.eval()(images()))

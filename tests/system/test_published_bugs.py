@@ -15,12 +15,12 @@ from pruneboard.api import Progress
 from pruneboard.data import Split
 from pruneboard.data.splits import Pixels
 from pruneboard.experiment import lifecycle, listeners
-from pruneboard.experiment.audit import count, sparsity_block
+from pruneboard.experiment.audit import count_layers, sparsity_block
 from pruneboard.experiment.prepare import prepare
 from pruneboard.models import prunable_layers
 from pruneboard.records import runfolder
 from pruneboard.scores import budget, kept_of, top_k
-from pruneboard.training.gates import DrawClock, attach, fold
+from pruneboard.training.gates import DrawKey, attach, fold
 from pruneboard_probmask import sample
 from runs import folder, run, tiny
 from writer import Writer
@@ -34,9 +34,9 @@ def generator(seed=0):
 def hardened(method, sparsity, net, **options):
     """The layers of `net`, pruned by one of the built-in methods without any training."""
     pruner = registry.build(registry.find(method), sparsity, options)
-    clock = DrawClock(0)
-    layers = attach(pruner, prunable_layers(net), clock, hits_target=True)
-    pruner.harden(layers, Progress(10, 10, 10, "finetune", clock.for_hook, Writer()), lambda: 0.5)
+    draw_key = DrawKey(0)
+    layers = attach(pruner, prunable_layers(net), draw_key, hits_target=True)
+    pruner.harden(layers, Progress(10, 10, 10, "finetune", draw_key.hook_generator, Writer()), lambda: 0.5)
     return layers
 
 
@@ -117,7 +117,7 @@ def collapsed(allocation, sparsity):
     """The layers that a record would name as collapsed, after magnitude pruning at initialization."""
     net = narrow_resnet18()
     layers = hardened("magnitude", sparsity, net, allocation=allocation)
-    counts = count(layers, fold(net, layers))
+    counts = count_layers(layers, fold(net, layers))
     assert sum(c.kept for c in counts) == budget(layers)
     return sparsity_block(counts, sparsity, budget(layers), 1)["collapsed"]
 
@@ -180,7 +180,7 @@ class Watched(Pixels):
         return super().on(device)
 
 
-class Diary(listeners.Silent):
+class Diary(listeners.NullListener):
     """Notes the phases of a run in the list that the images write to."""
 
     def __init__(self, seen):

@@ -14,7 +14,7 @@ from pruneboard import RunSpec
 from pruneboard.api import Gate, Layer, Mask
 from pruneboard.errors import AuditError, PluginError, RunError, UsageError
 from pruneboard.experiment.ablation import shuffled
-from pruneboard.experiment.audit import untouched
+from pruneboard.experiment.audit import check_unchanged
 from pruneboard.models import build_frozen, plan_model
 from pruneboard.models.cost import LayerCost, supermask_bits
 
@@ -226,10 +226,10 @@ def test_a_flipped_zero_is_a_changed_weight():
     gate.set(torch.tensor([1.0, 1.0, 0.0]))
     layers: list[Layer[Gate]] = [Layer(0, "fc", weight, gate, 2)]
     start = {"fc.weight": weight.detach().clone()}
-    untouched(layers, start, {"fc.weight": torch.tensor([0.0, 1.0, 0.0])})
+    check_unchanged(layers, start, {"fc.weight": torch.tensor([0.0, 1.0, 0.0])})
     for changed in ([-0.0, 1.0, 0.0], [0.0, 1.0 + 1e-7, 0.0], [0.0, float("nan"), 0.0]):
         with pytest.raises(AuditError, match="1 values are not the initial ones"):
-            untouched(layers, start, {"fc.weight": torch.tensor(changed)})
+            check_unchanged(layers, start, {"fc.weight": torch.tensor(changed)})
 
 
 def test_storage_is_the_entropy_of_the_mask_and_the_seed():

@@ -26,9 +26,9 @@ from pruneboard.training import compiling, gates
 from pruneboard.training import engine as deepspeed_door
 from pruneboard.training.compiling import Compiled, check
 from pruneboard.training.engine import Engine
-from pruneboard.training.evaluate import frozen_statistics, reestimate, statistics
+from pruneboard.training.evaluate import frozen_batch_statistics, reestimate_statistics, statistics
 from pruneboard.training.optim import parameter_groups
-from pruneboard.training.scoring import View, dense_gradients
+from pruneboard.training.scoring import ScoringView, dense_gradients
 
 # torch hides this warning where it looks at `.grad`, which does not help where warnings are errors.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -95,24 +95,24 @@ def images(count, seed=0) -> Tensor:
 def started(*, compiled, net=None, zero=0, precision="fp32"):
     """An engine over a small network with strange gates, their layers, and what tells them the step."""
     net = net or normalized()
-    clock = gates.DrawClock(0)
+    draw_key = gates.DrawKey(0)
     pruner = Strange(sparsity=0.5)
-    layers = gates.attach(pruner, gated_layers(net), clock, hits_target=True)
+    layers = gates.attach(pruner, gated_layers(net), draw_key, hits_target=True)
     groups = parameter_groups(net, [], RECIPE, None)
     stand_in = Compiled(net, "small") if compiled else None
     engine = Engine(net, groups, device=CPU, micro_batch=8, clip=3.0, zero=zero, precision=precision, compiled=stand_in)
-    return engine, layers, clock
+    return engine, layers, draw_key
 
 
-def train(engine, clock, step) -> None:
+def train(engine, draw_key, step) -> None:
     """Take a step of two passes, the second without recording statistics, at a rate of its own."""
-    clock.step = step
+    draw_key.step = step
     engine.model.train()
     for group in engine.groups:
         group["lr"] = 0.1 / (1 + step)
     for index in range(2):
-        clock.forward_pass = index
-        with frozen_statistics(statistics(engine.model) if index else ()):
+        draw_key.forward_pass = index
+        with frozen_batch_statistics(statistics(engine.model) if index else ()):
             loss = engine.forward(images(8, step)).square().mean()
         engine.backward(loss, last=index == 1)
     engine.step()
@@ -121,13 +121,13 @@ def train(engine, clock, step) -> None:
 def trained(graphs, *, compiled, steps, **how):
     """The state after training, evaluating on batches of two sizes, and re-estimating between the steps."""
     graphs.clear()
-    engine, layers, clock = started(compiled=compiled, **how)
+    engine, layers, draw_key = started(compiled=compiled, **how)
     seen = []
     for step in range(steps):
-        train(engine, clock, step)
+        train(engine, draw_key, step)
         with torch.no_grad():
             seen += [engine.forward(images(size)) for size in (8, 5)]
-        reestimate(engine, [(images(8, 9), torch.zeros(8))])
+        reestimate_statistics(engine, [(images(8, 9), torch.zeros(8))])
         engine.model.eval()
     engine.close()
     return engine.model.state_dict(), seen, [layer.gate.calls for layer in layers], len(graphs)
@@ -175,9 +175,9 @@ def test_dense_gradients_are_those_without(graphs):
     """The gradient of every effective weight is collected outside of what is compiled."""
     found = []
     for compiled in (False, True):
-        engine, layers, clock = started(compiled=compiled)
+        engine, layers, draw_key = started(compiled=compiled)
         with dense_gradients(layers, wanted=True) as gradients:
-            train(engine, clock, 0)
+            train(engine, draw_key, 0)
         engine.close()
         found.append(gradients)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -187,7 +187,7 @@ def test_dense_gradients_are_those_without(graphs):
 def test_a_view_compiles_nothing(graphs):
     """Scoring methods call the network itself, with weights of their own."""
     engine, layers, _ = started(compiled=True)
-    view = View(engine.model, layers, 8, 0.0)
+    view = ScoringView(engine.model, layers, 8, 0.0)
     assert view.logits(images(4), [2 * layer.dense for layer in layers]).requires_grad
     engine.close()
     assert not graphs
@@ -195,14 +195,14 @@ def test_a_view_compiles_nothing(graphs):
 
 def test_no_effective_weight_outlives_its_pass(graphs):
     """After a pass, and after one that fails, gates are asked again, and no state has another name."""
-    engine, _, clock = started(compiled=True)
+    engine, _, draw_key = started(compiled=True)
     names = list(engine.model.state_dict())
     engine.forward(images(8))
     with pytest.raises(RunError, match="small"):
         engine.forward(images(8)[:, :2])
     assert list(engine.model.state_dict()) == names
     first = engine.model[0].weight
-    clock.step = 1
+    draw_key.step = 1
     assert not torch.equal(engine.model[0].weight, first)
     engine.close()
 
@@ -353,8 +353,8 @@ def test_one_compiled_step_is_the_step_without(how):
     """From equal weights, rounding apart (2^-8 in bfloat16), with gates that no compiler follows."""
     states = []
     for compiled in (False, True):
-        engine, _, clock = started(compiled=compiled, **how)
-        train(engine, clock, 0)
+        engine, _, draw_key = started(compiled=compiled, **how)
+        train(engine, draw_key, 0)
         engine.close()
         states.append(engine.model.state_dict())
     tolerance = 1e-2 if how.get("precision") == "bf16" else 1e-4

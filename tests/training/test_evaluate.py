@@ -18,13 +18,13 @@ from pruneboard.spec import Recipe
 from pruneboard.training import engine as deepspeed_door
 from pruneboard.training.engine import Engine
 from pruneboard.training.evaluate import (
-    Scores,
+    Metrics,
+    average_batch_statistics,
     evaluate,
-    frozen_statistics,
-    reestimate,
-    restored_statistics,
+    frozen_batch_statistics,
+    reestimate_statistics,
+    restored_batch_statistics,
     statistics,
-    synchronize_statistics,
 )
 from pruneboard.training.optim import parameter_groups
 
@@ -93,7 +93,7 @@ def cut(logits, labels, size) -> list[tuple[Tensor, Tensor]]:
     return list(zip(logits.split(size), labels.split(size), strict=True))
 
 
-def reference(logits, labels, classes) -> Scores:
+def reference(logits, labels, classes) -> Metrics:
     """Return the scores by plain Python, one image at a time."""
     rows, truth = logits.tolist(), labels.tolist()
     ranked = [sorted(range(classes), key=lambda c, row=row: -row[c]) for row in rows]
@@ -104,7 +104,7 @@ def reference(logits, labels, classes) -> Scores:
     ]
     by_class = [[r for r, label in zip(right, truth, strict=True) if label == c] for c in range(classes)]
     n = len(truth)
-    return Scores(
+    return Metrics(
         top1=sum(right) / n,
         top5=sum(five) / n if classes > 10 else None,
         loss=math.fsum(losses) / n,
@@ -114,7 +114,7 @@ def reference(logits, labels, classes) -> Scores:
     )
 
 
-def check_scores(found: Scores, expected: Scores) -> None:
+def check_scores(found: Metrics, expected: Metrics) -> None:
     """Assert that counts are equal and the loss is, to a float32 rounding."""
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert {**found.as_dict(), "loss": 0} == {**expected.as_dict(), "loss": 0}
@@ -153,7 +153,7 @@ def test_half_precision_logits_are_counted_in_single():
     check_scores(found, reference(rounded.float(), labels, 10))
 
 
-def over_ranks(shares, classes) -> list[Scores]:
+def over_ranks(shares, classes) -> list[Metrics]:
     """Evaluate each rank's batches and sum the counts as a collective would; return every rank's scores."""
     collected: list[Tensor] = []
 
@@ -206,7 +206,7 @@ def test_frozen_statistics_normalize_by_the_batch_and_record_nothing(make):
     recorded, frozen = make(4), make(4)
     images = normal(8, 4, 3, 3) * 3 + 1
     before = buffers(frozen)
-    with frozen_statistics(statistics(frozen)):
+    with frozen_batch_statistics(statistics(frozen)):
         inside = frozen(images)
     check_equal(frozen, before)
     assert torch.equal(inside, recorded(images))
@@ -218,7 +218,7 @@ def test_frozen_statistics_normalize_by_the_batch_and_record_nothing(make):
 def test_recording_goes_on_after_an_error():
     """A failing forward pass does not leave statistics frozen."""
     model = network()
-    with pytest.raises(RuntimeError, match="stop"), frozen_statistics(statistics(model)):
+    with pytest.raises(RuntimeError, match="stop"), frozen_batch_statistics(statistics(model)):
         raise RuntimeError("stop")
     model(normal(8, 3, 8, 8))
     assert int(model[1].num_batches_tracked) == 1
@@ -228,7 +228,7 @@ def test_freezing_takes_any_iterable_once():
     """The modules may come from a generator."""
     model = network()
     before = buffers(model)
-    with frozen_statistics(m for m in statistics(model)):
+    with frozen_batch_statistics(m for m in statistics(model)):
         model(normal(8, 3, 8, 8))
     check_equal(model, before)
     assert all(m.track_running_stats for m in statistics(model))
@@ -245,7 +245,7 @@ def test_statistics_are_restored_to_the_last_bit():
     model = network()
     model(normal(8, 3, 8, 8))
     before = buffers(model)
-    with restored_statistics(model):
+    with restored_batch_statistics(model):
         model(normal(8, 3, 8, 8, seed=1))
         assert not torch.equal(model[1].running_mean, before["1.running_mean"])
     check_equal(model, before)
@@ -257,7 +257,7 @@ def test_statistics_are_restored_after_an_error():
     before = buffers(model)
 
     def fail():
-        with restored_statistics(model):
+        with restored_batch_statistics(model):
             model(normal(8, 3, 8, 8))
             raise RuntimeError("stop")
 
@@ -270,7 +270,7 @@ def test_restoring_keeps_the_buffers_themselves():
     """They are written in place: nothing that holds a buffer loses it."""
     model = network()
     held = model[1].running_mean
-    with restored_statistics(model):
+    with restored_batch_statistics(model):
         model(normal(8, 3, 8, 8))
     assert model[1].running_mean is held
     assert bool((held == 0).all())
@@ -292,7 +292,7 @@ def test_evaluating_changes_no_statistic(started):
 
 def test_reestimated_statistics_are_the_plain_average_over_the_batches(started):
     """The first layer's are means of batch means and of unbiased batch variances."""
-    reestimate(started, image_batches())
+    reestimate_statistics(started, image_batches())
     with torch.no_grad():
         maps = [started.model[0](images).transpose(0, 1).flatten(1).double() for images, _ in image_batches()]
     norm = started.model[1]
@@ -305,14 +305,14 @@ def test_reestimated_statistics_are_the_plain_average_over_the_batches(started):
 
 def test_reestimation_does_not_depend_on_what_was_there(started):
     """Statistics from anywhere before lead to the same bits, and momenta and mode are as evaluation wants them."""
-    reestimate(started, image_batches())
+    reestimate_statistics(started, image_batches())
     expected = buffers(started.model)
     with torch.no_grad():
         for module in statistics(started.model):
             module.running_mean.normal_(generator=torch.Generator().manual_seed(0))
             module.running_var.fill_(7)
     started.model.train()
-    reestimate(started, image_batches())
+    reestimate_statistics(started, image_batches())
     check_equal(started.model, expected)
     assert [m.momentum for m in statistics(started.model)] == [0.1, 0.3]
     assert not any(m.training for m in started.model.modules())
@@ -321,7 +321,7 @@ def test_reestimation_does_not_depend_on_what_was_there(started):
 def test_reestimation_learns_nothing(started):
     """Weights stay, and no gradient is left behind."""
     before = [p.detach().clone() for p in started.model.parameters()]
-    reestimate(started, image_batches())
+    reestimate_statistics(started, image_batches())
     assert all(torch.equal(p, b) for p, b in zip(started.model.parameters(), before, strict=True))
     assert all(p.grad is None or not p.grad.any() for p in started.model.parameters())
 
@@ -329,7 +329,7 @@ def test_reestimation_learns_nothing(started):
 def test_one_process_has_nothing_to_synchronize(started):
     """Averaging over one process changes no bit."""
     before = buffers(started.model)
-    synchronize_statistics(started)
+    average_batch_statistics(started)
     check_equal(started.model, before)
 
 
@@ -346,4 +346,4 @@ def test_a_network_without_statistics_is_never_run():
         raise AssertionError("a batch was drawn")
         yield
 
-    reestimate(NoStatistics(), batches())
+    reestimate_statistics(NoStatistics(), batches())

@@ -19,14 +19,14 @@ from pruneboard.errors import PluginError, UsageError
 from pruneboard.models import prunable_layers
 from pruneboard.scores import budget, set_masks
 from pruneboard.training.gates import (
-    DrawClock,
+    DrawKey,
     attach,
-    chains,
     computed,
     fold,
     folded_weights,
     gate_parameters,
     gate_tensors,
+    gated_weights,
 )
 
 
@@ -77,10 +77,10 @@ def network() -> nn.Module:
 
 
 def gated(pruner, seed=0, *, net=None, hits_target=True):
-    """Return a network with gates, its layers and its clock."""
+    """Return a network with gates, its layers and its draw_key."""
     net = net or network()
-    clock = DrawClock(seed)
-    return net, attach(pruner, prunable_layers(net), clock, hits_target=hits_target), clock
+    draw_key = DrawKey(seed)
+    return net, attach(pruner, prunable_layers(net), draw_key, hits_target=hits_target), draw_key
 
 
 def images(n=6) -> Tensor:
@@ -151,7 +151,7 @@ def test_a_gate_is_evaluated_once_per_forward_pass():
     net, layers, _ = gated(Noisy(sparsity=0.5))
     calls = []
     layers[2].gate.register_forward_hook(lambda *_: calls.append(1))
-    with computed(chains(net)):
+    with computed(gated_weights(net)):
         net[5](torch.ones(1, 6))
         net[5](torch.ones(1, 6))
     assert len(calls) == 1
@@ -333,8 +333,8 @@ def noisy(seed):
 def drawn(place) -> list[float]:
     """Return what the gate draws at (seed, step, forward pass, layer)."""
     seed, step, forward_pass, index = place
-    _, layers, clock = noisy(seed)
-    clock.step, clock.forward_pass = step, forward_pass
+    _, layers, draw_key = noisy(seed)
+    draw_key.step, draw_key.forward_pass = step, forward_pass
     return torch.rand(4, generator=layers[index].gate.draw()).tolist()
 
 
@@ -349,20 +349,20 @@ def test_draws_are_keyed_on_seed_step_pass_and_layer(one, other):
 
 def test_drawing_twice_gives_the_same_numbers():
     """A generator is asked for anew each time: nothing is carried along."""
-    net, layers, clock = gated(Noisy(sparsity=0.5))
+    net, layers, draw_key = gated(Noisy(sparsity=0.5))
     assert torch.equal(net(images()), net(images()))
     gate, first = layers[0].gate, layers[0].gate.draw().initial_seed()
-    clock.step += 1
+    draw_key.step += 1
     assert gate.draw().initial_seed() != first
 
 
 def test_hooks_and_gates_draw_different_numbers():
     """A hook's generator for a layer, or for all, is not the one its gate gets."""
-    clock = DrawClock(0)
-    seeds = [clock.for_hook(i).initial_seed() for i in (-1, 0, 1)]
-    seeds += [clock.for_gate(i, torch.device("cpu")).initial_seed() for i in (0, 1)]
+    draw_key = DrawKey(0)
+    seeds = [draw_key.hook_generator(i).initial_seed() for i in (-1, 0, 1)]
+    seeds += [draw_key.gate_generator(i, torch.device("cpu")).initial_seed() for i in (0, 1)]
     assert len(set(seeds)) == 5
-    assert clock.for_hook(1).initial_seed() == DrawClock(0).for_hook(1).initial_seed()
+    assert draw_key.hook_generator(1).initial_seed() == DrawKey(0).hook_generator(1).initial_seed()
 
 
 def test_a_gate_outside_the_harness_cannot_draw():
@@ -374,19 +374,19 @@ def test_a_gate_outside_the_harness_cannot_draw():
 def test_draws_follow_the_weight_to_its_device():
     """Gates are attached before the model moves: the device is the weight's at the time of the draw."""
 
-    class Recorder(DrawClock):
-        def for_gate(self, index, device):
+    class Recorder(DrawKey):
+        def gate_generator(self, index, device):
             self.device = device
             return torch.Generator()
 
-    clock = Recorder(0)
+    draw_key = Recorder(0)
     net = network()
-    layers = attach(Noisy(sparsity=0.5), prunable_layers(net), clock, hits_target=True)
+    layers = attach(Noisy(sparsity=0.5), prunable_layers(net), draw_key, hits_target=True)
     layers[0].gate.draw()
-    assert clock.device.type == "cpu"
+    assert draw_key.device.type == "cpu"
     torch.utils.swap_tensors(layers[0].dense, nn.Parameter(layers[0].dense.detach().to("meta")))
     layers[0].gate.draw()
-    assert clock.device.type == "meta"
+    assert draw_key.device.type == "meta"
 
 
 @pytest.mark.gpu

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import runs
 from pruneboard.api import Layer, Mask
-from pruneboard.training.mask_stats import MaskWatch
+from pruneboard.training.mask_stats import MaskTracker
 
 
 def layers_of(*shapes):
@@ -24,7 +24,7 @@ def layers_of(*shapes):
 @settings(deadline=None, max_examples=30)
 def test_flips_are_the_positions_that_changed_since_the_last_look(masks):
     """removed, restored and flips equal a count position by position, beginning with masks that keep everything."""
-    layers, watch = layers_of((2, 3), (6,)), MaskWatch()
+    layers, watch = layers_of((2, 3), (6,)), MaskTracker()
     before = [True] * 12
     for mask in masks:
         layers[0].gate.set(torch.tensor(mask[:6]).reshape(2, 3))
@@ -48,7 +48,7 @@ def test_kept_zeros_are_zeros_of_the_weights_and_no_holes_of_the_mask():
     """Sparsity counts zeros of the folded weights, the mask counts positions."""
     (layer,) = layers = layers_of((4,))
     layer.dense.data[0] = 0
-    found = MaskWatch().update(layers)
+    found = MaskTracker().update(layers)
     assert (found["sparsity"], found["mask"]["kept"], found["mask"]["flips"]) == (0.25, 4, 0)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pruneboard import models
 from pruneboard.api import Gate, GateOptimizer, MaskPruner, Pruner
 from pruneboard.spec import Recipe
-from pruneboard.training.gates import DrawClock, attach, gate_parameters
+from pruneboard.training.gates import DrawKey, attach, gate_parameters
 from pruneboard.training.optim import (
     GATES,
     GroupedOptimizer,
@@ -240,7 +240,7 @@ def test_each_trainable_parameter_is_in_exactly_one_group(network, pruner):
     model = timm.create_model(**network, num_classes=10)
     weights = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
     frozen = next(p for n, p in model.named_parameters() if n.endswith("bias")).requires_grad_(False)
-    layers = attach(pruner, models.prunable_layers(model), DrawClock(0), hits_target=True)
+    layers = attach(pruner, models.prunable_layers(model), DrawKey(0), hits_target=True)
     gates = gate_parameters(layers)
     groups = parameter_groups(model, gates, RECIPE, GateOptimizer(rule="adam", lr=6e-3))
     found = {g["name"]: {id(p) for p in g["params"]} for g in groups}
@@ -256,7 +256,7 @@ def test_each_trainable_parameter_is_in_exactly_one_group(network, pruner):
 def test_groups_carry_the_recipes_and_the_methods_rules():
     """Weights and the rest are SGD with the recipe's numbers, gates follow the method's declaration."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    layers = attach(WithLearnedGates(sparsity=0.5), models.prunable_layers(model), DrawClock(0), hits_target=True)
+    layers = attach(WithLearnedGates(sparsity=0.5), models.prunable_layers(model), DrawKey(0), hits_target=True)
     rule = GateOptimizer(rule="adam", lr=6e-3, weight_decay=0.2, betas=(0.5, 0.9))
     recipe = dataclasses.replace(RECIPE, lr=0.3, momentum=0.8, nesterov=True)
     weights, rest, gates = parameter_groups(model, gate_parameters(layers), recipe, rule)

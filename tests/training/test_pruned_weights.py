@@ -15,7 +15,7 @@ from pruneboard.api import Gate, GateOptimizer, MaskPruner, Pruner
 from pruneboard.models import prunable_layers
 from pruneboard.scores import budget, set_masks, top_k
 from pruneboard.spec import Recipe
-from pruneboard.training.gates import DrawClock, attach, fold, gate_parameters
+from pruneboard.training.gates import DrawKey, attach, fold, gate_parameters
 from pruneboard.training.optim import GATES, GroupedOptimizer, parameter_groups
 
 RECIPE = Recipe(name="x", epochs=1, batch_size=8, lr=0.1, image_size=8, momentum=0.9, weight_decay=5e-3)
@@ -50,7 +50,7 @@ def gated(pruner):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 10))
-    layers = attach(pruner, prunable_layers(net), DrawClock(0), hits_target=True)
+    layers = attach(pruner, prunable_layers(net), DrawKey(0), hits_target=True)
     return net, layers
 
 

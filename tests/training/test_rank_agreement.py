@@ -12,7 +12,7 @@ from torch import distributed
 from pruneboard.api import Mask
 from pruneboard.errors import AuditError
 from pruneboard.training.engine import Engine
-from pruneboard.training.loop import check_ranks
+from pruneboard.training.loop import check_ranks_agree
 
 
 class Comm:
@@ -96,7 +96,7 @@ def test_a_run_whose_masks_differ_is_stopped_on_every_process():
         engine.model = torch.nn.Linear(1, 1)
         engine.model.load_state_dict({"weight": torch.ones(1, 1), "bias": torch.ones(1)})
         layers = [SimpleNamespace(name="fc", gate=gate)]
-        check_ranks(SimpleNamespace(engine=engine, method="drifting", layers=layers), 7)
+        check_ranks_agree(SimpleNamespace(engine=engine, method="drifting", layers=layers), 7)
 
     for error in on_each_rank(check):
         assert str(error) == "method drifting: tensor fc/keep differs between processes at step 7"

@@ -16,11 +16,11 @@ from pruneboard.api import MaskPruner
 from pruneboard.errors import RunError
 from pruneboard.experiment import start
 from pruneboard.experiment.lifecycle import run
-from pruneboard.experiment.listeners import Silent
+from pruneboard.experiment.listeners import NullListener
 from pruneboard.experiment.prepare import prepare
 from pruneboard.models import build_frozen, gated_layers, is_scale
 from pruneboard.training import gates, loop
-from pruneboard.training.scoring import OVER, View, endless_batches, lent
+from pruneboard.training.scoring import OVER, ScoringView, endless_batches, lent
 from runs import tiny
 
 LAST_SCALES = {
@@ -45,9 +45,9 @@ def viewed(net, **changes):
     """A view of a copy of `net` with gates."""
     net = copy.deepcopy(net)
     targets = gated_layers(net)
-    gates.store_scalars(net)
-    layers = gates.attach(Keep(sparsity=0.0), targets, gates.DrawClock(0), hits_target=True)
-    return View(net, layers, 32, changes.get("label_smoothing", 0.0)), net
+    gates.unsqueeze_scalars(net)
+    layers = gates.attach(Keep(sparsity=0.0), targets, gates.DrawKey(0), hits_target=True)
+    return ScoringView(net, layers, 32, changes.get("label_smoothing", 0.0)), net
 
 
 def images(count=4, dtype=torch.float32):
@@ -148,9 +148,9 @@ def test_nothing_is_drawn_and_no_mode_changes():
     """Dropout is off, so that processes agree and a second call repeats the first; modes are restored one by one."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.9), nn.Flatten(), nn.Linear(4 * 36, 10))
     net[1].eval()
-    layers = gates.attach(Keep(sparsity=0.0), [("0", net[0]), ("4", net[4])], gates.DrawClock(0), hits_target=True)
+    layers = gates.attach(Keep(sparsity=0.0), [("0", net[0]), ("4", net[4])], gates.DrawKey(0), hits_target=True)
     modes, state = [module.training for module in net.modules()], torch.get_rng_state()
-    view = View(net, layers, 8, 0.0)
+    view = ScoringView(net, layers, 8, 0.0)
     batch = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     for training in (True, False):
         assert torch.equal(view.logits(batch, training=training), view.logits(batch, training=training))
@@ -206,7 +206,7 @@ def test_a_method_that_looks_later_fails_its_run(site, tmp_path, late):
 def started(place, method, **changes):
     """A training as the harness starts it, before any weight is scored."""
     job, dataset = prepare(tiny(place, method, **changes))
-    return start.training(job, dataset, torch.device("cpu"), Silent(), 0.0)
+    return start.build_from_job(job, dataset, torch.device("cpu"), NullListener(), 0.0)
 
 
 def on_the_second_of_two(made):

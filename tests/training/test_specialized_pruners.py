@@ -13,7 +13,7 @@ from pruneboard.api import Mask, MaskPruner
 from pruneboard.errors import RunError
 from pruneboard.experiment import lifecycle
 from pruneboard.training import gates
-from pruneboard.training.scoring import View, dense_gradients
+from pruneboard.training.scoring import ScoringView, dense_gradients
 from runs import run, tiny
 
 SALIENCY = """
@@ -104,7 +104,7 @@ def test_dense_gradient_is_the_gradient_of_the_effective_weight():
     class Half(MaskPruner):
         pass
 
-    layers = gates.attach(Half(sparsity=0.5), [("0", net[0])], gates.DrawClock(0), hits_target=True)
+    layers = gates.attach(Half(sparsity=0.5), [("0", net[0])], gates.DrawKey(0), hits_target=True)
     layers[0].gate.set(torch.arange(24).reshape(4, 6) % 2)
     with dense_gradients(layers, wanted=True) as found:
         for _ in range(2):
@@ -118,9 +118,9 @@ def test_dense_gradient_is_the_gradient_of_the_effective_weight():
 def test_view_has_no_side_effect():
     """Logits under other weights leave weights, statistics, training mode and gradients as they were."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
-    layers = gates.attach(_Keep(sparsity=0.0), [("0", net[0]), ("4", net[4])], gates.DrawClock(0), hits_target=True)
+    layers = gates.attach(_Keep(sparsity=0.0), [("0", net[0]), ("4", net[4])], gates.DrawKey(0), hits_target=True)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    view = View(net.eval(), layers, 8, 0.0)
+    view = ScoringView(net.eval(), layers, 8, 0.0)
     images = torch.randn(5, 3, 8, 8)
     doubled = [2 * layer.dense.detach() for layer in layers]
     assert not torch.equal(view.logits(images, doubled), view.logits(images))

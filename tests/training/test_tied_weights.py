@@ -17,8 +17,8 @@ from pruneboard.errors import AuditError, UsageError
 from pruneboard.models import gated_layers, left_out, prunable_layers
 from pruneboard.models.cost import positions
 from pruneboard.scores import budget, set_masks
-from pruneboard.training.gates import DrawClock, attach, chains, computed, fold, gate_tensors, replace_gates
-from pruneboard.training.scoring import View, dense_gradients
+from pruneboard.training.gates import DrawKey, attach, computed, fold, gate_tensors, gated_weights, replace_gates
+from pruneboard.training.scoring import ScoringView, dense_gradients
 
 
 class Noise(Gate):
@@ -56,7 +56,7 @@ def images() -> Tensor:
 def gated(pruner):
     """The network with gates, and its layers."""
     net = tied()
-    return net, attach(pruner, gated_layers(net), DrawClock(0), hits_target=True)
+    return net, attach(pruner, gated_layers(net), DrawKey(0), hits_target=True)
 
 
 def masked():
@@ -92,7 +92,7 @@ def test_a_drawing_gate_gives_all_holders_the_same_draw(ahead):
     """Within a forward pass all holders have the same numbers, computed ahead of it or when they are asked for."""
     net, _ = gated(Noisy(sparsity=0.5))
     plain = tied().first.weight
-    with computed(chains(net)) if ahead else nullcontext():
+    with computed(gated_weights(net)) if ahead else nullcontext():
         assert torch.equal(net.first.weight, net.second.weight)
         assert not torch.equal(net.first.weight, plain)
 
@@ -123,7 +123,7 @@ def test_dense_gradients_add_up_over_the_uses():
     net, layers = masked()
     plain = tied()
     plain.load_state_dict(fold(net, layers))
-    with dense_gradients(layers, wanted=True) as gradients, computed(chains(net)):
+    with dense_gradients(layers, wanted=True) as gradients, computed(gated_weights(net)):
         net(images()).square().sum().backward()
     plain(images()).square().sum().backward()
     torch.testing.assert_close(gradients[1], plain.first.weight.grad)
@@ -137,7 +137,7 @@ def test_a_view_puts_a_given_weight_everywhere():
     with torch.no_grad():
         for name, weight in zip(("stem", "first", "head"), weights, strict=True):
             plain.get_submodule(name).weight.copy_(weight)
-        found = View(net, layers, 16, 0.0).logits(images(), weights, training=False, rest=torch.abs)
+        found = ScoringView(net, layers, 16, 0.0).logits(images(), weights, training=False, rest=torch.abs)
         for name, parameter in plain.named_parameters():
             if name not in {"stem.weight", "first.weight", "head.weight"}:
                 parameter.abs_()
@@ -163,7 +163,7 @@ def test_multiply_adds_count_every_use():
 def test_a_layer_left_without_the_gate_is_an_error():
     """Were a gate put in front of one holder only, folding would say so instead of writing two weights."""
     net = tied()
-    layers = attach(Masked(sparsity=0.5), prunable_layers(net), DrawClock(0), hits_target=True)
+    layers = attach(Masked(sparsity=0.5), prunable_layers(net), DrawKey(0), hits_target=True)
     with pytest.raises(AuditError, match=r"second\.weight is the weight of layer first, used without the gate"):
         fold(net, layers)
 
@@ -176,7 +176,7 @@ def test_one_module_under_two_names_is_folded_under_both():
         return nn.Sequential(layer, nn.ReLU(), layer)
 
     net = twice()
-    layers = attach(Masked(sparsity=0.5), gated_layers(net), DrawClock(0), hits_target=True)
+    layers = attach(Masked(sparsity=0.5), gated_layers(net), DrawKey(0), hits_target=True)
     set_masks(layers, [torch.eye(4)])
     state, plain = fold(net, layers), twice()
     assert [layer.name for layer in layers] == ["0"]

@@ -56,7 +56,7 @@ class WritesInPlace(MaskPruner):
 def with_pruner(job, cls):
     """Carry out `job` with another pruner."""
     registry.build = lambda *_: cls(sparsity=0.5)
-    return lifecycle.guarded(job, listeners.Silent())
+    return lifecycle.execute_safely(job, listeners.NullListener())
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def broken_on_the_second(job):
 
     if os.environ["RANK"] == "1":
         loop._forward_backward = fails
-    return lifecycle.guarded(job, listeners.Silent())
+    return lifecycle.execute_safely(job, listeners.NullListener())
 
 
 def test_an_error_of_the_second_process_names_the_log_that_has_it(tmp_path):
@@ -111,7 +111,7 @@ def probabilities(job):
         return whole(run, batches, passes)
 
     loop._forward_backward = watched
-    lifecycle.guarded(job, listeners.Silent())
+    lifecycle.execute_safely(job, listeners.NullListener())
     loop._forward_backward = whole
     return max(sums[-2:]), min(lowest), max(highest), max(sums)
 

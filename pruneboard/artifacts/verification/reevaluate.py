@@ -22,7 +22,7 @@ from pruneboard.errors import PruneboardError
 from pruneboard.records import provenance
 from pruneboard.records.schema import Record, lookup
 from pruneboard.records.verdicts import Check
-from pruneboard.training.evaluate import Scores, evaluate
+from pruneboard.training.evaluate import Metrics, evaluate
 
 EMBEDDED = ("digits",)
 """Data sets that come with the installation."""
@@ -111,14 +111,14 @@ def _same_data(record: Record, dataset: Dataset) -> Check:
     return Check("evaluation.data", "ok")
 
 
-def _evaluate(record: Record, plain: nn.Module, dataset: Dataset, split: Split) -> Scores:
+def _evaluate(record: Record, plain: nn.Module, dataset: Dataset, split: Split) -> Metrics:
     size = lookup(record, "engine.micro_batch")  # as the run did: another batch may sum in another order
     size = size if type(size) is int and 1 <= size <= _LARGEST_BATCH else 64
     batches = eval_batches(split, dataset, BatchPlan.for_evaluation(size, _CPU))
     return evaluate(plain, batches, len(dataset.classes), lambda totals: totals)
 
 
-def _scores(record: Record, split: str, found: Scores) -> Check:
+def _scores(record: Record, split: str, found: Metrics) -> Check:
     said, tolerance = record["metrics"][split], allowed(record, found.count)
     problems = list(_problems(said, found, tolerance))
     correct = said.get("correct", round(said["top1"] * found.count))
@@ -128,7 +128,7 @@ def _scores(record: Record, split: str, found: Scores) -> Check:
     return Check(f"evaluation.{split}", "ok", f"{note}, on other hardware" if found.correct != correct else "")
 
 
-def _problems(said: dict[str, Any], found: Scores, tolerance: Tolerance) -> Iterator[str]:
+def _problems(said: dict[str, Any], found: Metrics, tolerance: Tolerance) -> Iterator[str]:
     if said.get("count", found.count) != found.count:
         yield f"the split has {found.count} images; the record says {said['count']}"
     correct = said.get("correct", round(said["top1"] * found.count))
