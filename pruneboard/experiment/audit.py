@@ -1,4 +1,4 @@
-"""Count the zeros of the folded model, and hold the method to the budget."""
+"""Check the folded model: count its zeros, compare the count with the budget, and find changed frozen weights."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pruneboard.api import Layer
 from pruneboard.errors import AuditError
 
 KEPT_ZERO_TOLERANCE = 1e-4
-"""Share of the kept positions that may hold 0.0: a weight can reach it by chance, a mask cannot."""
+"""Share of the kept positions that may hold 0.0: single weights can reach 0 in training, more would be a false mask."""
 
 
 @dataclass(frozen=True)
 class LayerCount:
-    """One layer of the folded model: entries, positions its gate keeps, entries that are not 0."""
+    """One layer of the folded model: number of weights, of positions that its gate keeps, and of non-zero weights."""
 
     name: str
     n: int
@@ -29,7 +29,7 @@ def count_layers(layers: Sequence[Layer[Any]], state: Mapping[str, Tensor]) -> l
     """Count every prunable layer of the folded `state`.
 
     Raises:
-        AuditError: a position outside the kept ones holds a number.
+        AuditError: a position outside the mask is not zero.
     """
     counts = []
     for layer in layers:
@@ -43,7 +43,7 @@ def count_layers(layers: Sequence[Layer[Any]], state: Mapping[str, Tensor]) -> l
 
 
 def check_budget(counts: Sequence[LayerCount], keep: int | None) -> None:
-    """Hold the folded model to the budget of `keep` positions; None where the sparsity emerges.
+    """Check that the folded model keeps exactly `keep` positions; None if the method lets the sparsity emerge.
 
     Raises:
         AuditError: another number of positions is kept, or too many kept positions hold 0.0.
@@ -56,10 +56,10 @@ def check_budget(counts: Sequence[LayerCount], keep: int | None) -> None:
 
 
 def check_unchanged(layers: Sequence[Layer[Any]], start: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Hold a frozen network to its initial parameters: bit for bit, wherever the masks keep something.
+    """Check that a frozen network still has its initial parameters, bit for bit, at every position that is kept.
 
     Args:
-        layers: the prunable layers, whose pruned positions are 0 (`count_layers` saw to that).
+        layers: the prunable layers; their pruned positions are 0, which `count_layers` has checked.
         start: every parameter before training, by its name in the plain network.
         state: the folded model.
 
@@ -69,7 +69,7 @@ def check_unchanged(layers: Sequence[Layer[Any]], start: Mapping[str, Tensor], s
     kept = {f"{layer.name}.weight": layer.gate.kept(layer.dense.detach()).cpu() for layer in layers}
     for name, before in start.items():
         after = state[name]
-        changed = (after != before) | (after.signbit() != before.signbit())
+        changed = (after != before) | (after.signbit() != before.signbit())  # `!=` alone takes -0.0 for 0.0
         if name in kept:
             changed &= kept[name]
         if bool(changed.any()):
@@ -80,7 +80,7 @@ def check_unchanged(layers: Sequence[Layer[Any]], start: Mapping[str, Tensor], s
 
 
 def sparsity_block(counts: Sequence[LayerCount], target: float | None, keep: int, parameters: int) -> dict[str, Any]:
-    """Return the record's `sparsity`: target and measured, over prunable weights and over the whole model."""
+    """Return the record's `sparsity` block: target and measured, over prunable weights and over the whole model."""
     n, kept, nonzero = (sum(getattr(c, field) for c in counts) for field in ("n", "kept", "nonzero"))
     return {
         "target": target,

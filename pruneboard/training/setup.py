@@ -1,4 +1,4 @@
-"""Build what a run trains with: the gates of a method on a network, the engine, and the data plan."""
+"""Build the training of a run: the gates of a method on a network, the engine, and the data plan."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pruneboard.data import BatchPlan, Dataset
 from pruneboard.spec import Recipe
 from pruneboard.training import gates, optim
 from pruneboard.training.checkpoint import Checkpointer
-from pruneboard.training.compiling import Compiled
+from pruneboard.training.compiling import CompiledNetwork
 from pruneboard.training.engine import Engine
 from pruneboard.training.state import InitialNetwork, Listener, Training, plan_budget
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Everything a training needs besides a network and images.
+    """Everything that a training needs besides a network and images.
 
     Attributes:
         pruner: the method.
-        traits: its declared traits, as far as the harness honours them.
-        method: its name in messages.
+        traits: its declared traits, as far as the harness acts on them.
+        method: name of the method in messages.
         recipe: the training recipe, the same for every method.
-        seeds: integers under the keys `order`, `augmentation` and `pruner`.
+        seeds: integers with the keys `order`, `augmentation` and `pruner`.
         micro_batch: images per forward pass on this process.
-        device: device to train on.
+        device: device of this process.
         checkpointer: saves and restores the run.
         zero: ZeRO stage.
         precision: `fp32` or `bf16`.
@@ -57,7 +57,7 @@ def build_training(
     start_time: float,
     compiled: str | None = None,
 ) -> Training:
-    """Attach the gates of a method to `model` and hand it to the engine.
+    """Attach the gates of a method to `model` and create the engine.
 
     Args:
         options: method, recipe and engine.
@@ -65,7 +65,7 @@ def build_training(
         dataset: the images.
         listener: observes the run.
         start_time: start time of this attempt (`time.perf_counter`).
-        compiled: name of the network, if torch.compile is to compile it; else None.
+        compiled: name of the network in messages of the compiler; None to leave it uncompiled.
     """
     pruner, recipe, traits = options.pruner, options.recipe, options.traits
     initial = InitialNetwork.of(model, frozen=not any(parameter.requires_grad for parameter in model.parameters()))
@@ -84,7 +84,7 @@ def build_training(
         clip=recipe.clip,
         zero=options.zero,
         precision=options.precision,
-        compiled=Compiled(model, compiled) if compiled else None,
+        compiled=CompiledNetwork(model, compiled) if compiled else None,
     )
     plan = BatchPlan(
         batch_size=recipe.batch_size,

@@ -32,7 +32,7 @@ def _arm(spot: str, step: int) -> None:
     """Make this process die at `spot`, once `step` steps are done."""
     from pruneboard.training import checkpoint, loop
 
-    whole, save, rename = loop._stop_or_save, checkpoint.Checkpointer.save, os.replace
+    whole, save, rename = loop._save_or_stop, checkpoint.Checkpointer.save, os.replace
 
     def stop_or_save(run, *rest):
         whole(run, *rest)
@@ -52,7 +52,7 @@ def _arm(spot: str, step: int) -> None:
         return save(checkpointer, engine, watch, state)
 
     if spot == "after the step":
-        loop._stop_or_save = stop_or_save
+        loop._save_or_stop = stop_or_save
     else:
         checkpoint.Checkpointer.save = armed
 

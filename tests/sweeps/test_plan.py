@@ -245,7 +245,7 @@ def test_every_line_is_the_run_it_stands_for():
             job, _ = prepare(spec)
             again, _ = prepare(read)
             assert (again.hash, again.folder) == (job.hash, job.folder)
-            assert again.known["tuning"] == job.known["tuning"]
+            assert again.base_record["tuning"] == job.base_record["tuning"]
 
 
 def test_every_line_is_one_line():

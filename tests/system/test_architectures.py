@@ -76,8 +76,10 @@ def started(model, info, track, options):
     pruner = registry.build(info, sparsity, options)
     traits = dataclasses.asdict(effective_traits(pruner, track, info))
     spec = dataclasses.replace(job.spec, method=info.name, sparsity=sparsity, options=options, track=track)
-    known = {"hash": job.hash, "method": {"traits": traits}}
-    job = dataclasses.replace(job, spec=spec, info=info, track=track, init=resolve_init(None, track), known=known)
+    base_record = {"hash": job.hash, "method": {"traits": traits}}
+    job = dataclasses.replace(
+        job, spec=spec, info=info, track=track, init=resolve_init(None, track), base_record=base_record
+    )
     return job, start.build_from_job(job, dataset, torch.device("cpu"), NullListener(), 0.0)
 
 
@@ -142,7 +144,7 @@ def test_the_folded_network_is_the_gated_one(model, info, track, options):
         n = sum(weight.numel() for weight in weights_of(plain))
         nonzero = sum(int((weight != 0).sum()) for weight in weights_of(plain))
         kept = sum(int(layer.gate.kept(layer.dense.detach()).sum()) for layer in run.layers)
-        if job.known["method"]["traits"]["hits_target"]:
+        if job.base_record["method"]["traits"]["hits_target"]:
             assert kept == n - round((job.spec.sparsity or 0) * n)
         assert kept - 1e-4 * n <= nonzero <= kept
         with torch.no_grad():

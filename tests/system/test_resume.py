@@ -54,14 +54,14 @@ def attempts(results):
 
 def stop(monkeypatch, step, number=signal.SIGTERM):
     """Let the signal arrive during `step`."""
-    whole = loop._stop_or_save
+    whole = loop._save_or_stop
 
     def stop_or_save(run, losses, request):
         if run.state.step == step:
             request.number = number
         whole(run, losses, request)
 
-    monkeypatch.setattr(loop, "_stop_or_save", stop_or_save)
+    monkeypatch.setattr(loop, "_save_or_stop", stop_or_save)
 
 
 KILLED = "test_killed_run_goes_on_as_if_nothing_had_happened"
@@ -253,7 +253,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch)
     assert (before.stem, attempts(tmp_path / "one")) == ("step-000000004", [0, 4])
     for path in (tmp_path / "both").rglob("step-*"):
         path.write_bytes(b"")
-    with pytest.raises(UsageError, match=r"no checkpoint in .* can be read: --force starts again"):
+    with pytest.raises(UsageError, match=r"no checkpoint in .* can be read: start again with --force"):
         run(tmp_path / "both", "probmask")
     assert len(run(tmp_path / "both", "probmask", force=True)["lifecycle"]["attempts"]) == 1
     check_equal(tmp_path / "one", tmp_path / "both")
@@ -268,7 +268,7 @@ def test_other_code_does_not_go_on(tmp_path, monkeypatch):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     code = start.provenance.code
     monkeypatch.setattr(start.provenance, "code", lambda target: code(target) | {"code of the method": "0" * 12})
-    with pytest.raises(UsageError, match=r"begun with code of the method .*, and this is 000000000000: .*--force"):
+    with pytest.raises(UsageError, match=r"started with code of the method .*, and it is now 000000000000: .*--force"):
         run(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -294,7 +294,7 @@ def test_a_checkpoint_needs_no_pickle_and_holds_whole_tensors(tmp_path, monkeypa
         run(tmp_path, "probmask", zero=2)
     (path,) = runfolder.checkpoints(folder(tmp_path))
     with safetensors.safe_open(path, "pt") as file:
-        assert json.loads(file.metadata()[checkpoint.HEADING])["state"]["step"] == 3
+        assert json.loads(file.metadata()[checkpoint.METADATA_KEY])["state"]["step"] == 3
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     weight = "fc.parametrizations.weight.original"
     assert shapes[f"network/{weight}"] == shapes[f"optimizer/momentum_buffer/{weight}"] == (10, 96)

@@ -13,7 +13,7 @@ import runs
 from pruneboard import RunSpec
 from pruneboard.api import Gate, Layer, Mask
 from pruneboard.errors import AuditError, PluginError, RunError, UsageError
-from pruneboard.experiment.ablation import shuffled
+from pruneboard.experiment.ablation import shuffle_masks
 from pruneboard.experiment.audit import check_unchanged
 from pruneboard.models import build_frozen, plan_model
 from pruneboard.models.cost import LayerCost, supermask_bits
@@ -89,7 +89,7 @@ def test_redrawn_weights_keep_the_mask_and_none_of_the_signs(tmp_path):
 def test_shuffling_is_a_permutation_drawn_from_the_seed():
     """A shuffled mask has the same count, another arrangement, and the same one for the same seed."""
     mask = torch.arange(1000).reshape(10, 10, 10) < 300
-    (one,), (again,), (other,) = (shuffled([mask], seed) for seed in (1, 1, 2))
+    (one,), (again,), (other,) = (shuffle_masks([mask], seed) for seed in (1, 1, 2))
     assert int(one.sum()) == 300
     assert torch.equal(one, again)
     assert not torch.equal(one, mask)

@@ -24,9 +24,9 @@ from pruneboard.models import gated_layers
 from pruneboard.spec import Recipe
 from pruneboard.training import compiling, gates
 from pruneboard.training import engine as deepspeed_door
-from pruneboard.training.compiling import Compiled, check
+from pruneboard.training.compiling import CompiledNetwork, check_compiler
 from pruneboard.training.engine import Engine
-from pruneboard.training.evaluate import frozen_batch_statistics, reestimate_statistics, statistics
+from pruneboard.training.evaluate import batch_norms, frozen_batch_statistics, reestimate_statistics
 from pruneboard.training.optim import parameter_groups
 from pruneboard.training.scoring import ScoringView, dense_gradients
 
@@ -68,7 +68,7 @@ def graphs(monkeypatch):
         found.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(compiling, "HOW", {"backend": backend})
+    monkeypatch.setattr(compiling, "COMPILE_OPTIONS", {"backend": backend})
     return found
 
 
@@ -99,7 +99,7 @@ def started(*, compiled, net=None, zero=0, precision="fp32"):
     pruner = Strange(sparsity=0.5)
     layers = gates.attach(pruner, gated_layers(net), draw_key, hits_target=True)
     groups = parameter_groups(net, [], RECIPE, None)
-    stand_in = Compiled(net, "small") if compiled else None
+    stand_in = CompiledNetwork(net, "small") if compiled else None
     engine = Engine(net, groups, device=CPU, micro_batch=8, clip=3.0, zero=zero, precision=precision, compiled=stand_in)
     return engine, layers, draw_key
 
@@ -112,7 +112,7 @@ def train(engine, draw_key, step) -> None:
         group["lr"] = 0.1 / (1 + step)
     for index in range(2):
         draw_key.forward_pass = index
-        with frozen_batch_statistics(statistics(engine.model) if index else ()):
+        with frozen_batch_statistics(batch_norms(engine.model) if index else ()):
             loss = engine.forward(images(8, step)).square().mean()
         engine.backward(loss, last=index == 1)
     engine.step()
@@ -211,7 +211,7 @@ def test_runs_in_one_process_do_not_add_up(graphs):
     """More runs than torch allows graphs for one function, none of them refused, and none left behind."""
     for count in range(1, 13):
         net = nn.Linear(count, 2)
-        Compiled(net, "small")(torch.ones(1, count)).sum().backward()
+        CompiledNetwork(net, "small")(torch.ones(1, count)).sum().backward()
     assert len(graphs) == 12
 
 
@@ -263,9 +263,9 @@ def test_a_backend_that_fails_is_told_by_its_own_words(monkeypatch):
     def backend(graph, inputs):
         raise OSError("\nno space left\nfor objects")
 
-    monkeypatch.setattr(compiling, "HOW", {"backend": backend})
+    monkeypatch.setattr(compiling, "COMPILE_OPTIONS", {"backend": backend})
     with pytest.raises(RunError, match=r"^torch.compile fails on thing: leave --compile out \(OSError: no space left"):
-        Compiled(nn.Linear(2, 2), "thing")(torch.ones(1, 2))
+        CompiledNetwork(nn.Linear(2, 2), "thing")(torch.ones(1, 2))
 
 
 def test_errors_of_the_network_itself_pass_through(graphs):
@@ -277,9 +277,9 @@ def test_errors_of_the_network_itself_pass_through(graphs):
 
         return run
 
-    compiling.HOW["backend"] = backend
+    compiling.COMPILE_OPTIONS["backend"] = backend
     with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
-        Compiled(nn.Linear(2, 2), "thing")(torch.ones(1, 2))
+        CompiledNetwork(nn.Linear(2, 2), "thing")(torch.ones(1, 2))
 
 
 def test_a_missing_cpp_compiler_is_a_usage_error(tmp_path, capfd):
@@ -301,7 +301,7 @@ def test_a_python_that_torch_does_not_compile_is_a_usage_error(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", refuse)
     with pytest.raises(UsageError, match=r"does not work here: torch.compile is not .* 3\.99") as found:
-        check(CPU)
+        check_compiler(CPU)
     assert "\n" not in str(found.value)
 
 
@@ -309,7 +309,7 @@ def test_a_gpu_without_triton_is_a_usage_error(monkeypatch):
     """It needs no GPU to find out."""
     monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install triton"):
-        check(torch.device("cuda"))
+        check_compiler(torch.device("cuda"))
 
 
 # Compiled for real
@@ -365,7 +365,7 @@ def test_one_compiled_step_is_the_step_without(how):
 def test_dropout_drops_the_same_units():
     """Compiled code draws from torch's generator, so that a seed means the same."""
     net = nn.Sequential(nn.Dropout(0.5))
-    compiled = Compiled(net, "dropout")
+    compiled = CompiledNetwork(net, "dropout")
     outputs = []
     for call in (net, compiled, compiled):
         torch.manual_seed(5)

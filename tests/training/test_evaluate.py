@@ -20,11 +20,11 @@ from pruneboard.training.engine import Engine
 from pruneboard.training.evaluate import (
     Metrics,
     average_batch_statistics,
+    batch_norms,
     evaluate,
     frozen_batch_statistics,
     reestimate_statistics,
     restored_batch_statistics,
-    statistics,
 )
 from pruneboard.training.optim import parameter_groups
 
@@ -206,7 +206,7 @@ def test_frozen_statistics_normalize_by_the_batch_and_record_nothing(make):
     recorded, frozen = make(4), make(4)
     images = normal(8, 4, 3, 3) * 3 + 1
     before = buffers(frozen)
-    with frozen_batch_statistics(statistics(frozen)):
+    with frozen_batch_statistics(batch_norms(frozen)):
         inside = frozen(images)
     check_equal(frozen, before)
     assert torch.equal(inside, recorded(images))
@@ -218,7 +218,7 @@ def test_frozen_statistics_normalize_by_the_batch_and_record_nothing(make):
 def test_recording_goes_on_after_an_error():
     """A failing forward pass does not leave statistics frozen."""
     model = network()
-    with pytest.raises(RuntimeError, match="stop"), frozen_batch_statistics(statistics(model)):
+    with pytest.raises(RuntimeError, match="stop"), frozen_batch_statistics(batch_norms(model)):
         raise RuntimeError("stop")
     model(normal(8, 3, 8, 8))
     assert int(model[1].num_batches_tracked) == 1
@@ -228,16 +228,16 @@ def test_freezing_takes_any_iterable_once():
     """The modules may come from a generator."""
     model = network()
     before = buffers(model)
-    with frozen_batch_statistics(m for m in statistics(model)):
+    with frozen_batch_statistics(m for m in batch_norms(model)):
         model(normal(8, 3, 8, 8))
     check_equal(model, before)
-    assert all(m.track_running_stats for m in statistics(model))
+    assert all(m.track_running_stats for m in batch_norms(model))
 
 
 def test_only_layers_with_running_statistics_count():
     """Normalization that keeps none (by choice, or by its kind) is not among them."""
     model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2, track_running_stats=False), nn.GroupNorm(1, 2))
-    assert statistics(model) == [model[0]]
+    assert batch_norms(model) == [model[0]]
 
 
 def test_statistics_are_restored_to_the_last_bit():
@@ -308,13 +308,13 @@ def test_reestimation_does_not_depend_on_what_was_there(started):
     reestimate_statistics(started, image_batches())
     expected = buffers(started.model)
     with torch.no_grad():
-        for module in statistics(started.model):
+        for module in batch_norms(started.model):
             module.running_mean.normal_(generator=torch.Generator().manual_seed(0))
             module.running_var.fill_(7)
     started.model.train()
     reestimate_statistics(started, image_batches())
     check_equal(started.model, expected)
-    assert [m.momentum for m in statistics(started.model)] == [0.1, 0.3]
+    assert [m.momentum for m in batch_norms(started.model)] == [0.1, 0.3]
     assert not any(m.training for m in started.model.modules())
 
 

@@ -21,7 +21,7 @@ from pruneboard.scores import budget, set_masks
 from pruneboard.training.gates import (
     DrawKey,
     attach,
-    computed,
+    cached_weights,
     fold,
     folded_weights,
     gate_parameters,
@@ -151,7 +151,7 @@ def test_a_gate_is_evaluated_once_per_forward_pass():
     net, layers, _ = gated(Noisy(sparsity=0.5))
     calls = []
     layers[2].gate.register_forward_hook(lambda *_: calls.append(1))
-    with computed(gated_weights(net)):
+    with cached_weights(gated_weights(net)):
         net[5](torch.ones(1, 6))
         net[5](torch.ones(1, 6))
     assert len(calls) == 1
@@ -201,7 +201,7 @@ def test_a_gate_of_another_type_is_refused():
 
 def test_a_parameter_without_dimension_is_refused():
     """DeepSpeed cannot hold it; the remedy is in the line."""
-    assert refused(Zero) == ("gate parameter 'threshold' has no dimension, which DeepSpeed cannot hold: use shape (1,)")
+    assert refused(Zero) == ("gate parameter 'threshold' is 0-dimensional, which DeepSpeed cannot hold: use shape (1,)")
 
 
 def test_a_gate_that_changes_the_shape_is_refused():
@@ -212,7 +212,9 @@ def test_a_gate_that_changes_the_shape_is_refused():
 
 def test_a_gate_that_changes_the_dtype_is_refused():
     """Both types are named."""
-    assert "(4, 3, 3, 3) torch.float32 into (4, 3, 3, 3) torch.float64: shape and dtype" in refused(lambda _: Double())
+    assert "(4, 3, 3, 3) torch.float32 into (4, 3, 3, 3) torch.float64: it must keep shape and dtype" in refused(
+        lambda _: Double()
+    )
 
 
 # The ready-made mask

@@ -20,7 +20,7 @@ from pruneboard.experiment.listeners import NullListener
 from pruneboard.experiment.prepare import prepare
 from pruneboard.models import build_frozen, gated_layers, is_scale
 from pruneboard.training import gates, loop
-from pruneboard.training.scoring import OVER, ScoringView, endless_batches, lent
+from pruneboard.training.scoring import SCORING_OVER, ScoringView, endless_batches, valid_during_scoring
 from runs import tiny
 
 LAST_SCALES = {
@@ -166,13 +166,13 @@ def test_nothing_is_drawn_and_no_mode_changes():
 def test_nothing_is_seen_after_scoring():
     """Batches and view end with `score`: a method that kept them could look at images uncharged."""
     view, _ = viewed(built())
-    with lent(view, iter([1, 2, 3])) as batches:
+    with valid_during_scoring(view, iter([1, 2, 3])) as batches:
         assert next(batches) == 1
         assert view.logits(images()).shape == (4, 10)
     for late in (lambda: next(batches), lambda: view.logits(images()), lambda: view.loss((images(), torch.arange(4)))):
         with pytest.raises(RuntimeError, match="scoring is over") as caught:
             late()
-        assert str(caught.value) == OVER
+        assert str(caught.value) == SCORING_OVER
     assert view.images == 4
 
 

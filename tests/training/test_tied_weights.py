@@ -17,7 +17,7 @@ from pruneboard.errors import AuditError, UsageError
 from pruneboard.models import gated_layers, left_out, prunable_layers
 from pruneboard.models.cost import positions
 from pruneboard.scores import budget, set_masks
-from pruneboard.training.gates import DrawKey, attach, computed, fold, gate_tensors, gated_weights, replace_gates
+from pruneboard.training.gates import DrawKey, attach, cached_weights, fold, gate_tensors, gated_weights, replace_gates
 from pruneboard.training.scoring import ScoringView, dense_gradients
 
 
@@ -92,7 +92,7 @@ def test_a_drawing_gate_gives_all_holders_the_same_draw(ahead):
     """Within a forward pass all holders have the same numbers, computed ahead of it or when they are asked for."""
     net, _ = gated(Noisy(sparsity=0.5))
     plain = tied().first.weight
-    with computed(gated_weights(net)) if ahead else nullcontext():
+    with cached_weights(gated_weights(net)) if ahead else nullcontext():
         assert torch.equal(net.first.weight, net.second.weight)
         assert not torch.equal(net.first.weight, plain)
 
@@ -123,7 +123,7 @@ def test_dense_gradients_add_up_over_the_uses():
     net, layers = masked()
     plain = tied()
     plain.load_state_dict(fold(net, layers))
-    with dense_gradients(layers, wanted=True) as gradients, computed(gated_weights(net)):
+    with dense_gradients(layers, wanted=True) as gradients, cached_weights(gated_weights(net)):
         net(images()).square().sum().backward()
     plain(images()).square().sum().backward()
     torch.testing.assert_close(gradients[1], plain.first.weight.grad)
