@@ -1,62 +1,30 @@
-"""`--compile`: the network is compiled and no gate is, so every method trains as it does without.
+"""torch.compile captures the network and no gate, so every method trains as it does without it.
 
-By default the compiler is stood in for by a backend that runs the captured graph as it is: what torch captures, and
-how often, is then seen exactly. The slow tests compile for real.
+A stand-in backend runs the captured graph as it is, which shows exactly what torch captures, and how often. Real
+compilation is tested in test_compiling_for_real.py.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torch._inductor import config as inductor
 
 import networks
 import runs
-from pruneboard.api import Gate, Pruner
+from compile_cases import CPU, images, started, train
 from pruneboard.cli import invoke
 from pruneboard.errors import RunError, UsageError
-from pruneboard.models import gated_layers
-from pruneboard.spec import Recipe
-from pruneboard.training import compiling, gates
+from pruneboard.training import compiling
 from pruneboard.training import engine as deepspeed_door
 from pruneboard.training.compiling import CompiledNetwork, check_compiler
-from pruneboard.training.engine import Engine
-from pruneboard.training.evaluate import batch_norms, frozen_batch_statistics, reestimate_statistics
-from pruneboard.training.optim import parameter_groups
+from pruneboard.training.evaluate import reestimate_statistics
 from pruneboard.training.scoring import ScoringView, dense_gradients
 
-# torch hides this warning where it looks at `.grad`, which does not help where warnings are errors.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-
-CPU = torch.device("cpu")
-RECIPE = Recipe(name="x", epochs=1, batch_size=8, lr=0.1, image_size=8)
-
-
-class Stranger(Gate):
-    """Does what no compiler follows: draws from a generator, branches on values, counts in a Python integer."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(torch.zeros(weight.shape))
-        self.calls = 0
-
-    def forward(self, weight: Tensor) -> Tensor:
-        self.calls += 1
-        shifted = weight + self.shift
-        if not self.training or float(shifted.detach().sum()) == 0:
-            return shifted
-        return shifted * torch.rand(weight.shape, generator=self.draw())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Strange(Pruner[Stranger]):
-    def gate(self, weight: Tensor) -> Stranger:
-        return Stranger(weight)
 
 
 @pytest.fixture
@@ -79,45 +47,6 @@ def left():
     deepspeed_door.shutdown()
 
 
-def normalized() -> nn.Sequential:
-    """A small network with batch normalization, the same one every time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        conv, end = nn.Conv2d(3, 4, 3, bias=False), nn.Linear(4, 10)
-    return nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), end)
-
-
-def images(count, seed=0) -> Tensor:
-    """Images, always the same."""
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-
-
-def started(*, compiled, net=None, zero=0, precision="fp32"):
-    """An engine over a small network with strange gates, their layers, and what tells them the step."""
-    net = net or normalized()
-    draw_key = gates.DrawKey(0)
-    pruner = Strange(sparsity=0.5)
-    layers = gates.attach(pruner, gated_layers(net), draw_key, hits_target=True)
-    groups = parameter_groups(net, [], RECIPE, None)
-    stand_in = CompiledNetwork(net, "small") if compiled else None
-    engine = Engine(net, groups, device=CPU, micro_batch=8, clip=3.0, zero=zero, precision=precision, compiled=stand_in)
-    return engine, layers, draw_key
-
-
-def train(engine, draw_key, step) -> None:
-    """Take a step of two passes, the second without recording statistics, at a rate of its own."""
-    draw_key.step = step
-    engine.model.train()
-    for group in engine.groups:
-        group["lr"] = 0.1 / (1 + step)
-    for index in range(2):
-        draw_key.forward_pass = index
-        with frozen_batch_statistics(batch_norms(engine.model) if index else ()):
-            loss = engine.forward(images(8, step)).square().mean()
-        engine.backward(loss, last=index == 1)
-    engine.step()
-
-
 def trained(graphs, *, compiled, steps, **how):
     """The state after training, evaluating on batches of two sizes, and re-estimating between the steps."""
     graphs.clear()
@@ -137,9 +66,6 @@ def assert_same_bits(first, second) -> None:
     """Assert that two states agree in every bit."""
     assert first.keys() == second.keys()
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-
-
-# What is captured
 
 
 @pytest.mark.parametrize("how", [{}, {"zero": 2}, {"precision": "bf16"}], ids=["plain", "zero", "bf16"])
@@ -215,9 +141,6 @@ def test_runs_in_one_process_do_not_add_up(graphs):
     assert len(graphs) == 12
 
 
-# Whole runs
-
-
 @pytest.mark.parametrize(
     ("method", "track"),
     [("magnitude", "prune"), ("probmask", "prune"), ("rigl", "prune"), ("edge-popup", "supermask")],
@@ -231,17 +154,6 @@ def test_a_run_ends_in_the_same_bits(graphs, tmp_path, method, track):
     assert compiled["metrics"] == plain["metrics"]
     assert len(graphs) == 1
     assert (plain["engine"]["compile"], compiled["engine"]["compile"]) == (False, True)
-
-
-def test_how_a_run_is_computed_is_no_part_of_what_it_is(graphs, tmp_path):
-    """A run that was compiled is done: without `--compile` the same record is returned."""
-    first = runs.run(tmp_path, model="tiny_tied", compile=True)
-    again = runs.run(tmp_path, model="tiny_tied")
-    assert again["hash"] == first["hash"]
-    assert again["engine"]["compile"] is True
-
-
-# What is refused
 
 
 def test_a_network_that_cannot_be_compiled_is_named(graphs, tmp_path):
@@ -310,81 +222,3 @@ def test_a_gpu_without_triton_is_a_usage_error(monkeypatch):
     monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install triton"):
         check_compiler(torch.device("cuda"))
-
-
-# Compiled for real
-
-CALM = {"lr": 1e-3, "epochs": 5}
-"""Twenty steps so small that a difference in rounding stays one: at the recipe's rate it grows tenfold each step."""
-
-SLOW_GATES = {"probmask": {"lr": "1e-4", "travel": "0", "samples": "1"}, "edge-popup": {"lr": "1e-3", "travel": "0"}}
-CALM_MODELS = {"rigl": "test_vit"}
-"""Where almost nothing passes a normalized channel rounding is 1 % of some gradient, and RigL moves masks by that."""
-
-PRUNE = ("dense", "random", "magnitude", "gmp", "rigl", "str", "probmask", "snip", "synflow")
-METHODS = [(name, "prune") for name in PRUNE]
-METHODS += [(name, "supermask") for name in ("edge-popup", "probmask")]
-
-
-def weights(folder) -> Tensor:
-    """All folded weights of a run in one tensor, statistics left out."""
-    state = load_file(runs.folder(folder) / "model.safetensors")
-    return torch.cat([tensor.flatten() for name, tensor in state.items() if name.endswith(("weight", "bias"))])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("method", "track"), METHODS)
-def test_every_method_trains_alike_when_compiled(tmp_path, method, track):
-    """After 20 steps: as many weights kept, 1 in 200 elsewhere at most, and all of them within 10 % in norm."""
-    sparsity = {"dense": None, "edge-popup": 0.5}.get(method, 0.9)
-    how = {"track": track, "overrides": CALM, "options": SLOW_GATES.get(method, {})}
-    how["model"] = CALM_MODELS.get(method, "test_resnet")
-    plain, compiled = (runs.run(tmp_path / str(flag), method, sparsity, compile=flag, **how) for flag in (False, True))
-    assert compiled["sparsity"]["kept"] == plain["sparsity"]["kept"]
-    first, second = (weights(tmp_path / str(flag)) for flag in (False, True))
-    moved = int(((first != 0) != (second != 0)).sum())
-    assert moved <= 0.005 * int((first != 0).sum())
-    assert float((first - second).norm()) < 0.1 * float(first.norm())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [{}, {"zero": 2}, {"precision": "bf16"}], ids=["plain", "zero", "bf16"])
-def test_one_compiled_step_is_the_step_without(how):
-    """From equal weights, rounding apart (2^-8 in bfloat16), with gates that no compiler follows."""
-    states = []
-    for compiled in (False, True):
-        engine, _, draw_key = started(compiled=compiled, **how)
-        train(engine, draw_key, 0)
-        engine.close()
-        states.append(engine.model.state_dict())
-    tolerance = 1e-2 if how.get("precision") == "bf16" else 1e-4
-    torch.testing.assert_close(states[1], states[0], rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.slow
-def test_dropout_drops_the_same_units():
-    """Compiled code draws from torch's generator, so that a seed means the same."""
-    net = nn.Sequential(nn.Dropout(0.5))
-    compiled = CompiledNetwork(net, "dropout")
-    outputs = []
-    for call in (net, compiled, compiled):
-        torch.manual_seed(5)
-        outputs.append(call(torch.ones(4, 16, requires_grad=True)))
-    compiled.close()
-    assert torch.equal(outputs[0], outputs[1])
-    assert torch.equal(outputs[1], outputs[2])
-
-
-@pytest.mark.slow
-def test_two_compiled_runs_agree_in_every_bit(tmp_path):
-    """On one machine, a seed's result is as fixed as it is without."""
-    first, second = (runs.run(tmp_path / name, "probmask", model="tiny_tied", compile=True) for name in "ab")
-    assert first["weights_sha256"] == second["weights_sha256"]
-
-
-@pytest.mark.slow
-def test_two_processes_compile_and_agree(tmp_path):
-    """Each compiles for itself; their masks are compared after hardening, as always."""
-    made = runs.run(tmp_path, "probmask", model="test_vit", procs=2, compile=True)
-    assert made["status"] == "done"
-    assert (made["engine"]["world_size"], made["engine"]["compile"]) == (2, True)

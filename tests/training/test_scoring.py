@@ -1,4 +1,4 @@
-"""The model as scoring methods see it: open branches, float64, no chance, lent for the time of scoring only."""
+"""The model view for scoring methods, its stream of images, and gradients of effective weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ import torch
 from torch import nn
 
 import networks  # noqa: F401 - registers the tiny ones
-from pruneboard.api import MaskPruner
+from pruneboard.api import Mask, MaskPruner
 from pruneboard.errors import RunError
 from pruneboard.experiment import start
-from pruneboard.experiment.lifecycle import run
 from pruneboard.experiment.listeners import NullListener
 from pruneboard.experiment.prepare import prepare
 from pruneboard.models import build_frozen, gated_layers, is_scale
 from pruneboard.training import gates, loop
-from pruneboard.training.scoring import SCORING_OVER, ScoringView, endless_batches, valid_during_scoring
-from runs import tiny
+from pruneboard.training.scoring import (
+    SCORING_OVER,
+    ScoringView,
+    dense_gradients,
+    endless_batches,
+    valid_during_scoring,
+)
+from runs import run, tiny
 
 LAST_SCALES = {
     "test_resnet": {"layer1.0.bn2.weight", "layer2.0.bn2.weight", "layer3.0.bn3.weight", "layer4.0.bn2.weight"},
@@ -53,9 +58,6 @@ def viewed(net, **changes):
 def images(count=4, dtype=torch.float32):
     """Always the same."""
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
-
-
-# Branches
 
 
 @pytest.mark.parametrize("name", LAST_SCALES)
@@ -109,9 +111,6 @@ def test_scales_are_normalizations_and_gains():
     assert not is_scale(nn.Linear(1, 1), "weight")
 
 
-# Numbers
-
-
 @pytest.mark.parametrize("name", ["test_resnet", "tiny_skipinit_nfnet", "test_vit", "tiny_tied", "tiny_swin"])
 @pytest.mark.parametrize("training", [True, False])
 def test_float64_images_are_computed_in_float64(name, training):
@@ -160,9 +159,6 @@ def test_nothing_is_drawn_and_no_mode_changes():
     assert torch.equal(view.logits(batch), net(batch))
 
 
-# On loan
-
-
 def test_nothing_is_seen_after_scoring():
     """Batches and view end with `score`: a method that kept them could look at images uncharged."""
     view, _ = viewed(built())
@@ -197,10 +193,7 @@ def test_a_method_that_looks_later_fails_its_run(site, tmp_path, late):
     """
     site.add("late", source)
     with pytest.raises(RunError, match="failed in diagnostics: RuntimeError: scoring is over"):
-        run(tiny(tmp_path, "thing"))
-
-
-# Processes
+        run(tmp_path, "thing")
 
 
 def started(place, method, **changes):
@@ -244,3 +237,42 @@ def test_a_frozen_network_is_open_already():
     net = build_frozen(job.plan, init="signed-constant", keep_ratio=0.5, seed=0)
     view, _ = viewed(net)
     torch.testing.assert_close(view.logits(images()), net.train()(images()))
+
+
+def test_dense_gradient_is_the_gradient_of_the_effective_weight():
+    """Summed over two backward passes, it equals autograd with respect to `weight * keep` itself."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 4, bias=False))
+    inputs = torch.randn(3, 6)
+
+    class Half(MaskPruner):
+        pass
+
+    layers = gates.attach(Half(sparsity=0.5), [("0", net[0])], gates.DrawKey(0), hits_target=True)
+    layers[0].gate.set(torch.arange(24).reshape(4, 6) % 2)
+    with dense_gradients(layers, wanted=True) as found:
+        for _ in range(2):
+            net(inputs).square().sum().backward()
+    effective = (layers[0].dense * layers[0].gate.keep).detach().requires_grad_()
+    (expected,) = torch.autograd.grad((inputs @ effective.T).square().sum(), effective)
+    torch.testing.assert_close(found[0], 2 * expected)
+    assert isinstance(layers[0].gate, Mask)
+
+
+def test_view_has_no_side_effect():
+    """Logits under other weights leave weights, statistics, training mode and gradients as they were."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    layers = gates.attach(_Keep(sparsity=0.0), [("0", net[0]), ("4", net[4])], gates.DrawKey(0), hits_target=True)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    view = ScoringView(net.eval(), layers, 8, 0.0)
+    images = torch.randn(5, 3, 8, 8)
+    doubled = [2 * layer.dense.detach() for layer in layers]
+    assert not torch.equal(view.logits(images, doubled), view.logits(images))
+    assert view.logits(images, training=False, rest=torch.abs).shape == (5, 10)
+    assert view.images == 15
+    assert not net.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+class _Keep(MaskPruner):
+    """Prunes nothing."""

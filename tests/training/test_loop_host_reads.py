@@ -1,4 +1,4 @@
-"""On an accelerator to look at a number is to wait for it: which methods do so in an ordinary step."""
+"""Reading a number from an accelerator waits for it: which methods do so in an ordinary step."""
 
 from __future__ import annotations
 

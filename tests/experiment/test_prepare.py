@@ -1,0 +1,50 @@
+"""Resolving a spec: what is decided, and what is refused, before anything is written."""
+
+from __future__ import annotations
+
+import pytest
+
+import runs
+from pruneboard.errors import PluginError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "probmask", "init": "signed-constant"}, "belongs to the supermask track: add --track supermask"),
+        ({"method": "probmask", "track": "supermask", "init": "pretrained"}, "init on the supermask track is one of"),
+        ({"method": "probmask", "ablation": "shuffled-mask"}, "belongs to the supermask track; this run is on track"),
+        ({"method": "magnitude", "track": "supermask"}, "it runs on prune"),
+        ({"method": "edge-popup", "track": "prune"}, "it runs on supermask"),
+    ],
+)
+def test_what_belongs_to_the_other_track_is_refused(tmp_path, changes, message):
+    """Initial weights, ablations and methods of one track are not taken on the other, and nothing is written."""
+    with pytest.raises(UsageError, match=message):
+        runs.run(tmp_path, **changes)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_method_with_one_track_runs_there_unasked(tmp_path):
+    """edge-popup needs no --track."""
+    assert runs.run(tmp_path, "edge-popup", 0.5)["track"] == "supermask"
+
+
+EARLY = """
+    from dataclasses import dataclass
+    from pruneboard.api import MaskPruner, Traits
+
+    @dataclass(frozen=True, kw_only=True)
+    class Thing(MaskPruner):
+        tracks = frozenset({"supermask"})
+
+        def traits(self, track):
+            return Traits(harden_at=0.5)
+"""
+
+
+def test_fine_tuning_is_refused_where_nothing_is_trained(tmp_path, site):
+    """harden_at other than 1, or 0 for a mask that is never learned, is the plugin's error."""
+    site.add("early", EARLY)
+    with pytest.raises(PluginError, match=r"declares harden_at=0.5 on the supermask track"):
+        runs.run(tmp_path / "results", "thing", 0.5, track="supermask")
