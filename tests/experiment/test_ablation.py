@@ -17,7 +17,7 @@ SUPERMASK = {"track": "supermask", "sparsity": 0.5}
 
 
 def test_a_shuffled_mask_keeps_every_layers_count_and_the_weights(tmp_path):
-    """The ablation is a row of its own: the same kept counts per layer as the mask that was learned, elsewhere."""
+    """The run with a shuffled mask is a row of its own, with the kept count of every layer and the initial weights."""
     found = runs.run(tmp_path / "a", "probmask", **SUPERMASK)
     record = runs.run(tmp_path / "b", "probmask", ablation="shuffled-mask", **SUPERMASK)
     counts = [[layer["kept"] for layer in made["sparsity"]["layers"]] for made in (found, record)]
@@ -29,7 +29,7 @@ def test_a_shuffled_mask_keeps_every_layers_count_and_the_weights(tmp_path):
 
 
 def test_redrawn_weights_keep_the_mask_and_none_of_the_signs(tmp_path):
-    """The kept positions are those of the learned mask; the weights there agree in sign about half the time."""
+    """The kept positions are those of the learned mask; the weights there agree in sign about half of the time."""
     runs.run(tmp_path / "a", "edge-popup", **SUPERMASK)
     runs.run(tmp_path / "b", "edge-popup", ablation="redrawn-weights", **SUPERMASK)
     one, two = (load_file(runs.folder(tmp_path / name) / "model.safetensors") for name in "ab")
@@ -42,7 +42,7 @@ def test_redrawn_weights_keep_the_mask_and_none_of_the_signs(tmp_path):
 
 
 def test_shuffling_is_a_permutation_drawn_from_the_seed():
-    """A shuffled mask has the same count, another arrangement, and the same one for the same seed."""
+    """A shuffled mask has the same count at other positions, and the same positions for the same seed."""
     mask = torch.arange(1000).reshape(10, 10, 10) < 300
     (one,), (again,), (other,) = (shuffle_masks([mask], seed) for seed in (1, 1, 2))
     assert int(one.sum()) == 300
@@ -52,6 +52,6 @@ def test_shuffling_is_a_permutation_drawn_from_the_seed():
 
 
 def test_an_unknown_ablation_is_refused_by_name():
-    """The message lists what there is."""
+    """The message lists the ablations that exist."""
     with pytest.raises(UsageError, match="ablation is one of shuffled-mask, redrawn-weights; found 'other'"):
         RunSpec(method="probmask", model="test_resnet", sparsity=0.5, track="supermask", ablation="other")

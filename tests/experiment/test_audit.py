@@ -13,8 +13,8 @@ from pruneboard.errors import AuditError, RunError
 from pruneboard.experiment.audit import check_unchanged
 
 
-def test_a_flipped_zero_is_a_changed_weight():
-    """-0.0 is not 0.0 to the audit, nor is NaN anything; pruned positions do not matter to it."""
+def test_a_changed_sign_of_zero_is_a_changed_weight():
+    """-0.0 differs from 0.0, and NaN from everything; pruned positions are ignored."""
     weight = torch.nn.Parameter(torch.tensor([0.0, 1.0, 2.0]))
     gate = Mask(weight)
     gate.set(torch.tensor([1.0, 1.0, 0.0]))
@@ -44,7 +44,7 @@ CHEATING = """
 
 
 def test_a_method_that_moves_a_frozen_weight_fails_the_run(tmp_path, site):
-    """A gate that scales what it keeps is found out by the comparison of bits, and its run is invalid."""
+    """A gate that scales the weights it keeps is found by the comparison of bits, and its run is invalid."""
     site.add("cheats", CHEATING)
     with pytest.raises(RunError, match=r"conv1.*values are not the initial ones"):
         runs.run(tmp_path / "results", "thing", 0.0, track="supermask")

@@ -15,13 +15,13 @@ from pruneboard.experiment import lifecycle, listeners
 from pruneboard.processes.launch import Group
 from pruneboard.records import schema, store
 from pruneboard.training import loop
-from resume_cases import attempts
+from resume_cases import first_steps
 from runs import TWO_PROCESSES, folder, ready_job, run, tiny
 
 
 @pytest.mark.parametrize("method", ["probmask", "dense"])
 def test_two_runs_of_one_spec_are_equal(tmp_path, method):
-    """The same spec twice gives the same weights hash, the same metrics file and the same canonical record."""
+    """Two runs of the same spec have the same weights hash, the same metrics file and the same canonical record."""
     sparsity = None if method == "dense" else 0.9
     first, second = (run(tmp_path / name, method, sparsity) for name in "ab")
     assert first["weights_sha256"] == second["weights_sha256"]
@@ -33,22 +33,22 @@ def test_two_runs_of_one_spec_are_equal(tmp_path, method):
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
 def test_zero_sparsity_is_the_dense_run_bit_for_bit(tmp_path, model):
-    """With gates attached and nothing to prune, parameters and buffers end as the dense run's, to the last bit."""
+    """With gates attached and nothing to prune, parameters and buffers are those of the dense run, to the last bit."""
     dense = run(tmp_path / "dense", "dense", None, model=model)
     gated = run(tmp_path / "gated", "probmask", 0.0, model=model)
     assert gated["weights_sha256"] == dense["weights_sha256"]
     assert gated["metrics"] == dense["metrics"] | {"best_validation": gated["metrics"]["best_validation"]}
 
 
-def test_finished_run_is_not_repeated(tmp_path):
-    """The same spec again returns the record that is there; another option is another run."""
+def test_a_finished_run_is_not_repeated(tmp_path):
+    """The same spec returns the existing record; another option is another run."""
     first = run(tmp_path)
     assert run(tmp_path) == first
     assert run(tmp_path, options={"prune_at": 0.25})["hash"] != first["hash"]
 
 
-def test_forced_run_keeps_the_old_record(tmp_path):
-    """With force the run is repeated, and the record it replaces stays in superseded/."""
+def test_a_forced_run_keeps_the_old_record(tmp_path):
+    """With `force` the run is repeated, and the replaced record stays in superseded/."""
     first = run(tmp_path)
     run(tmp_path, force=True)
     old = json.loads((folder(tmp_path) / "superseded" / "01.json").read_text())
@@ -56,22 +56,22 @@ def test_forced_run_keeps_the_old_record(tmp_path):
 
 
 def test_training_changes_no_global_state(tmp_path):
-    """A run leaves torch's random state and grad mode as it found them."""
+    """A run leaves torch's random state and gradient mode as they were."""
     before = torch.get_rng_state()
     run(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.is_grad_enabled()
 
 
-def test_python_in_three_lines(tmp_path):
-    """`pruneboard.run` returns the record and `pruneboard.compare` the boards it stands on."""
+def test_run_and_compare_from_python(tmp_path):
+    """`pruneboard.run` returns the record, and `pruneboard.compare` the board that it is on."""
     made = pruneboard.run(tiny(tmp_path))
     (board,) = pruneboard.compare(tmp_path)
     assert board.fingerprint == made["board"]["fingerprint"]
 
 
-def test_diverged_run_is_a_record_and_is_tried_anew(tmp_path):
-    """A run whose loss is not finite leaves a record that says so; the next try moves it to failures/."""
+def test_a_diverged_run_is_recorded_and_can_be_repeated(tmp_path):
+    """A loss that is not finite leaves a record with status `diverged`; the next attempt moves it to failures/."""
     spec = tiny(tmp_path, overrides={"lr": 1e38, "clip": 0.0})
     for _ in range(2):
         with pytest.raises(DivergedError, match="lower the learning rate"):
@@ -83,8 +83,8 @@ def test_diverged_run_is_a_record_and_is_tried_anew(tmp_path):
     assert not (folder(tmp_path) / "model.safetensors").exists()
 
 
-def test_error_in_the_engine_is_a_failed_row(tmp_path, monkeypatch):
-    """Whatever breaks inside a run leaves a failed record without the user's paths, and the traceback in log.txt."""
+def test_any_error_in_a_run_is_recorded(tmp_path, monkeypatch):
+    """An unexpected error leaves a failed record without the user's paths, and a traceback in log.txt."""
     from pruneboard.training import loop
 
     def broken(*arguments):
@@ -100,7 +100,7 @@ def test_error_in_the_engine_is_a_failed_row(tmp_path, monkeypatch):
 
 
 def test_a_failed_run_keeps_its_checkpoint_and_its_record(tmp_path, monkeypatch):
-    """A plugin's error after a checkpoint is a failed row; running again shelves the row and goes on."""
+    """After an error of a plugin, the next attempt resumes from the checkpoint and moves the record to failures/."""
     whole = loop.train_step
 
     def fails(run, step, batches):
@@ -113,7 +113,7 @@ def test_a_failed_run_keeps_its_checkpoint_and_its_record(tmp_path, monkeypatch)
         with pytest.raises(RunError, match="method broke"):
             run(tmp_path)
     run(tmp_path)
-    assert attempts(tmp_path) == [0, 4]
+    assert first_steps(tmp_path) == [0, 4]
     assert store.read(folder(tmp_path) / "failures" / "01.json")["status"] == "failed"
 
 
@@ -128,8 +128,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_plugins_fault_is_a_failed_row(site, tmp_path, fault):
-    """A plugin that raises or misses its budget ends in a RunError naming it, and a record with the reason."""
+def test_a_faulty_plugin_fails_its_run(site, tmp_path, fault):
+    """A plugin that raises or misses its budget ends in a RunError with the reason, and a record of the failure."""
     body, expected = FAULTS[fault]
     source = f"""
     from dataclasses import dataclass
@@ -146,8 +146,8 @@ def test_a_plugins_fault_is_a_failed_row(site, tmp_path, fault):
     assert json.loads(file.read_text())["status"] in {"failed", "invalid"}
 
 
-def broken_on_the_second(job):
-    """Carry out `job`; the second process fails in its forward pass, as no method's hook does."""
+def fails_on_rank_1(job):
+    """Carry out `job`; on rank 1 the forward pass raises, outside of any hook of the method."""
 
     def fails(run, batches, passes):
         raise ZeroDivisionError("in the network")
@@ -157,9 +157,9 @@ def broken_on_the_second(job):
     return lifecycle.execute_safely(job, listeners.NullListener())
 
 
-def test_an_error_of_the_second_process_names_the_log_that_has_it(tmp_path):
-    """What fails on one process only has its traceback in that process's own log, which the message names."""
+def test_an_error_on_rank_1_names_the_log_of_rank_1(tmp_path):
+    """An error on one process has its traceback in that process's own log, and the message names the file."""
     job = ready_job(tmp_path, **TWO_PROCESSES)
     with pytest.raises(RunError, match=r"ZeroDivisionError: in the network; the traceback is in the run's log\.rank1"):
-        Group(broken_on_the_second, (job,), 2).result()
+        Group(fails_on_rank_1, (job,), 2).result()
     assert "Traceback" in (job.folder / "log.rank1.txt").read_text()

@@ -6,7 +6,7 @@ from runs import folder, run
 
 
 def test_tensorboard_events(tmp_path):
-    """With `tensorboard` the run's folder holds event files with one value per epoch."""
+    """With `tensorboard`, the run's folder has event files with one value per epoch."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(tmp_path, tensorboard=True)

@@ -31,23 +31,23 @@ print(json.dumps([n, nonzero, [m for m in sys.modules if m.startswith("pruneboar
 
 @pytest.mark.parametrize("method", ["probmask", "str"])
 def test_kept_positions_and_non_zeros_are_exact(tmp_path, method):
-    """Exactly n - round(s n) positions are kept, and a stranger's recount of the file gives the record's number.
+    """Exactly n - round(s n) positions are kept, and a recount of the file without pruneboard agrees with the record.
 
-    That every method keeps the exact number, at several sparsities, is a rule of the contract (tests/testing).
+    The contract (tests/testing) checks the exact count of every method at several sparsities.
     """
     sparsity = 0.98
     found = run(tmp_path, method, sparsity)["sparsity"]
     done = subprocess.run([sys.executable, "-c", RECOUNT, folder(tmp_path)], capture_output=True, text=True, check=True)
-    n, nonzero, ours = json.loads(done.stdout)
-    assert ours == []
+    n, nonzero, harness_modules = json.loads(done.stdout)
+    assert harness_modules == []
     assert (n, nonzero) == (found["prunable"], found["nonzero"])
     assert found["kept"] == n - round(sparsity * n)
     assert 0 <= found["kept_zero"] <= 1e-4 * found["kept"]
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit", pytest.param("resnet20_cifar", marks=pytest.mark.slow)])
-def test_folded_model_reproduces_the_accuracy(tmp_path, model):
-    """The saved file, loaded strictly into a plain timm model, classifies exactly as many images right."""
+def test_the_saved_file_reproduces_the_accuracy(tmp_path, model):
+    """The saved file, loaded strictly into a plain timm model, classifies exactly as many test images correctly."""
     made = run(tmp_path, "probmask", model=model)
     plain = timm.create_model(made["model"]["load_as"], **made["model"]["create_args"])
     plain.load_state_dict(safetensors.torch.load_file(folder(tmp_path) / "model.safetensors"), strict=True)
@@ -61,7 +61,7 @@ def test_folded_model_reproduces_the_accuracy(tmp_path, model):
 
 
 def test_cost_counts_every_forward_pass(tmp_path):
-    """Training multiply-adds are 3 x dense x images x passes; magnitude's are the dense run's."""
+    """Training multiply-adds are 3 x dense x images x passes; for magnitude they are those of dense training."""
     probmask, magnitude = run(tmp_path, "probmask"), run(tmp_path)
     dense, budget = magnitude["cost"]["macs_dense"], probmask["budget"]
     assert magnitude["cost"]["train_macs"] == 3 * dense * 32 * 8 == magnitude["cost"]["dense_train_macs"]
@@ -71,7 +71,7 @@ def test_cost_counts_every_forward_pass(tmp_path):
 
 
 def test_each_run_of_a_process_has_its_own_peak_memory(tmp_path):
-    """Neither what was used before it nor what an earlier run needed is in its record."""
+    """Memory used earlier in the process, by other code or other runs, is not in a record."""
     block = torch.ones(128 * 2**20)
     large = run(tmp_path, seed=0)["cost"]["peak_memory_bytes"]
     size = block.nbytes
@@ -81,7 +81,7 @@ def test_each_run_of_a_process_has_its_own_peak_memory(tmp_path):
 
 
 def test_bf16_trains_and_keeps_float32_weights(tmp_path):
-    """Autocast changes the result, not the precision of what is saved; it makes a board of its own."""
+    """Autocast changes the result and the board, but weights are saved in float32."""
     plain, mixed = run(tmp_path / "a"), run(tmp_path / "b", precision="bf16")
     assert mixed["weights_sha256"] != plain["weights_sha256"]
     state = safetensors.torch.load_file(folder(tmp_path / "b") / "model.safetensors")
@@ -89,8 +89,8 @@ def test_bf16_trains_and_keeps_float32_weights(tmp_path):
     assert mixed["board"]["fingerprint"] != plain["board"]["fingerprint"]
 
 
-def test_a_record_holds_a_digest_of_the_methods_code(site, tmp_path):
-    """Two versions of a file under one version number leave records that differ in it, and not in their hash."""
+def test_a_record_has_a_digest_of_the_methods_code(site, tmp_path):
+    """Two files with the same version number give records that differ in the digest, and not in the content hash."""
     module = site.add("stranger").partition(":")[0]
     one = run(tmp_path / "one", "thing", 0.0)
     path = site.folder / f"{module}.py"

@@ -18,15 +18,15 @@ from pruneboard.errors import PluginError, UsageError
         ({"method": "edge-popup", "track": "prune"}, "it runs on supermask"),
     ],
 )
-def test_what_belongs_to_the_other_track_is_refused(tmp_path, changes, message):
-    """Initial weights, ablations and methods of one track are not taken on the other, and nothing is written."""
+def test_options_of_the_other_track_are_refused(tmp_path, changes, message):
+    """Initial weights, ablations and methods of one track are refused on the other, and nothing is written."""
     with pytest.raises(UsageError, match=message):
         runs.run(tmp_path, **changes)
     assert not any(tmp_path.iterdir())
 
 
-def test_a_method_with_one_track_runs_there_unasked(tmp_path):
-    """edge-popup needs no --track."""
+def test_a_method_with_one_track_needs_no_track_option(tmp_path):
+    """edge-popup runs on the supermask track without `--track`."""
     assert runs.run(tmp_path, "edge-popup", 0.5)["track"] == "supermask"
 
 
@@ -43,8 +43,8 @@ EARLY = """
 """
 
 
-def test_fine_tuning_is_refused_where_nothing_is_trained(tmp_path, site):
-    """harden_at other than 1, or 0 for a mask that is never learned, is the plugin's error."""
+def test_fine_tuning_is_refused_on_the_supermask_track(tmp_path, site):
+    """`harden_at` must be 1 there, or 0 for a mask that is not learned; else it is an error of the plugin."""
     site.add("early", EARLY)
     with pytest.raises(PluginError, match=r"declares harden_at=0.5 on the supermask track"):
         runs.run(tmp_path / "results", "thing", 0.5, track="supermask")

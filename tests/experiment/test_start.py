@@ -12,15 +12,15 @@ import pruneboard.models  # registers the networks of the ProbMask paper with ti
 import runs
 from pruneboard.errors import InterruptedRunError, UsageError
 from pruneboard.experiment import start
-from resume_cases import stop
+from resume_cases import signal_at
 from runs import folder, run
 
 METHODS = ["magnitude", "probmask", "synflow"]
-"""One of each kind; what every method has to keep is tried by the contract suite (tests/testing)."""
+"""One method of each kind; the contract suite (tests/testing) tests every method."""
 
 
 def test_all_methods_start_alike(tmp_path):
-    """Methods share the initial weights, split and image order of a seed; another seed has others."""
+    """For one seed, all methods have the same initial weights, split and image order; another seed has others."""
     keys = [("model", "initial_sha256"), ("data", "split_sha256"), ("data", "order_sha256")]
     made = [run(tmp_path, method) for method in METHODS]
     other = run(tmp_path, seed=1)
@@ -32,7 +32,7 @@ def test_all_methods_start_alike(tmp_path):
 
 
 def test_initial_weights_from_a_file(tmp_path):
-    """`--init FILE` starts from exactly those weights, named in the record by content and not by path."""
+    """`--init FILE` starts from exactly those weights; the record identifies the file by content, not by path."""
     run(tmp_path / "first", "dense", None)
     file = folder(tmp_path / "first") / "model.safetensors"
     made = run(tmp_path / "second", init=str(file))
@@ -46,7 +46,7 @@ SUPERMASK = {"track": "supermask", "sparsity": 0.5}
 
 @pytest.mark.parametrize("init", ["kaiming-normal", "kaiming-normal-scaled", "signed-constant-scaled"])
 def test_the_board_chooses_the_initial_weights(tmp_path, init):
-    """Every rule runs, is recorded, and makes a board of its own."""
+    """Every rule for initial weights runs, is in the record, and gives a board of its own."""
     default = runs.run(tmp_path / "default", "random", **SUPERMASK)
     record = runs.run(tmp_path / init, "random", init=init, **SUPERMASK)
     assert record["model"]["init"] == record["board"]["init"] == init
@@ -54,10 +54,10 @@ def test_the_board_chooses_the_initial_weights(tmp_path, init):
     assert record["model"]["initial_sha256"] != default["model"]["initial_sha256"]
 
 
-def test_other_code_does_not_go_on(tmp_path, monkeypatch):
-    """A run begun with other versions or other code of the method is refused, by name, and left as it is."""
+def test_a_run_is_not_resumed_under_other_code(tmp_path, monkeypatch):
+    """If the method's code has changed since the checkpoint, the run is refused by name, and no file changes."""
     with monkeypatch.context() as patch:
-        stop(patch, 3)
+        signal_at(patch, 3)
         with pytest.raises(InterruptedRunError):
             run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

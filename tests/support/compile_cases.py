@@ -18,12 +18,11 @@ from pruneboard.training.optim import parameter_groups
 
 CPU = torch.device("cpu")
 
-
 RECIPE = Recipe(name="x", epochs=1, batch_size=8, lr=0.1, image_size=8)
 
 
-class Stranger(Gate):
-    """Does what no compiler follows: draws from a generator, branches on values, counts in a Python integer."""
+class UncompilableGate(Gate):
+    """Does what torch.compile cannot trace: draws from a generator, branches on values, counts in a Python integer."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -39,13 +38,15 @@ class Stranger(Gate):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strange(Pruner[Stranger]):
-    def gate(self, weight: Tensor) -> Stranger:
-        return Stranger(weight)
+class UncompilablePruner(Pruner[UncompilableGate]):
+    """Uses the gate above."""
+
+    def gate(self, weight: Tensor) -> UncompilableGate:
+        return UncompilableGate(weight)
 
 
 def normalized() -> nn.Sequential:
-    """A small network with batch normalization, the same one every time."""
+    """Return a small network with batch normalization, with the same weights at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         conv, end = nn.Conv2d(3, 4, 3, bias=False), nn.Linear(4, 10)
@@ -53,15 +54,15 @@ def normalized() -> nn.Sequential:
 
 
 def images(count, seed=0) -> Tensor:
-    """Images, always the same."""
+    """Return images, the same at every call."""
     return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def started(*, compiled, net=None, zero=0, precision="fp32"):
-    """An engine over a small network with strange gates, their layers, and what tells them the step."""
+def build_engine(*, compiled, net=None, zero=0, precision="fp32"):
+    """Return an engine over a small network with uncompilable gates, its layers, and the key of their draws."""
     net = net or normalized()
     draw_key = gates.DrawKey(0)
-    pruner = Strange(sparsity=0.5)
+    pruner = UncompilablePruner(sparsity=0.5)
     layers = gates.attach(pruner, gated_layers(net), draw_key, hits_target=True)
     groups = parameter_groups(net, [], RECIPE, None)
     stand_in = CompiledNetwork(net, "small") if compiled else None
@@ -70,7 +71,7 @@ def started(*, compiled, net=None, zero=0, precision="fp32"):
 
 
 def train(engine, draw_key, step) -> None:
-    """Take a step of two passes, the second without recording statistics, at a rate of its own."""
+    """Take a step of two passes with a learning rate of its own; the second pass does not update statistics."""
     draw_key.step = step
     engine.model.train()
     for group in engine.groups:

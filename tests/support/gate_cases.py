@@ -33,7 +33,7 @@ class Noise(Gate):
 
 @dataclass(frozen=True, kw_only=True)
 class Masked(MaskPruner):
-    """A mask that keeps everything until told otherwise."""
+    """Masks that keep everything until a test sets them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Noisy(Pruner[Noise]):
 
 
 def network() -> nn.Module:
-    """Return a small network with biases, normalization, and nested layers; the same weights every time."""
+    """Return a small network with biases, normalization and nested layers, with the same weights at every call."""
     with torch.random.fork_rng(devices=[]):
         net = nn.Sequential(
             nn.Conv2d(3, 4, 3),
@@ -63,14 +63,14 @@ def network() -> nn.Module:
 
 
 def gated(pruner, seed=0, *, net=None, hits_target=True):
-    """Return a network with gates, its layers and its draw_key."""
+    """Return a network with gates, its layers, and the key of its draws."""
     net = net or network()
     draw_key = DrawKey(seed)
     return net, attach(pruner, prunable_layers(net), draw_key, hits_target=hits_target), draw_key
 
 
 def images(n=6) -> Tensor:
-    """Return a batch of images, always the same."""
+    """Return a batch of images, the same at every call."""
     return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(2))
 
 

@@ -12,7 +12,7 @@ from pruneboard.training.engine import Engine
 
 
 class Comm:
-    """DeepSpeed's collectives on a gloo group of threads: the same reductions, without starting processes."""
+    """DeepSpeed's collectives over a gloo group of threads: the same reductions without processes."""
 
     ReduceOp = distributed.ReduceOp
 
@@ -26,11 +26,11 @@ class Comm:
 
 
 def on_each_rank(call, world=2):
-    """Return what `call(engine, rank)` returned or raised on every rank, under real all-reduces."""
+    """Return what `call(engine, rank)` returns or raises on every rank, with real all-reduces between them."""
     store, results = distributed.HashStore(), [None] * world
 
     def work(rank):
-        engine = object.__new__(Engine)  # the collectives only: nothing is trained
+        engine = object.__new__(Engine)  # only its collectives are used: nothing is trained
         engine.world, engine.rank, engine.device = world, rank, torch.device("cpu")
         engine._comm = Comm(store, rank, world)
         try:
@@ -47,5 +47,5 @@ def on_each_rank(call, world=2):
 
 
 def mask(*kept):
-    """A mask of ten positions."""
+    """Return a mask of ten positions that keeps `kept`."""
     return torch.zeros(10).index_fill(0, torch.tensor(kept, dtype=torch.int64), 1)

@@ -16,23 +16,21 @@ from killing import SPOTS, kill
 from pruneboard.errors import InterruptedRunError
 from pruneboard.experiment.prepare import prepare
 from pruneboard.records import runfolder, store
-from resume_cases import FORTY, RUNS, TWENTY, attempts, check_equal, stop
+from resume_cases import FORTY, RUNS, TWENTY, assert_same_run, first_steps, signal_at
 from runs import folder, run, tiny
 
 COMMAND = [sys.executable, "-m", "pruneboard", "run", "--method", "magnitude", "--sparsity", "0.9", "--device", "cpu"]
 COMMAND += ["--model", "test_resnet", "--limit-train", "142", "--batch-size", "32", "--warmup-epochs", "0"]
 
-
-KILLED = "test_killed_run_goes_on_as_if_nothing_had_happened"
-
+KILLED = "test_a_killed_run_ends_as_if_nothing_had_happened"
 
 USUAL = ("supermask edge-popup",)
-"""Those of RUNS that the default run kills; that every method resumes is a rule of the contract (tests/testing)."""
+"""The methods killed by default. That every method can be resumed is also checked by the contract (tests/testing)."""
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, request):
-    """The methods that are asked for, killed with SIGKILL after 25 of 40 steps, by one process that started them."""
+    """Runs of the methods that are tested, each killed with SIGKILL after 25 of 40 steps, all in one process."""
     place = tmp_path_factory.mktemp("killed")
     asked = {item.callspec.params["name"] for item in request.session.items if item.originalname == KILLED}
     kill([("after the step", 25, place / name, RUNS[name] | FORTY) for name in sorted(asked)])
@@ -40,31 +38,31 @@ def killed(tmp_path_factory, request):
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in USUAL else pytest.mark.slow) for n in RUNS])
-def test_killed_run_goes_on_as_if_nothing_had_happened(killed, tmp_path, name):
-    """40 steps straight, and 25, kill -9 and the other 15, give the same record, metrics, masks and weights."""
+def test_a_killed_run_ends_as_if_nothing_had_happened(killed, tmp_path, name):
+    """40 steps in one run, and 25 steps, kill -9 and 15 more, give the same record, metrics, masks and weights."""
     run(tmp_path, **RUNS[name], **FORTY)
     run(killed / name, **RUNS[name], **FORTY)
-    assert attempts(killed / name) == [0, 25]
-    check_equal(tmp_path, killed / name)
+    assert first_steps(killed / name) == [0, 25]
+    assert_same_run(tmp_path, killed / name)
     assert not (folder(tmp_path) / "checkpoints").exists()
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_wherever_the_kill_falls(tmp_path):
-    """Killed before, within and around the writing of a checkpoint, a run goes on from it or from the one before.
+def test_a_kill_at_any_moment_of_a_save_loses_nothing(tmp_path):
+    """A run that is killed before, during or after the writing of a checkpoint resumes from it or from the one before.
 
-    Step 16 ends an epoch, whose line of `metrics.jsonl` is written by then and would be there twice.
+    Step 16 ends an epoch. Its line of `metrics.jsonl` is already written, and must not be there twice.
     """
     run(tmp_path / "straight", **TWENTY)
     kill([(spot, 16, tmp_path / spot, TWENTY) for spot in SPOTS])
     for spot in SPOTS:
         run(tmp_path / spot, **TWENTY)
-        assert attempts(tmp_path / spot) == [0, 16 if spot == "after its rename" else 15], spot
-        check_equal(tmp_path / "straight", tmp_path / spot)
+        assert first_steps(tmp_path / spot) == [0, 16 if spot == "after its rename" else 15], spot
+        assert_same_run(tmp_path / "straight", tmp_path / spot)
 
 
 def interrupted(arguments, number) -> int:
-    """The exit code of a command that gets signal `number` after its second epoch."""
+    """Return the exit code of a command that receives signal `number` after its second epoch."""
     with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
             if line.startswith("epoch") and int(line.split()[1]) >= 2:
@@ -75,16 +73,16 @@ def interrupted(arguments, number) -> int:
 
 
 @pytest.mark.slow
-def test_another_number_of_processes_goes_on(tmp_path, monkeypatch):
-    """From two processes to one and back to two, at three ZeRO stages, a run ends as a straight one does, to rounding.
+def test_a_run_resumes_on_another_number_of_processes(tmp_path, monkeypatch):
+    """From two processes to one and back to two, at three ZeRO stages, a run ends as an uninterrupted one does.
 
-    SIGTERM goes to the parent of the two processes, which save.
+    The weights agree up to rounding. SIGTERM goes to the parent of the two processes, which save a checkpoint.
     """
     options = {"model": "test_vit", "overrides": {"epochs": 12, "lr": 0.01}}
     arguments = ["--model", "test_vit", "--epochs", "12", "--lr", "0.01", "--results", str(tmp_path / "changed")]
     assert interrupted([*arguments, "--procs", "2", "--zero", "1"], signal.SIGTERM) == 75
     with monkeypatch.context() as patch:
-        stop(patch, 44)
+        signal_at(patch, 44)
         with pytest.raises(InterruptedRunError):
             run(tmp_path / "changed", **options)
     changed = run(tmp_path / "changed", procs=2, zero=2, **options)
@@ -100,8 +98,8 @@ def test_another_number_of_processes_goes_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ctrl_c_with_two_processes_saves(tmp_path):
-    """Ctrl-C in the parent of two processes ends with 130, a record that says so, and a checkpoint of a whole step."""
+def test_ctrl_c_with_two_processes_saves_a_checkpoint(tmp_path):
+    """Ctrl-C in the parent of two processes exits with 130, is recorded, and saves after a complete step."""
     arguments = ["--model", "test_vit", "--epochs", "400", "--procs", "2", "--checkpoint-every", "0"]
     assert interrupted([*arguments, "--results", str(tmp_path)], signal.SIGINT) == 130
     message = store.read(folder(tmp_path) / "run.json")["error"]["message"]
@@ -111,7 +109,7 @@ def test_ctrl_c_with_two_processes_saves(tmp_path):
 
 
 def test_a_second_process_on_one_run_is_refused(tmp_path):
-    """While a run is worked on, the same command is refused with the holder's name; after its end, it goes on."""
+    """While a run is locked, the same command is refused and names the process with the lock; later the run is done."""
     arguments = ["--epochs", "4", "--results", str(tmp_path), "--checkpoint-every", "1"]
     with runfolder.locked(prepare(tiny(tmp_path, overrides={"epochs": 4}))[0].folder):
         done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
@@ -123,13 +121,13 @@ def test_a_second_process_on_one_run_is_refused(tmp_path):
     assert not list(tmp_path.rglob(".lock"))
 
 
-def test_a_full_disk_is_a_failed_row_and_costs_nothing(tmp_path):
-    """A checkpoint that cannot be written ends the run with exit 1; what was saved before is gone on from."""
+def test_a_full_disk_fails_the_run_and_keeps_its_checkpoint(tmp_path):
+    """If a checkpoint cannot be written, the run fails with exit code 1, and later resumes from the one before."""
     limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)\n"
     limited += "from pruneboard.cli import main; sys.argv[1:2] = []; main()"
     arguments = [*COMMAND[3:], "--epochs", "2", "--results", str(tmp_path)]
     with pytest.MonkeyPatch.context() as patch:
-        stop(patch, 3)
+        signal_at(patch, 3)
         with pytest.raises(InterruptedRunError):
             run(tmp_path)
     done = subprocess.run(
@@ -141,14 +139,14 @@ def test_a_full_disk_is_a_failed_row_and_costs_nothing(tmp_path):
     assert failed["status"] == "failed"
     assert "cannot write" in failed["error"]["message"]
     run(tmp_path)
-    assert attempts(tmp_path) == [0, 3]
+    assert first_steps(tmp_path) == [0, 3]
 
 
 @pytest.mark.slow
 def test_twenty_random_kills_lose_nothing(tmp_path):
-    """A command killed 20 times at random moments, saving at every step, ends like one that was never killed.
+    """A command that is killed 20 times at random moments, and saves after every step, ends like one that never was.
 
-    Every other kill waits for a half-written checkpoint, so that some fall within a save.
+    Every other kill waits for a partly written checkpoint, so that some happen during a save.
     """
     generator = random.Random(0)
     arguments = ["--epochs", "40", "--checkpoint-every", "1", "--quiet", "--results"]
@@ -160,28 +158,28 @@ def test_twenty_random_kills_lose_nothing(tmp_path):
             wait_for_change(process, lambda: newest(killed))
             time.sleep(generator.uniform(0, 0.3))
             if number % 2:
-                wait_for_change(process, lambda: half_written(killed))
+                wait_for_change(process, lambda: partly_written(killed))
             process.kill()
             assert process.wait() == -signal.SIGKILL
-        within_a_save += bool(half_written(killed))  # the next attempt removes it
+        within_a_save += bool(partly_written(killed))  # the next attempt removes it
     subprocess.run([*COMMAND, *arguments, str(killed)], check=True, capture_output=True)
     assert within_a_save > 0
-    assert len(attempts(killed)) == 21
-    check_equal(tmp_path / "straight", killed)
+    assert len(first_steps(killed)) == 21
+    assert_same_run(tmp_path / "straight", killed)
 
 
 def wait_for_change(process, read):
-    """Return once `read` sees something else than at first, or the process has ended."""
+    """Return when `read` returns another value than at first, or when the process has ended."""
     first = read()
     while read() == first and process.poll() is None:
         time.sleep(0.001)
 
 
 def newest(results) -> str | None:
-    """The name of the newest checkpoint below `results`."""
+    """Return the name of the newest checkpoint below `results`."""
     return max((path.name for path in results.rglob("step-*.safetensors")), default=None)
 
 
-def half_written(results) -> list:
-    """The checkpoints below `results` that are being written."""
+def partly_written(results) -> list:
+    """Return the checkpoints below `results` that are being written."""
     return list(results.rglob("checkpoints/.*.part"))

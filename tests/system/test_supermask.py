@@ -15,8 +15,8 @@ from pruneboard.models.cost import LayerCost, supermask_bits
 SUPERMASK = {"track": "supermask", "sparsity": 0.5}
 
 
-def initial(record, seed_name="init"):
-    """The frozen network that a tiny run of this record started from."""
+def initial_parameters(record, seed_name="init"):
+    """Return the parameters of the frozen network that the run of this record started from."""
     plan = plan_model("test_resnet", num_classes=10, image_size=32, original_size=8, enlarged=True, stem=None)
     init = record["model"]["init"]
     model = build_frozen(plan, init=init, keep_ratio=1 - record["sparsity"]["target"], seed=record["seeds"][seed_name])
@@ -25,11 +25,11 @@ def initial(record, seed_name="init"):
 
 @pytest.mark.parametrize("method", ["edge-popup", "probmask", "random"])
 def test_surviving_weights_are_the_initial_ones_bit_for_bit(tmp_path, method):
-    """The folded file holds the drawn weight where the mask keeps it, 0 elsewhere, and every other key untouched."""
+    """The folded file has the drawn weight where the mask keeps it, 0 elsewhere, and every other tensor unchanged."""
     record = runs.run(tmp_path, method, **SUPERMASK)
     state = load_file(runs.folder(tmp_path) / "model.safetensors")
     prunable = {f"{layer['name']}.weight" for layer in record["sparsity"]["layers"]}
-    for name, start in initial(record).items():
+    for name, start in initial_parameters(record).items():
         kept = state[name] != 0 if name in prunable else torch.ones_like(start, dtype=torch.bool)
         assert torch.equal(state[name][kept], start[kept]), name
     n = record["sparsity"]["prunable"]
@@ -39,7 +39,7 @@ def test_surviving_weights_are_the_initial_ones_bit_for_bit(tmp_path, method):
 
 
 def test_a_random_mask_learns_nothing_and_costs_nothing(tmp_path):
-    """With frozen weights and a drawn mask no step is taken, and the record says so."""
+    """With frozen weights and a random mask no step is taken, and the record has no training cost."""
     record = runs.run(tmp_path, "random", **SUPERMASK)
     assert record["cost"]["train_macs"] == 0
     assert not (runs.folder(tmp_path) / "metrics.jsonl").exists()
@@ -90,7 +90,7 @@ def test_masks_can_be_searched_without_any_gradient(tmp_path, site, zero):
 
 
 def test_masks_can_be_searched_by_dense_gradients_over_frozen_weights(tmp_path, site):
-    """A method without parameters of its own gets the gradient of every frozen effective weight."""
+    """A method without parameters gets the gradient with respect to every frozen effective weight."""
     site.add("searches", SEARCHING)
     record = runs.run(tmp_path / "results", "thing", 0.5, track="supermask")
     assert record["sparsity"]["measured"] == pytest.approx(0.5, abs=1e-5)
@@ -98,7 +98,7 @@ def test_masks_can_be_searched_by_dense_gradients_over_frozen_weights(tmp_path, 
 
 
 def test_storage_is_the_entropy_of_the_mask_and_the_seed():
-    """Mask = ceil(log2 C(n, k)) per layer, by exact integers; counts, seed and batch statistics stand beside it."""
+    """A mask takes ceil(log2 C(n, k)) bits per layer, exactly; counts, seed and batch statistics are listed as well."""
     model = torch.nn.Sequential(torch.nn.Linear(40, 50, bias=False), torch.nn.BatchNorm1d(50))
     layers = [LayerCost("0", 2000, 500, 500, 1)]
     bits = supermask_bits(layers, model)

@@ -11,12 +11,12 @@ import torch
 from pruneboard.errors import InterruptedRunError, UsageError
 from pruneboard.records import runfolder
 from pruneboard.training import checkpoint
-from resume_cases import RUNS, attempts, check_equal, stop
+from resume_cases import RUNS, assert_same_run, first_steps, signal_at
 from runs import folder, run
 
 
-def test_checkpoints_come_every_so_many_steps_and_two_are_kept(tmp_path, monkeypatch):
-    """With `checkpoint_every=3` in epochs of four: 3, 4, 6, 8, ..., each the newest of two, the last at the end."""
+def test_checkpoints_are_saved_every_n_steps_and_two_are_kept(tmp_path, monkeypatch):
+    """With `checkpoint_every=3` in epochs of four steps: 3, 4, 6, 8, 9, 12, and at any time the two newest."""
     seen = []
     add = runfolder.add_checkpoint
 
@@ -29,9 +29,9 @@ def test_checkpoints_come_every_so_many_steps_and_two_are_kept(tmp_path, monkeyp
     assert seen == [[3], [4, 3], [6, 4], [8, 6], [9, 8], [12, 9]]
 
 
-def test_a_checkpoint_needs_no_pickle_and_holds_whole_tensors(tmp_path, monkeypatch):
-    """Any reader of safetensors finds weights and optimizer tensors in their own shapes, and the step in the header."""
-    stop(monkeypatch, 3)
+def test_a_checkpoint_has_whole_tensors_and_no_pickle(tmp_path, monkeypatch):
+    """Any safetensors reader finds weights and optimizer tensors in their full shapes, and the step in the header."""
+    signal_at(monkeypatch, 3)
     with pytest.raises(InterruptedRunError):
         run(tmp_path, "probmask", zero=2)
     (path,) = runfolder.checkpoints(folder(tmp_path))
@@ -42,32 +42,32 @@ def test_a_checkpoint_needs_no_pickle_and_holds_whole_tensors(tmp_path, monkeypa
     assert shapes[f"network/{weight}"] == shapes[f"optimizer/momentum_buffer/{weight}"] == (10, 96)
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch):
-    """Where the newest file is damaged the run goes on from the other; where both are, --force is asked for."""
+def test_a_damaged_checkpoint_is_skipped(tmp_path, monkeypatch):
+    """If the newest file is damaged, the run resumes from the one before; if both are, the message names --force."""
     for name in ("one", "both"):
         with monkeypatch.context() as patch:
-            stop(patch, 6)
+            signal_at(patch, 6)
             with pytest.raises(InterruptedRunError):
                 run(tmp_path / name, "probmask")
     newest, before = runfolder.checkpoints(folder(tmp_path / "one"))
     newest.write_bytes(newest.read_bytes()[:1000])
     run(tmp_path / "one", "probmask")
-    assert (before.stem, attempts(tmp_path / "one")) == ("step-000000004", [0, 4])
+    assert (before.stem, first_steps(tmp_path / "one")) == ("step-000000004", [0, 4])
     for path in (tmp_path / "both").rglob("step-*"):
         path.write_bytes(b"")
     with pytest.raises(UsageError, match=r"no checkpoint in .* can be read: start again with --force"):
         run(tmp_path / "both", "probmask")
     assert len(run(tmp_path / "both", "probmask", force=True)["lifecycle"]["attempts"]) == 1
-    check_equal(tmp_path / "one", tmp_path / "both")
+    assert_same_run(tmp_path / "one", tmp_path / "both")
 
 
 @pytest.mark.parametrize(("first", "second", "name"), [(0, 1, "str"), (1, 2, "supermask edge-popup"), (2, 0, "str")])
-def test_another_zero_stage_goes_on(tmp_path, monkeypatch, first, second, name):
-    """A run goes on at another ZeRO stage and ends where the straight one does, to rounding, with the exact count."""
+def test_a_run_resumes_at_another_zero_stage(tmp_path, monkeypatch, first, second, name):
+    """A run that resumes at another ZeRO stage ends as an uninterrupted one, up to rounding, with the exact count."""
     options = RUNS[name] | {"overrides": {"epochs": 3, "lr": 0.01}}
     straight = run(tmp_path / "straight", **options)
     with monkeypatch.context() as patch:
-        stop(patch, 6)
+        signal_at(patch, 6)
         with pytest.raises(InterruptedRunError):
             run(tmp_path / "changed", zero=first, **options)
     changed = run(tmp_path / "changed", zero=second, **options)

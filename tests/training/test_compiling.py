@@ -15,11 +15,11 @@ from torch._inductor import config as inductor
 
 import networks
 import runs
-from compile_cases import CPU, images, started, train
+from compile_cases import CPU, build_engine, images, train
 from pruneboard.cli import invoke
 from pruneboard.errors import RunError, UsageError
 from pruneboard.training import compiling
-from pruneboard.training import engine as deepspeed_door
+from pruneboard.training import engine as engine_module
 from pruneboard.training.compiling import CompiledNetwork, check_compiler
 from pruneboard.training.evaluate import reestimate_statistics
 from pruneboard.training.scoring import ScoringView, dense_gradients
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor 
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """The graphs that were captured; they run as they are."""
+    """Collect the captured graphs; they run as they are."""
     found = []
 
     def backend(graph, inputs):
@@ -41,16 +41,16 @@ def graphs(monkeypatch):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def left():
-    """Leave the process group that the engines here start."""
+def shut_down():
+    """Destroy the process group that the engines here start."""
     yield
-    deepspeed_door.shutdown()
+    engine_module.shutdown()
 
 
 def trained(graphs, *, compiled, steps, **how):
-    """The state after training, evaluating on batches of two sizes, and re-estimating between the steps."""
+    """Train, evaluate on batches of two sizes and re-estimate after every step; return state, logits and counts."""
     graphs.clear()
-    engine, layers, draw_key = started(compiled=compiled, **how)
+    engine, layers, draw_key = build_engine(compiled=compiled, **how)
     seen = []
     for step in range(steps):
         train(engine, draw_key, step)
@@ -69,8 +69,8 @@ def assert_same_bits(first, second) -> None:
 
 
 @pytest.mark.parametrize("how", [{}, {"zero": 2}, {"precision": "bf16"}], ids=["plain", "zero", "bf16"])
-def test_a_strangers_gate_trains_to_the_same_bits(graphs, how):
-    """Whatever a gate does, training, evaluation on any batch size and re-estimation are those without `--compile`."""
+def test_an_uncompilable_gate_trains_to_the_same_bits(graphs, how):
+    """Training, evaluation at any batch size and re-estimation give the bits of a run without `--compile`."""
     plain, outputs, calls, none = trained(graphs, compiled=False, steps=3, **how)
     state, same_outputs, same_calls, captured = trained(graphs, compiled=True, steps=3, **how)
     assert_same_bits(plain, state)
@@ -79,15 +79,15 @@ def test_a_strangers_gate_trains_to_the_same_bits(graphs, how):
     assert calls == same_calls
 
 
-def test_nothing_is_compiled_anew_as_training_goes_on(graphs):
-    """Two graphs after one step, and after seven: masks, draws, rates and steps are no part of them."""
+def test_nothing_is_recompiled_during_training(graphs):
+    """There are two graphs after one step and after seven: masks, draws, rates and steps are not part of them."""
     assert [trained(graphs, compiled=True, steps=steps)[3] for steps in (1, 7)] == [2, 2]
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_every_gate_runs_once_per_forward_pass(graphs, compiled):
-    """Also where two layers share its weight, in training and in evaluation."""
-    engine, layers, _ = started(compiled=compiled, net=networks.Tied())
+    """Every gate is evaluated once, also if two layers share its weight, in training and in evaluation."""
+    engine, layers, _ = build_engine(compiled=compiled, net=networks.Tied())
     before = [layer.gate.calls for layer in layers]  # `attach` looks at a gate once
     for _ in range(3):
         engine.forward(torch.ones(8, 3, 16, 16))
@@ -97,11 +97,11 @@ def test_every_gate_runs_once_per_forward_pass(graphs, compiled):
     assert [layer.gate.calls - calls for layer, calls in zip(layers, before, strict=True)] == [4, 4, 4]
 
 
-def test_dense_gradients_are_those_without(graphs):
-    """The gradient of every effective weight is collected outside of what is compiled."""
+def test_dense_gradients_are_the_same_when_compiled(graphs):
+    """The gradients of effective weights are collected outside of the compiled graph."""
     found = []
     for compiled in (False, True):
-        engine, layers, draw_key = started(compiled=compiled)
+        engine, layers, draw_key = build_engine(compiled=compiled)
         with dense_gradients(layers, wanted=True) as gradients:
             train(engine, draw_key, 0)
         engine.close()
@@ -111,8 +111,8 @@ def test_dense_gradients_are_those_without(graphs):
 
 
 def test_a_view_compiles_nothing(graphs):
-    """Scoring methods call the network itself, with weights of their own."""
-    engine, layers, _ = started(compiled=True)
+    """Scoring methods call the plain network, with weights of their own."""
+    engine, layers, _ = build_engine(compiled=True)
     view = ScoringView(engine.model, layers, 8, 0.0)
     assert view.logits(images(4), [2 * layer.dense for layer in layers]).requires_grad
     engine.close()
@@ -120,8 +120,8 @@ def test_a_view_compiles_nothing(graphs):
 
 
 def test_no_effective_weight_outlives_its_pass(graphs):
-    """After a pass, and after one that fails, gates are asked again, and no state has another name."""
-    engine, _, draw_key = started(compiled=True)
+    """After a pass, and after one that fails, gates are evaluated again, and the names in the state are the same."""
+    engine, _, draw_key = build_engine(compiled=True)
     names = list(engine.model.state_dict())
     engine.forward(images(8))
     with pytest.raises(RunError, match="small"):
@@ -133,8 +133,8 @@ def test_no_effective_weight_outlives_its_pass(graphs):
     engine.close()
 
 
-def test_runs_in_one_process_do_not_add_up(graphs):
-    """More runs than torch allows graphs for one function, none of them refused, and none left behind."""
+def test_graphs_of_many_runs_do_not_accumulate(graphs):
+    """More runs in one process than torch's limit of graphs per function all compile."""
     for count in range(1, 13):
         net = nn.Linear(count, 2)
         CompiledNetwork(net, "small")(torch.ones(1, count)).sum().backward()
@@ -146,7 +146,7 @@ def test_runs_in_one_process_do_not_add_up(graphs):
     [("magnitude", "prune"), ("probmask", "prune"), ("rigl", "prune"), ("edge-popup", "supermask")],
 )
 def test_a_run_ends_in_the_same_bits(graphs, tmp_path, method, track):
-    """The folded weights of a network with a shared weight are those of the run without, from one graph."""
+    """The folded weights of a network with a shared weight equal those without `--compile`, from one graph."""
     plain, compiled = (
         runs.run(tmp_path / str(flag), method, model="tiny_tied", track=track, compile=flag) for flag in (False, True)
     )
@@ -156,8 +156,16 @@ def test_a_run_ends_in_the_same_bits(graphs, tmp_path, method, track):
     assert (plain["engine"]["compile"], compiled["engine"]["compile"]) == (False, True)
 
 
+def test_compilation_is_not_part_of_the_content_hash(graphs, tmp_path):
+    """A finished run that was compiled is returned when the same run is requested without `--compile`."""
+    first = runs.run(tmp_path, model="tiny_tied", compile=True)
+    again = runs.run(tmp_path, model="tiny_tied")
+    assert again["hash"] == first["hash"]
+    assert again["engine"]["compile"] is True
+
+
 def test_a_network_that_cannot_be_compiled_is_named(graphs, tmp_path):
-    """One line says which network, why, and what to do; the record holds it."""
+    """One line names the network, the reason and the remedy; the record has it too."""
     with pytest.raises(RunError) as caught:
         runs.run(tmp_path, model="tiny_undecided", compile=True)
     message = str(caught.value)
@@ -169,19 +177,21 @@ def test_a_network_that_cannot_be_compiled_is_named(graphs, tmp_path):
     assert runs.run(tmp_path, model="tiny_undecided", force=True)["status"] == "done"
 
 
-def test_a_backend_that_fails_is_told_by_its_own_words(monkeypatch):
-    """The error of a compiler that torch calls is wrapped by torch; the message has what is inside."""
+def test_an_error_of_a_backend_is_unwrapped(monkeypatch):
+    """Torch wraps the errors of its backends; the message has the original one."""
 
     def backend(graph, inputs):
         raise OSError("\nno space left\nfor objects")
 
     monkeypatch.setattr(compiling, "COMPILE_OPTIONS", {"backend": backend})
-    with pytest.raises(RunError, match=r"^torch.compile fails on thing: leave --compile out \(OSError: no space left"):
+    with pytest.raises(
+        RunError, match=r"^torch.compile fails on thing: leave --compile out \(OSError: no space left"
+    ):
         CompiledNetwork(nn.Linear(2, 2), "thing")(torch.ones(1, 2))
 
 
 def test_errors_of_the_network_itself_pass_through(graphs):
-    """What a graph raises when it runs, such as a lack of memory, is told as it is without `--compile`."""
+    """An error that a graph raises when it runs, such as out of memory, is not converted."""
 
     def backend(graph, inputs):
         def run(*given):
@@ -195,7 +205,7 @@ def test_errors_of_the_network_itself_pass_through(graphs):
 
 
 def test_a_missing_cpp_compiler_is_a_usage_error(tmp_path, capfd):
-    """It is found out before anything is written, and the line says what to install."""
+    """It is found before anything is written, and the message says what to install."""
     arguments = ["run", "-m", "magnitude", "--model", "test_resnet", "-s", "0.9", "--device", "cpu", "--compile"]
     place = tmp_path / "results"
     with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}):
@@ -205,8 +215,8 @@ def test_a_missing_cpp_compiler_is_a_usage_error(tmp_path, capfd):
     assert not place.exists()
 
 
-def test_a_python_that_torch_does_not_compile_is_a_usage_error(monkeypatch):
-    """What torch.compile itself says is passed on, in one line."""
+def test_an_unsupported_python_is_a_usage_error(monkeypatch):
+    """The message of torch.compile is passed on, in one line."""
 
     def refuse(model):
         raise RuntimeError("torch.compile is not supported on Python 3.99+\nmore")
@@ -218,7 +228,7 @@ def test_a_python_that_torch_does_not_compile_is_a_usage_error(monkeypatch):
 
 
 def test_a_gpu_without_triton_is_a_usage_error(monkeypatch):
-    """It needs no GPU to find out."""
+    """The check needs no GPU."""
     monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install triton"):
         check_compiler(torch.device("cuda"))

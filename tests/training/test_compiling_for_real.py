@@ -8,40 +8,36 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import runs
-from compile_cases import started, train
-from pruneboard.training import engine as deepspeed_door
+from compile_cases import build_engine, train
+from pruneboard.training import engine as engine_module
 from pruneboard.training.compiling import CompiledNetwork
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def left():
-    """Leave the process group that the engines here start."""
+def shut_down():
+    """Destroy the process group that the engines here start."""
     yield
-    deepspeed_door.shutdown()
+    engine_module.shutdown()
 
 
 CALM = {"lr": 1e-3, "epochs": 5}
-"""Twenty steps so small that a difference in rounding stays one: at the recipe's rate it grows tenfold each step."""
-
+"""Twenty small steps: at the recipe's rate, a rounding difference would grow tenfold per step."""
 
 SLOW_GATES = {"probmask": {"lr": "1e-4", "travel": "0", "samples": "1"}, "edge-popup": {"lr": "1e-3", "travel": "0"}}
 
-
 CALM_MODELS = {"rigl": "test_vit"}
-"""Where almost nothing passes a normalized channel rounding is 1 % of some gradient, and RigL moves masks by that."""
-
+"""If almost nothing passes a normalized channel, rounding is 1 % of some gradients, by which RigL moves masks."""
 
 PRUNE = ("dense", "random", "magnitude", "gmp", "rigl", "str", "probmask", "snip", "synflow")
-
 
 METHODS = [(name, "prune") for name in PRUNE]
 METHODS += [(name, "supermask") for name in ("edge-popup", "probmask")]
 
 
 def weights(folder) -> Tensor:
-    """All folded weights of a run in one tensor, statistics left out."""
+    """Return all folded weights of a run in one tensor, without statistics."""
     state = load_file(runs.folder(folder) / "model.safetensors")
     return torch.cat([tensor.flatten() for name, tensor in state.items() if name.endswith(("weight", "bias"))])
 
@@ -49,7 +45,7 @@ def weights(folder) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "track"), METHODS)
 def test_every_method_trains_alike_when_compiled(tmp_path, method, track):
-    """After 20 steps: as many weights kept, 1 in 200 elsewhere at most, and all of them within 10 % in norm."""
+    """After 20 steps as many weights are kept, at most 1 in 200 elsewhere, and all are within 10 % in norm."""
     sparsity = {"dense": None, "edge-popup": 0.5}.get(method, 0.9)
     how = {"track": track, "overrides": CALM, "options": SLOW_GATES.get(method, {})}
     how["model"] = CALM_MODELS.get(method, "test_resnet")
@@ -63,11 +59,11 @@ def test_every_method_trains_alike_when_compiled(tmp_path, method, track):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"zero": 2}, {"precision": "bf16"}], ids=["plain", "zero", "bf16"])
-def test_one_compiled_step_is_the_step_without(how):
-    """From equal weights, rounding apart (2^-8 in bfloat16), with gates that no compiler follows."""
+def test_one_compiled_step_equals_the_plain_step(how):
+    """With equal weights and uncompilable gates, up to rounding (2^-8 in bfloat16)."""
     states = []
     for compiled in (False, True):
-        engine, _, draw_key = started(compiled=compiled, **how)
+        engine, _, draw_key = build_engine(compiled=compiled, **how)
         train(engine, draw_key, 0)
         engine.close()
         states.append(engine.model.state_dict())
@@ -77,7 +73,7 @@ def test_one_compiled_step_is_the_step_without(how):
 
 @pytest.mark.slow
 def test_dropout_drops_the_same_units():
-    """Compiled code draws from torch's generator, so that a seed means the same."""
+    """Compiled code draws from torch's generator, so a seed means the same."""
     net = nn.Sequential(nn.Dropout(0.5))
     compiled = CompiledNetwork(net, "dropout")
     outputs = []
@@ -91,14 +87,14 @@ def test_dropout_drops_the_same_units():
 
 @pytest.mark.slow
 def test_two_compiled_runs_agree_in_every_bit(tmp_path):
-    """On one machine, a seed's result is as fixed as it is without."""
+    """On one machine, a compiled run is as deterministic as a plain one."""
     first, second = (runs.run(tmp_path / name, "probmask", model="tiny_tied", compile=True) for name in "ab")
     assert first["weights_sha256"] == second["weights_sha256"]
 
 
 @pytest.mark.slow
 def test_two_processes_compile_and_agree(tmp_path):
-    """Each compiles for itself; their masks are compared after hardening, as always."""
+    """Each process compiles for itself; their masks are compared after hardening, as always."""
     made = runs.run(tmp_path, "probmask", model="test_vit", procs=2, compile=True)
     assert made["status"] == "done"
     assert (made["engine"]["world_size"], made["engine"]["compile"]) == (2, True)

@@ -24,16 +24,16 @@ from pruneboard.training.gates import (
 
 @given(st.floats(0, 0.99))
 @settings(deadline=None, max_examples=30)
-def test_the_layers_carry_the_boards_budget(sparsity):
-    """`keep` sums to n - round(s n) and fits every layer, at any sparsity."""
+def test_layers_have_the_boards_budget(sparsity):
+    """`keep` sums to n - round(s n), and fits every layer, at any sparsity."""
     _, layers, _ = gated(Masked(sparsity=sparsity))
     n = sum(layer.dense.numel() for layer in layers)
     assert budget(layers) == n - round(sparsity * n)
     assert all(0 <= layer.keep <= layer.dense.numel() for layer in layers)
 
 
-def test_layers_stand_in_order_with_their_own_weights():
-    """Index, name and dense weight are those of the plain network, and training still reaches them."""
+def test_layers_are_in_order_with_their_own_weights():
+    """Index, name and dense weight are those of the plain network, and the dense weight is still a parameter."""
     plain = dict(network().named_parameters())
     net, layers, _ = gated(Masked(sparsity=0.5))
     assert [(layer.index, layer.name) for layer in layers] == [(0, "0"), (1, "3.0"), (2, "5")]
@@ -42,20 +42,20 @@ def test_layers_stand_in_order_with_their_own_weights():
         assert any(layer.dense is parameter for parameter in net.parameters())
 
 
-def test_no_budget_where_sparsity_emerges():
-    """A pruner that declares hits_target=False gets no number to aim at."""
+def test_layers_have_no_budget_if_sparsity_emerges():
+    """With hits_target=False, `keep` is None in every layer."""
     _, layers, _ = gated(Masked(sparsity=0.5), hits_target=False)
     assert [layer.keep for layer in layers] == [None] * 3
 
 
 def test_a_sparsity_that_keeps_nothing_is_refused():
-    """A network without any weight is a mistake, not a result."""
+    """A sparsity that rounds to no kept weight is a usage error."""
     with pytest.raises(UsageError, match="keeps none of the 246 prunable weights: lower it"):
         gated(Masked(sparsity=0.9999))
 
 
 def test_an_open_gate_changes_no_bit():
-    """With every position kept, training and evaluation are those of the plain network."""
+    """With every position kept, training and evaluation give the bits of the plain network."""
     plain, (net, _, _) = network(), gated(Masked(sparsity=0.5))
     for mode in (True, False):
         plain.train(mode)
@@ -63,15 +63,15 @@ def test_an_open_gate_changes_no_bit():
         assert torch.equal(net(images()), plain(images()))
 
 
-def test_attaching_draws_nothing_and_evaluates_no_training_forward():
-    """A gate that may not draw yet is attached all the same, and the global generator is left alone."""
+def test_attaching_draws_nothing():
+    """A gate that draws in training mode is attached without a draw, and the global generator does not move."""
     before = torch.get_rng_state()
     gated(Noisy(sparsity=0.5))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_gate_is_evaluated_once_per_forward_pass():
-    """However often a layer's weight is used, there is one draw."""
+    """However often the weight of a layer is read, its gate is evaluated once."""
     net, layers, _ = gated(Noisy(sparsity=0.5))
     calls = []
     layers[2].gate.register_forward_hook(lambda *_: calls.append(1))
@@ -81,7 +81,7 @@ def test_a_gate_is_evaluated_once_per_forward_pass():
     assert len(calls) == 1
 
 
-class Zero(Gate):
+class ZeroDim(Gate):
     def __init__(self, weight):
         super().__init__()
         self.threshold = nn.Parameter(torch.tensor(0.0))
@@ -100,8 +100,8 @@ class Double(Gate):
         return weight.double()
 
 
-def refused(make) -> str:
-    """Return the one line with which `attach` refuses the gates that `make` returns."""
+def error_of(make) -> str:
+    """Return the one-line message with which `attach` refuses the gates that `make` returns."""
 
     @dataclass(frozen=True, kw_only=True)
     class Broken(Pruner[Gate]):
@@ -115,31 +115,33 @@ def refused(make) -> str:
 
 
 def test_a_gate_of_another_type_is_refused():
-    """A plain module is no gate."""
-    assert "must return a pruneboard.api.Gate; for layer 0 it returned" in refused(lambda _: nn.Identity())
-    assert "NoneType" in refused(lambda _: None)
+    """A plain module is not a gate."""
+    assert "must return a pruneboard.api.Gate; for layer 0 it returned" in error_of(lambda _: nn.Identity())
+    assert "NoneType" in error_of(lambda _: None)
 
 
-def test_a_parameter_without_dimension_is_refused():
-    """DeepSpeed cannot hold it; the remedy is in the line."""
-    assert refused(Zero) == ("gate parameter 'threshold' is 0-dimensional, which DeepSpeed cannot hold: use shape (1,)")
+def test_a_0_dimensional_gate_parameter_is_refused():
+    """DeepSpeed cannot hold it; the message says what to use instead."""
+    assert error_of(ZeroDim) == (
+        "gate parameter 'threshold' is 0-dimensional, which DeepSpeed cannot hold: use shape (1,)"
+    )
 
 
 def test_a_gate_that_changes_the_shape_is_refused():
-    """Both shapes and the layer are named."""
-    text = refused(lambda _: Flat())
+    """The message names the layer and both shapes."""
+    text = error_of(lambda _: Flat())
     assert text.startswith("the gate of layer 0 turns (4, 3, 3, 3) torch.float32 into (108,) torch.float32")
 
 
 def test_a_gate_that_changes_the_dtype_is_refused():
-    """Both types are named."""
-    assert "(4, 3, 3, 3) torch.float32 into (4, 3, 3, 3) torch.float64: it must keep shape and dtype" in refused(
+    """The message names both dtypes."""
+    assert "(4, 3, 3, 3) torch.float32 into (4, 3, 3, 3) torch.float64: it must keep shape and dtype" in error_of(
         lambda _: Double()
     )
 
 
 def test_gate_state_is_named_by_layer():
-    """Parameters and buffers of every gate are found; only parameters train."""
+    """`gate_tensors` has parameters and buffers of every gate, `gate_parameters` only the trainable ones."""
     _, layers, _ = gated(Noisy(sparsity=0.5))
     names = [f"{layer}/{tensor}" for layer in ("0", "3.0", "5") for tensor in ("scale", "shift")]
     assert list(gate_tensors(layers)) == names
@@ -158,8 +160,8 @@ def test_a_mask_keeps_everything_at_first():
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_a_mask_is_set_whatever_the_memory_format(memory_format):
-    """A buffer that was moved to channels-last takes a contiguous mask, and gives its positions back."""
+def test_a_mask_can_be_set_in_every_memory_format(memory_format):
+    """A buffer that was converted to channels_last accepts a contiguous mask, with the same positions."""
     weight = network()[0].weight.detach()
     mask = Mask(weight).to(memory_format=memory_format)
     keep = (torch.arange(weight.numel()) % 5 == 0).reshape(weight.shape)
@@ -170,7 +172,7 @@ def test_a_mask_is_set_whatever_the_memory_format(memory_format):
 
 
 def test_a_mask_hides_the_gradient_of_pruned_weights():
-    """Kept weights receive the dense gradient, the others exactly 0."""
+    """Kept weights receive the dense gradient, pruned weights exactly 0."""
     weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
     mask = Mask(weight)
     mask.set(torch.tensor([True, False, True]))
@@ -179,7 +181,7 @@ def test_a_mask_hides_the_gradient_of_pruned_weights():
 
 
 def test_a_kept_zero_still_counts_as_kept():
-    """What the mask keeps does not depend on what the weight holds."""
+    """Whether a position is kept does not depend on the value of its weight."""
     mask = Mask(torch.zeros(2))
     mask.set(torch.tensor([1, 0]))
     assert mask.kept(torch.zeros(2)).tolist() == [True, False]

@@ -22,7 +22,7 @@ PLACES = st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 1), st.i
 
 @functools.cache
 def noisy(seed):
-    """Return one gated network per seed: building it takes longer than drawing."""
+    """Return one gated network per seed; building it takes longer than drawing."""
     return gated(Noisy(sparsity=0.5), seed)
 
 
@@ -37,14 +37,14 @@ def drawn(place) -> list[float]:
 @given(PLACES, PLACES)
 @settings(deadline=None, max_examples=40)
 def test_draws_are_keyed_on_seed_step_pass_and_layer(one, other):
-    """Equal places draw the same numbers, different ones others, and the global generator is untouched."""
+    """Equal keys give the same numbers, different keys others, and the global generator does not move."""
     before = torch.get_rng_state()
     assert (drawn(one) == drawn(other)) is (one == other)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_drawing_twice_gives_the_same_numbers():
-    """A generator is asked for anew each time: nothing is carried along."""
+def test_two_draws_with_one_key_are_equal():
+    """Every draw uses a new generator, so nothing is carried from one to the next."""
     net, layers, draw_key = gated(Noisy(sparsity=0.5))
     assert torch.equal(net(images()), net(images()))
     gate, first = layers[0].gate, layers[0].gate.draw().initial_seed()
@@ -53,7 +53,7 @@ def test_drawing_twice_gives_the_same_numbers():
 
 
 def test_hooks_and_gates_draw_different_numbers():
-    """A hook's generator for a layer, or for all, is not the one its gate gets."""
+    """The generator of a hook, for a layer or for the network, is not that of a gate."""
     draw_key = DrawKey(0)
     seeds = [draw_key.hook_generator(i).initial_seed() for i in (-1, 0, 1)]
     seeds += [draw_key.gate_generator(i, torch.device("cpu")).initial_seed() for i in (0, 1)]
@@ -61,14 +61,14 @@ def test_hooks_and_gates_draw_different_numbers():
     assert draw_key.hook_generator(1).initial_seed() == DrawKey(0).hook_generator(1).initial_seed()
 
 
-def test_a_gate_outside_the_harness_cannot_draw():
-    """There is no key yet, and the error says so."""
+def test_an_unattached_gate_cannot_draw():
+    """It has no key yet, and the error says so."""
     with pytest.raises(RuntimeError, match="not attached to a model"):
         Noise(torch.ones(2)).draw()
 
 
 def test_draws_follow_the_weight_to_its_device():
-    """Gates are attached before the model moves: the device is the weight's at the time of the draw."""
+    """Gates are attached before the network moves: a draw uses the device of the weight at that time."""
 
     class Recorder(DrawKey):
         def gate_generator(self, index, device):
@@ -87,7 +87,7 @@ def test_draws_follow_the_weight_to_its_device():
 
 @pytest.mark.gpu
 def test_a_gated_network_trains_on_a_gpu():
-    """A gate attached on the CPU draws on the GPU once its network is there."""
+    """A gate that was attached on the CPU draws on the GPU after its network has moved."""
     net, layers, _ = gated(Noisy(sparsity=0.5))
     net.cuda()
     assert layers[0].gate.draw().device.type == "cuda"

@@ -17,7 +17,7 @@ from pruneboard.training.gates import (
 
 
 def test_folding_gives_the_plain_networks_state():
-    """Same keys in the same order, contiguous tensors of the same shapes and types, and a strict load works."""
+    """Same keys in the same order, contiguous tensors of the same shapes and dtypes, and a strict load works."""
     net, layers = with_masks()
     state, plain = fold(net, layers), network()
     expected = plain.state_dict()
@@ -39,7 +39,7 @@ def test_the_folded_network_computes_what_the_gated_one_does():
 
 
 def test_a_folded_state_is_a_copy():
-    """Training on does not move what was folded."""
+    """Later training does not change it."""
     net, layers = with_masks()
     state = fold(net, layers)
     before = copy.deepcopy(state)
@@ -49,16 +49,16 @@ def test_a_folded_state_is_a_copy():
     assert all(torch.equal(state[name], before[name]) for name in before)
 
 
-def test_folding_a_channels_last_network_is_contiguous():
-    """The file's layout does not depend on the memory format of training."""
+def test_a_folded_state_is_contiguous():
+    """The layout in the file does not depend on the memory format of training."""
     net, layers = with_masks(network().to(memory_format=torch.channels_last))
     plain, plain_layers = with_masks()
     state, expected = fold(net, layers), fold(plain, plain_layers)
     assert all(state[k].is_contiguous() and torch.equal(state[k], expected[k]) for k in expected)
 
 
-def test_folding_uses_the_evaluation_forward_and_leaves_the_mode():
-    """A noisy gate folds without its noise, and goes on training as before."""
+def test_folding_uses_the_evaluation_forward():
+    """A noisy gate is folded without its noise, and stays in training mode."""
     net, layers, _ = gated(Noisy(sparsity=0.5))
     net.train()
     (first, *_) = folded_weights(layers)

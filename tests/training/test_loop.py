@@ -17,38 +17,38 @@ from pruneboard.records import store
 from pruneboard.training import loop
 from pruneboard.training.loop import check_ranks_agree
 from rank_cases import mask, on_each_rank
-from resume_cases import attempts, check_equal, stop
+from resume_cases import assert_same_run, first_steps, signal_at
 from runs import folder, run, tiny
 
 
 @pytest.mark.parametrize("step", [4, 5, 8])
-def test_a_stop_is_saved_at_its_step(tmp_path, monkeypatch, step):
-    """Whether within an epoch, at its end or at the last step, SIGTERM finishes the step, saves, and costs nothing."""
+def test_sigterm_saves_after_the_current_step(tmp_path, monkeypatch, step):
+    """Inside an epoch, at its end and at the last step, SIGTERM ends the run after the step; resuming loses nothing."""
     run(tmp_path / "straight", "probmask")
     with monkeypatch.context() as patch:
-        stop(patch, step)
+        signal_at(patch, step)
         with pytest.raises(InterruptedRunError, match=f"saved at step {step}"):
             run(tmp_path / "stopped", "probmask")
     assert store.read(folder(tmp_path / "stopped") / "run.json")["status"] == "interrupted"
     run(tmp_path / "stopped", "probmask")
-    assert attempts(tmp_path / "stopped") == [0, step]
-    check_equal(tmp_path / "straight", tmp_path / "stopped")
+    assert first_steps(tmp_path / "stopped") == [0, step]
+    assert_same_run(tmp_path / "straight", tmp_path / "stopped")
     assert not (folder(tmp_path / "stopped") / "failures").exists()
 
 
-def test_a_stop_during_the_last_evaluation_is_heard(tmp_path, monkeypatch):
-    """It comes after the last step; the run is saved with all its steps, and only its end is left to do."""
+def test_a_signal_during_the_last_evaluation_stops_the_run(tmp_path, monkeypatch):
+    """It arrives after the last step: the run is saved with all its steps, and only the end is repeated."""
     run(tmp_path / "straight")
-    heard = []
+    received = []
 
     @contextmanager
     def requests(take=interrupts.requests):
         with take() as request:
-            heard.append(request)
+            received.append(request)
             yield request
 
     def validate(training, original=loop.validate):
-        heard[-1].number = signal.SIGTERM if training.state.step == 8 else 0
+        received[-1].number = signal.SIGTERM if training.state.step == 8 else 0
         return original(training)
 
     with monkeypatch.context() as patch:
@@ -57,12 +57,12 @@ def test_a_stop_during_the_last_evaluation_is_heard(tmp_path, monkeypatch):
         with pytest.raises(InterruptedRunError, match="saved at step 8"):
             run(tmp_path / "stopped")
     run(tmp_path / "stopped")
-    assert attempts(tmp_path / "stopped") == [0, 8]
-    check_equal(tmp_path / "straight", tmp_path / "stopped")
+    assert first_steps(tmp_path / "stopped") == [0, 8]
+    assert_same_run(tmp_path / "straight", tmp_path / "stopped")
 
 
-def test_a_gate_that_changes_after_hardening_is_caught(site, tmp_path):
-    """A gate with state that moves in training mode breaks the promise of `harden`, and the run fails."""
+def test_a_gate_that_changes_after_hardening_fails_the_run(site, tmp_path):
+    """A buffer that moves in training mode is found by the comparison of gate bits at the end."""
     source = """
     from dataclasses import dataclass
     import torch
@@ -94,8 +94,8 @@ def test_a_gate_that_changes_after_hardening_is_caught(site, tmp_path):
         lifecycle.run(tiny(tmp_path, "thing", 0.0))
 
 
-def test_validation_is_lent_to_harden_only(site, tmp_path):
-    """A method that keeps `validate` cannot select by it once `harden` has returned."""
+def test_validate_is_valid_only_during_harden(site, tmp_path):
+    """A method that keeps `validate` gets an error when it calls it after `harden` has returned."""
     source = """
     from dataclasses import dataclass
     from pruneboard.api import MaskPruner, Traits
@@ -119,8 +119,8 @@ def test_validation_is_lent_to_harden_only(site, tmp_path):
         lifecycle.run(tiny(tmp_path, "thing", 0.0))
 
 
-def test_a_run_whose_masks_differ_is_stopped_on_every_process():
-    """Masks that are not the same everywhere are an AuditError that names method, tensor and step."""
+def test_masks_that_differ_raise_on_every_process():
+    """If masks differ between processes, each of them raises an AuditError with method, tensor and step."""
 
     def check(engine, rank):
         gate = Mask(torch.ones(10))

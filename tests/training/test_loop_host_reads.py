@@ -11,24 +11,24 @@ from pruneboard.data import train_batches
 from pruneboard.testing.bench import Bench
 from pruneboard.training import loop
 
-LOOKS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
-"""What ends in a copy to the host: `float(x)`, `int(x)`, `bool(x)`, and shapes that depend on values."""
+READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
+"""Operations that copy a number to the host: `float(x)`, `int(x)`, `bool(x)`, and shapes that depend on values."""
 
 
-class Counted(TorchDispatchMode):
-    """Counts them."""
+class CountedReads(TorchDispatchMode):
+    """Counts the operations in READS."""
 
     def __init__(self):
         super().__init__()
-        self.looks = 0
+        self.reads = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.looks += function in LOOKS
+        self.reads += function in READS
         return function(*args, **(kwargs or {}))
 
 
-def looks_of_a_step(method, track, step, options=None):
-    """How often numbers are looked at in this step of a training."""
+def reads_of_a_step(method, track, step, options=None):
+    """Return how many numbers are read by the host in step `step` of a training."""
     sparsity = None if method == "dense" else 0.9
     run = Bench(pruner=registry.build(registry.find(method), sparsity, options or {}), track=track).ready()
     try:
@@ -36,19 +36,19 @@ def looks_of_a_step(method, track, step, options=None):
         batches = iter(train_batches(run.dataset, run.plan, epoch=0))
         for earlier in range(step):
             loop.train_step(run, earlier, next(batches))
-        with Counted() as counted:
+        with CountedReads() as counted:
             loop.train_step(run, step, next(batches))
     finally:
         run.engine.close()
-    return counted.looks
+    return counted.reads
 
 
 @pytest.mark.parametrize("method", ["dense", "random", "magnitude", "gmp", "snip", "synflow"])
-def test_a_step_waits_for_nothing(method):
-    """Clipping, optimizer, gates and hooks look at no number, where no mask is made in the step."""
-    assert looks_of_a_step(method, "prune", step=3) == 0
+def test_a_step_reads_no_number(method):
+    """Clipping, optimizer, gates and hooks read no number in a step that makes no mask."""
+    assert reads_of_a_step(method, "prune", step=3) == 0
 
 
-def test_str_waits_once_a_step():
-    """Whether more is pruned than the budget allows decides what STR does next: one number a step."""
-    assert looks_of_a_step("str", "prune", step=3) == 1
+def test_str_reads_one_number_per_step():
+    """STR decides by whether more is pruned than the budget allows, which is one number per step."""
+    assert reads_of_a_step("str", "prune", step=3) == 1

@@ -55,7 +55,7 @@ REGROW = """
 
 
 def test_scoring_pruner_prunes_before_the_first_step(site, tmp_path):
-    """A score per weight becomes the exact top-k mask, its batch is charged, and statistics stay untouched."""
+    """Scores become the exact top-k mask, the scored images count as training cost, and statistics do not change."""
     site.add("saliency", SALIENCY)
     made = run(tmp_path, "thing", 0.9)
     sparsity, cost = made["sparsity"], made["cost"]
@@ -65,7 +65,7 @@ def test_scoring_pruner_prunes_before_the_first_step(site, tmp_path):
 
 
 def test_dense_gradients_reach_pruned_weights(site, tmp_path):
-    """`update` is called in the steps it asks for, with gradients that are not zero where the mask is."""
+    """`update` is called in the steps that it asks for, with gradients that are not zero where the mask is."""
     module = site.add("regrow", REGROW).partition(":")[0]
     made = run(tmp_path, "thing", 0.9)
     seen = sys.modules[module].SEEN
@@ -77,7 +77,7 @@ def test_dense_gradients_reach_pruned_weights(site, tmp_path):
 
 @pytest.mark.parametrize("zero", [1, 2])
 def test_dense_gradients_are_the_same_at_every_stage(site, tmp_path, zero):
-    """ZeRO 1 and 2 give `update` the gradients of stage 0, and its writes and resets survive there too."""
+    """ZeRO 1 and 2 give `update` the gradients of stage 0, and keep what it writes and resets."""
     module = site.add("regrow", REGROW).partition(":")[0]
     first = run(tmp_path / "a", "thing", 0.9)
     plain = list(sys.modules[module].SEEN)
