@@ -184,9 +184,7 @@ def test_an_error_of_a_backend_is_unwrapped(monkeypatch):
         raise OSError("\nno space left\nfor objects")
 
     monkeypatch.setattr(compiling, "COMPILE_OPTIONS", {"backend": backend})
-    with pytest.raises(
-        RunError, match=r"^torch.compile fails on thing: leave --compile out \(OSError: no space left"
-    ):
+    with pytest.raises(RunError, match=r"^torch.compile fails on thing: leave --compile out \(OSError: no space left"):
         CompiledNetwork(nn.Linear(2, 2), "thing")(torch.ones(1, 2))
 
 
