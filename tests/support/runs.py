@@ -11,7 +11,7 @@ from pruneboard.experiment.prepare import Job, prepare
 from pruneboard.records import runfolder
 
 TINY = {"epochs": 2, "batch_size": 32, "warmup_epochs": 0.0}
-"""128 training images (142 less 14 for validation) make four steps per epoch, eight in all."""
+"""130 of the 142 images are for training: four steps per epoch, eight in all."""
 
 TWO_PROCESSES = {"overrides": {"epochs": 3, "norm_batch": 16}}
 """A tiny run that two processes can share."""
