@@ -149,7 +149,7 @@ class Engine:
 
     @rendezvous.watched()
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Accumulate the gradients of `loss`. In the last call of a step, `last` also reduces them over processes."""
+        """Accumulate the gradients of `loss`; the last call of a step passes `last` and reduces them over processes."""
         if not loss.requires_grad:  # nothing is trained, and the method uses no gradient
             return
         self._engine.set_gradient_accumulation_boundary(last)
