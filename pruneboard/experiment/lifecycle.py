@@ -145,12 +145,9 @@ def _failures_recorded(job: Job, world: World) -> Iterator[None]:
     started = provenance.now()
     try:
         yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, InterruptedRunError) as error:
         message = str(error) or "stopped by Ctrl-C"
         _store_unfinished(job, world, started, "interrupted", type(error).__name__, message)
-        raise
-    except InterruptedRunError as error:
-        _store_unfinished(job, world, started, "interrupted", type(error).__name__, str(error))
         raise
     except RunError as error:
         error.record = _store_unfinished(job, world, started, error.status, type(error).__name__, str(error))

@@ -59,14 +59,13 @@ def finished_record(job: Job, run: Training) -> dict[str, Any]:
     usage = cost.usage(plain, run.dataset.image_size)
     layers = _layer_costs(counts, usage, plain)
     parameters = sum(p.numel() for p in plain.parameters())
-    base = job.base_record
     return {
-        **base,
+        **job.base_record,
         "status": "done",
         "error": None,
-        "model": {**base["model"], "parameters": parameters, "initial_sha256": run.initial.sha256},
-        "data": {**base["data"], "order_sha256": _image_order(run)},
-        "board": _with_fingerprint({**base["board"], "prunable": sum(c.n for c in counts)}),
+        "model": {**job.base_record["model"], "parameters": parameters, "initial_sha256": run.initial.sha256},
+        "data": {**job.base_record["data"], "order_sha256": _image_order(run)},
+        "board": _with_fingerprint({**job.base_record["board"], "prunable": sum(c.n for c in counts)}),
         "budget": _budget(job, run),
         "engine": _engine(job, run),
         "hardware": provenance.hardware(run.engine.device, torch.get_num_threads()),

@@ -10,11 +10,12 @@
 The header has the `TrainState` and the identity of the run. There is no random state, because draws are keyed on the
 seed and their place in the run (`gates.DrawKey`, `loop._forward_backward`), and loading needs no pickle.
 
-A run may be resumed with another number of processes or ZeRO stage. The file has no trace of either: `Engine` gathers
-optimizer tensors from the partitions when it saves, and scatters them to the partitions of the new layout when it
-restores. The order of images and all draws are keyed on the position in the global batch, so the new processes compute
-the same steps, up to the rounding of sums in another order. Running statistics of the old processes are averaged if
-their number has changed.
+A run may be resumed with another number of processes or at another ZeRO stage. Only the running statistics depend on
+the number of processes, and are averaged if it has changed. `Engine` gathers optimizer tensors from the partitions to
+save them, and scatters them to the partitions of the new layout to restore them. Images are ordered and augmented by
+their position in the global batch, and gates draw the same numbers on every process, so the new processes compute the
+same steps, up to the order in which sums are rounded. (Dropout is keyed on the micro-batch, so its draws also change
+where the micro-batch does: in networks without batch normalization.)
 """
 
 from __future__ import annotations

@@ -151,9 +151,9 @@ def replace_gates(model: nn.Module, layers: Sequence[Layer[Any]], masks: Sequenc
 class GatedWeight(parametrize.ParametrizationList):
     """The weight of one module with its gate: `original` is the dense weight, item 0 the gate."""
 
-    # A forward pass may read `module.weight` any number of times, and several modules may share one gate. Each gate
-    # must be evaluated once per pass all the same: it may draw, and its gradient hooks fire per evaluation. torch's
-    # own `parametrize.cached` caches per module, so a shared gate would be evaluated once per holder.
+    # A forward pass may read `module.weight` any number of times, and several modules may share a weight and its gate.
+    # Each gate is evaluated once per pass all the same, because it may be costly. `cached_weights` sets `cached` for
+    # that; torch's own `parametrize.cached` caches per module, and would evaluate a shared gate once per module.
     cached: tuple[Tensor, ...] = ()  # a tuple: assigning a tensor that is a Parameter would register it
 
     def forward(self) -> Tensor:

@@ -14,8 +14,6 @@ from torch import nn
 import networks  # noqa: F401 - registers the tiny ones
 from pruneboard.api import Mask, MaskPruner
 from pruneboard.errors import RunError
-from pruneboard.experiment import start
-from pruneboard.experiment.listeners import NullListener
 from pruneboard.experiment.prepare import prepare
 from pruneboard.models import build_frozen, gated_layers, is_scale
 from pruneboard.training import gates, loop
@@ -27,6 +25,7 @@ from pruneboard.training.scoring import (
     valid_during_scoring,
 )
 from runs import run, tiny
+from training_cases import built as built_training
 
 LAST_SCALES = {
     "test_resnet": {"layer1.0.bn2.weight", "layer2.0.bn2.weight", "layer3.0.bn3.weight", "layer4.0.bn2.weight"},
@@ -196,12 +195,6 @@ def test_a_method_that_uses_them_later_fails_its_run(site, tmp_path, late):
         run(tmp_path, "thing")
 
 
-def started(place, method, **changes):
-    """Return a training before any weight is scored."""
-    job, dataset = prepare(tiny(place, method, **changes))
-    return start.build_from_job(job, dataset, torch.device("cpu"), NullListener(), 0.0)
-
-
 def on_rank_1_of_2(made):
     """Give a training the plan that it would have on rank 1 of two processes."""
     made.plan = replace(made.plan, rank=1, world=2, micro_batch=made.plan.micro_batch // 2)
@@ -211,7 +204,7 @@ def on_rank_1_of_2(made):
 @pytest.mark.parametrize(("model", "charged"), [("tiny_mixer", 128), ("test_resnet", 2 * 128)])
 def test_scores_do_not_depend_on_the_number_of_processes(tmp_path, model, charged):
     """Masks and the number of images are those of one process, with and without batch normalization."""
-    one, two = (started(tmp_path, "snip", model=model) for _ in range(2))
+    one, two = (built_training(tmp_path, "snip", model=model) for _ in range(2))
     for made in (one, on_rank_1_of_2(two)):
         loop.prune_before_training(made)
     assert one.state.scoring_passes == two.state.scoring_passes == charged
@@ -221,7 +214,7 @@ def test_scores_do_not_depend_on_the_number_of_processes(tmp_path, model, charge
 
 def test_the_stream_is_the_same_for_any_number_of_processes(tmp_path):
     """It yields the requested micro-batch in the same order with the same crops, and does not end with the epoch."""
-    one, two = (started(tmp_path, "magnitude", model="tiny_mixer") for _ in range(2))
+    one, two = (built_training(tmp_path, "magnitude", model="tiny_mixer") for _ in range(2))
     streams = [endless_batches(made.dataset, made.plan, 16) for made in (one, on_rank_1_of_2(two))]
     found = [list(islice(stream, 20)) for stream in streams]  # an epoch has eight of them
     for (a, labels), (b, others) in zip(*found, strict=True):
