@@ -14,7 +14,7 @@ from pruneboard.api import ScoringPruner
 from pruneboard.data import Dataset, Split
 from pruneboard.data.splits import Pixels
 from pruneboard.draws import key
-from pruneboard.experiment.listeners import Silent
+from pruneboard.experiment.listeners import NullListener
 from pruneboard.models import ModelPlan
 from pruneboard.spec import Recipe
 from pruneboard.testing.bench import Nowhere
@@ -88,7 +88,7 @@ def training(
         device=torch.device("cpu"),
         checkpointer=Nowhere(),
     )
-    return build_training(options, network, images(10 * batch), Silent(), time.perf_counter())
+    return build_training(options, network, images(10 * batch), NullListener(), time.perf_counter())
 
 
 def bring(run: Training, step: int) -> None:

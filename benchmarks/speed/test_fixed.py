@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import pruneboard
 from pruneboard import models
-from pruneboard.experiment.listeners import Silent
+from pruneboard.experiment.listeners import NullListener
 from pruneboard.testing.bench import Bench, KeepsAll
 
 
@@ -47,7 +47,7 @@ def test_engine_start(versus, rounds):
     versus(Row(section="f", what="engine start", against="a network and torch's SGD"), ours, bare, rounds=rounds(7))
 
 
-class Phases(Silent):
+class Phases(NullListener):
     """Records the start time of each phase of a run."""
 
     def __init__(self) -> None:

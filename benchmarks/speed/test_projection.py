@@ -14,7 +14,7 @@ from torch import nn
 from pruneboard import models, registry
 from pruneboard.api import Layer, Progress
 from pruneboard.scores import kept_of, uniform
-from pruneboard.training.gates import DrawClock
+from pruneboard.training.gates import DrawKey
 
 NETWORKS = {"resnet32_cifar": ("2 M", 1.0), "resnet50": ("25 M", 3.0)}
 """Network that gives the layer shapes -> number of weights in words, and the required speedup over the bisection."""
@@ -65,8 +65,8 @@ class Case:
             Layer(index, str(index), weight, self.pruner.gate(weight.detach()), keep)
             for index, (weight, keep) in enumerate(zip(weights, uniform(sizes, kept), strict=True))
         ]
-        clock = DrawClock(0)
-        self.at = Progress(50, 107, 100, "search", clock.for_hook, InPlace())
+        draw_key = DrawKey(0)
+        self.at = Progress(50, 107, 100, "search", draw_key.hook_generator, InPlace())
         self.k = kept + (n - kept) * self.pruner.kept_share(self.at.fraction)
         generator = torch.Generator().manual_seed(0)
         self.settled = [torch.rand(shape, generator=generator).pow_(n / self.k - 1) for shape in shapes]

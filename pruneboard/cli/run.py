@@ -284,7 +284,7 @@ def _print_plan(ctx: click.Context, spec: RunSpec, *, as_json: bool) -> None:
             getattr(job.recipe, name),
             _source(ctx, name) if name in spec.overrides else f"recipe {job.recipe.name}",
         )
-    for name, value in job.known["method"]["options"].items():
+    for name, value in job.base_record["method"]["options"].items():
         values[f"option {name}"] = (value, _source(ctx, "option") if name in spec.options else "default of the method")
     values["hash"] = (job.hash, "content")
     values["folder"] = (str(job.folder), "content")

@@ -1,4 +1,4 @@
-"""Count the zeros of the folded model, and hold the method to the budget."""
+"""Check the folded model: count its zeros, compare the count with the budget, and find changed frozen weights."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pruneboard.api import Layer
 from pruneboard.errors import AuditError
 
 KEPT_ZERO_TOLERANCE = 1e-4
-"""Share of the kept positions that may hold 0.0: a weight can reach it by chance, a mask cannot."""
+"""Share of the kept positions that may hold 0.0: single weights can reach 0 in training, more would be a false mask."""
 
 
 @dataclass(frozen=True)
-class Count:
-    """One layer of the folded model: entries, positions its gate keeps, entries that are not 0."""
+class LayerCount:
+    """One layer of the folded model: number of weights, of positions that its gate keeps, and of non-zero weights."""
 
     name: str
     n: int
@@ -25,11 +25,11 @@ class Count:
     nonzero: int
 
 
-def count(layers: Sequence[Layer[Any]], state: Mapping[str, Tensor]) -> list[Count]:
+def count_layers(layers: Sequence[Layer[Any]], state: Mapping[str, Tensor]) -> list[LayerCount]:
     """Count every prunable layer of the folded `state`.
 
     Raises:
-        AuditError: a position outside the kept ones holds a number.
+        AuditError: a position outside the mask is not zero.
     """
     counts = []
     for layer in layers:
@@ -38,12 +38,12 @@ def count(layers: Sequence[Layer[Any]], state: Mapping[str, Tensor]) -> list[Cou
         stray = int(((weight != 0) & ~kept).sum())
         if stray:
             raise AuditError(f"layer {layer.name}: {stray} weights outside the mask are not zero")
-        counts.append(Count(layer.name, weight.numel(), int(kept.sum()), int((weight != 0).sum())))
+        counts.append(LayerCount(layer.name, weight.numel(), int(kept.sum()), int((weight != 0).sum())))
     return counts
 
 
-def audit(counts: Sequence[Count], keep: int | None) -> None:
-    """Hold the folded model to the budget of `keep` positions; None where the sparsity emerges.
+def check_budget(counts: Sequence[LayerCount], keep: int | None) -> None:
+    """Check that the folded model keeps exactly `keep` positions; None if the method lets the sparsity emerge.
 
     Raises:
         AuditError: another number of positions is kept, or too many kept positions hold 0.0.
@@ -55,11 +55,11 @@ def audit(counts: Sequence[Count], keep: int | None) -> None:
         raise AuditError(f"{kept - nonzero} of {kept} kept positions hold 0.0: the mask claims more than the model has")
 
 
-def untouched(layers: Sequence[Layer[Any]], start: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Hold a frozen network to its initial parameters: bit for bit, wherever the masks keep something.
+def check_unchanged(layers: Sequence[Layer[Any]], start: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Check that a frozen network still has its initial parameters, bit for bit, at every position that is kept.
 
     Args:
-        layers: the prunable layers, whose pruned positions are 0 (`count` saw to that).
+        layers: the prunable layers; their pruned positions are 0, which `count_layers` has checked.
         start: every parameter before training, by its name in the plain network.
         state: the folded model.
 
@@ -69,7 +69,7 @@ def untouched(layers: Sequence[Layer[Any]], start: Mapping[str, Tensor], state: 
     kept = {f"{layer.name}.weight": layer.gate.kept(layer.dense.detach()).cpu() for layer in layers}
     for name, before in start.items():
         after = state[name]
-        changed = (after != before) | (after.signbit() != before.signbit())
+        changed = (after != before) | (after.signbit() != before.signbit())  # `!=` alone takes -0.0 for 0.0
         if name in kept:
             changed &= kept[name]
         if bool(changed.any()):
@@ -79,8 +79,8 @@ def untouched(layers: Sequence[Layer[Any]], start: Mapping[str, Tensor], state: 
             )
 
 
-def sparsity_block(counts: Sequence[Count], target: float | None, keep: int, parameters: int) -> dict[str, Any]:
-    """Return the record's `sparsity`: target and measured, over prunable weights and over the whole model."""
+def sparsity_block(counts: Sequence[LayerCount], target: float | None, keep: int, parameters: int) -> dict[str, Any]:
+    """Return the record's `sparsity` block: target and measured, over prunable weights and over the whole model."""
     n, kept, nonzero = (sum(getattr(c, field) for c in counts) for field in ("n", "kept", "nonzero"))
     return {
         "target": target,

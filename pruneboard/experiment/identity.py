@@ -1,4 +1,4 @@
-"""What a record says before its run has started: all that decides the result, its hash, and the board's fields."""
+"""The part of a record that is known before training: the content hash, what it covers, and the board's fields."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pruneboard.records import schema
 from pruneboard.spec import RULES_VERSION, Recipe, RunSpec
 
 SCOPE = "all"
-"""Prunable: every convolution and linear weight, first and last included."""
+"""Prunable weights: those of every Conv2d and Linear layer, including the first and the last."""
 
 Block = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """A spec with everything resolved, to be laid out as blocks of a record."""
+    """A spec with everything resolved; `blocks` lays it out as blocks of a record."""
 
     spec: RunSpec
     track: str
@@ -42,11 +42,11 @@ class RunIdentity:
     plan: ModelPlan
 
     def blocks(self) -> Block:
-        """Return the record's blocks that do not depend on how the run ends, the content hash among them."""
+        """Return the record's blocks that do not depend on how the run ends, including the content hash."""
         return {
             "schema": schema.SCHEMA,
             "rules": RULES_VERSION,
-            "hash": schema.content_hash(self._identity()),
+            "hash": schema.content_hash(self._hashed()),
             "track": self.track,
             "method": {**self._method, "traits": dataclasses.asdict(self.traits)},
             "model": self._model,
@@ -59,8 +59,11 @@ class RunIdentity:
             "board": self._board(),
         }
 
-    def _identity(self) -> Block:
-        """All that decides the result, and nothing else: what the content hash is taken over."""
+    def _hashed(self) -> Block:
+        """Return exactly what decides the result; the content hash is computed over it.
+
+        Processes, ZeRO stage, device, compilation and paths are left out: they change how a run is computed.
+        """
         return {
             "rules": RULES_VERSION,
             "track": self.track,
@@ -74,7 +77,7 @@ class RunIdentity:
         }
 
     def _board(self) -> Block:
-        """What must be equal for two rows to stand in one table."""
+        """Return the fields that two rows must share to be compared in one table."""
         return {
             "rules": RULES_VERSION,
             "track": self.track,
@@ -130,7 +133,7 @@ class RunIdentity:
 
 
 def init_identity(init: str) -> str:
-    """Return what stands for the initial weights in a record: a file by its content, never by its path."""
+    """Return the identity of the initial weights: the init rule, or for a file its SHA-256 (never its path)."""
     if not init.endswith(".safetensors"):
         return init
     try:

@@ -1,6 +1,6 @@
-"""One run, from a spec to its record: the walk, readable as a table of contents.
+"""One run, from a spec to its record: read this module from top to bottom, then the modules that it calls.
 
-`run` is what the command line and Python users call; `execute` is what every process of a run does.
+The command line and Python users call `run`; each process of the run calls `execute_safely`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from pruneboard.data import Dataset
 from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError, StoreError
 from pruneboard.experiment import ablation, outcome, start
-from pruneboard.experiment.listeners import Recorder, Silent, logged, logger
+from pruneboard.experiment.listeners import NullListener, Recorder, log_to_file, logger
 from pruneboard.experiment.prepare import Job, open_data, pick_device, prepare, wants_cuda
 from pruneboard.processes import memory, rendezvous
 from pruneboard.processes.launch import launch
@@ -30,11 +30,11 @@ from pruneboard.training.state import Listener
 
 
 def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
-    """Carry out one run and return its record; a finished record of the same content is returned as it is.
+    """Carry out one run and return its record; if a finished record with the same content hash exists, return that.
 
     Args:
         spec: what to run.
-        listener: who watches; nobody by default.
+        listener: observes the run; None for no observer.
 
     Raises:
         UsageError: the request is wrong; nothing was written.
@@ -45,22 +45,14 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
     with rendezvous.shared_run(world, cuda=wants_cuda(spec)):
         job, dataset = prepare(spec)
         rendezvous.check_same_run(job.hash)
-        # Only the first process sees the results.
+        # Only rank 0 reads the results folder: hosts need not share a file system.
         finished = rendezvous.broadcast_from_main(lambda: None if spec.force else store.finished(job.folder, job.hash))
-        return finished or _attempt(job, listener or Silent(), world, dataset)
+        return finished or _train_and_store(job, listener or NullListener(), world, dataset)
 
 
-def record_lost_run(spec: RunSpec, message: str) -> dict[str, Any]:
-    """Write the record of a run whose process is gone without having written one, and return it: failures are rows."""
-    job, _ = prepare(spec)
-    world = World.current()
-    with _folder(job, world):
-        return _put_unfinished(job, world, provenance.now(), RunError.status, "LostProcess", message)
-
-
-def _attempt(job: Job, listener: Listener, world: World, dataset: Dataset) -> dict[str, Any]:
-    with _folder(job, world), _recorded(job, world):
-        record = launch(guarded, (job, listener), job.spec.procs, world, dataset)
+def _train_and_store(job: Job, listener: Listener, world: World, dataset: Dataset) -> dict[str, Any]:
+    with _locked_folder(job, world), _failures_recorded(job, world):
+        record = launch(execute_safely, (job, listener), job.spec.procs, world, dataset)
         if world.is_main:
             store.put(job.folder, record)
             runfolder.drop_checkpoints(job.folder)
@@ -68,50 +60,53 @@ def _attempt(job: Job, listener: Listener, world: World, dataset: Dataset) -> di
 
 
 def execute(job: Job, listener: Listener, dataset: Dataset | None = None) -> dict[str, Any]:
-    """Do this process's part of a run and return its record; only the first process's is kept.
+    """Do this process's part of a run and return the record; only that of rank 0 is kept.
 
-    model -> gates -> engine -> resume, where there is a checkpoint -> fit, which hardens on the way -> ablation, if
-    asked for -> fold -> audit -> evaluate -> cost -> record.
+    model -> gates -> engine -> resume from a checkpoint, if there is one -> fit, which also hardens -> ablation, if
+    requested -> fold -> audit -> evaluate -> cost -> record.
     """
-    started = time.perf_counter()
+    start_time = time.perf_counter()
     device = pick_device(job.spec)
     memory.reset_peak_memory(device)
-    if dataset is None:  # a started process opens the data itself
+    if dataset is None:  # in a process started by `launch`, which receives no images
         dataset = open_data(job.spec, job.recipe, job.seeds)
+    # The loop seeds torch's global generators for dropout; the caller gets its random state back.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        training = start.training(job, dataset, device, listener, started)
+        training = start.build_from_job(job, dataset, device, listener, start_time)
         try:
-            loop.resume(training, start.attempt(job, training))
+            loop.resume_from_checkpoint(training, start.attempt_entry(job, training))
             loop.fit(training)
             if job.spec.ablation:
                 ablation.apply(job, training)
-            return outcome.record(job, training)
+            return outcome.finished_record(job, training)
         finally:
             training.engine.close()
 
 
-def guarded(job: Job, listener: Listener, dataset: Dataset | None = None) -> dict[str, Any]:
-    """Carry out `execute` and turn whatever stops it into an error of ours, with the traceback in this process's log.
+def execute_safely(job: Job, listener: Listener, dataset: Dataset | None = None) -> dict[str, Any]:
+    """Call `execute`, write metrics and log files, and convert every error into one of `pruneboard.errors`.
 
     Raises:
-        RunError: with the status the record gets.
+        RunError: the run failed; the error's class has the status for the record.
     """
     world = World.current()
-    watcher = Recorder(job.folder, listener, job.spec.tensorboard) if world.is_main else Silent()
+    observer = Recorder(job.folder, listener, job.spec.tensorboard) if world.is_main else NullListener()
     log = job.folder / ("log.txt" if world.is_main else f"log.rank{world.rank}.txt")
-    with logged(log, logging.INFO if world.is_main else logging.ERROR):
-        return _told(job, watcher, dataset, log)
+    with log_to_file(log, logging.INFO if world.is_main else logging.ERROR), _errors_converted(log):
+        return execute(job, observer, dataset)
 
 
-def _told(job: Job, watcher: Listener, dataset: Dataset | None, log: Path) -> dict[str, Any]:
+@contextmanager
+def _errors_converted(log: Path) -> Iterator[None]:
+    """Convert whatever the block raises into one of our errors, with a one-line message; log the traceback."""
     try:
-        return execute(job, watcher, dataset)
+        yield
     except InterruptedRunError as error:
         raise rendezvous.root_cause(error) from None
     except RunError:
         logger.exception("the run failed")
         raise
-    except PruneboardError as error:  # the data or the plugin, found wanting once the run was under way
+    except PruneboardError as error:  # an error in the data or the plugin that showed only during the run
         logger.exception("the run failed")
         raise RunError(str(error)) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -132,41 +127,46 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _folder(job: Job, world: World) -> Iterator[None]:
-    """Hold the run's folder, ready for this attempt, while the block lasts; the first process does."""
+def _locked_folder(job: Job, world: World) -> Iterator[None]:
+    """On rank 0, prepare the run's folder for this attempt and lock it during the block."""
     if not world.is_main:
         yield
         return
     with runfolder.locked(job.folder):
         if not job.spec.force:
-            start.checkpointer(job).check()
+            start.checkpointer(job).check_resumable()
         runfolder.begin(job.folder, force=job.spec.force)
         yield
 
 
 @contextmanager
-def _recorded(job: Job, world: World) -> Iterator[None]:
-    """Leave a record of any run that started and did not finish, then let the error go on."""
+def _failures_recorded(job: Job, world: World) -> Iterator[None]:
+    """If the block fails or is interrupted, store a record that says why, and let the error propagate."""
     started = provenance.now()
     try:
         yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, InterruptedRunError) as error:
         message = str(error) or "stopped by Ctrl-C"
-        _put_unfinished(job, world, started, "interrupted", type(error).__name__, message)
-        raise
-    except InterruptedRunError as error:
-        _put_unfinished(job, world, started, "interrupted", type(error).__name__, str(error))
+        _store_unfinished(job, world, started, "interrupted", type(error).__name__, message)
         raise
     except RunError as error:
-        error.record = _put_unfinished(job, world, started, error.status, type(error).__name__, str(error))
+        error.record = _store_unfinished(job, world, started, error.status, type(error).__name__, str(error))
         raise
 
 
-def _put_unfinished(job: Job, world: World, started: str, status: str, kind: str, message: str) -> dict[str, Any]:
-    made = outcome.unfinished(job, started, status, kind, message)
+def record_lost_run(spec: RunSpec, message: str) -> dict[str, Any]:
+    """Store and return the record of a run whose process ended without writing one: a failed run is also a row."""
+    job, _ = prepare(spec)
+    world = World.current()
+    with _locked_folder(job, world):
+        return _store_unfinished(job, world, provenance.now(), RunError.status, "LostProcess", message)
+
+
+def _store_unfinished(job: Job, world: World, started: str, status: str, kind: str, message: str) -> dict[str, Any]:
+    record = outcome.unfinished_record(job, started, status, kind, message)
     if world.is_main:
         try:
-            store.put(job.folder, made)
-        except StoreError as refused:
-            raise RunError(f"{message}; nor could the record of it be written: {refused}") from None
-    return made
+            store.put(job.folder, record)
+        except StoreError as error:
+            raise RunError(f"{message}; the record of this failure could not be written either: {error}") from None
+    return record

@@ -15,8 +15,8 @@ from pruneboard.training.state import Listener
 logger = logging.getLogger("pruneboard")
 
 
-class Silent:
-    """A listener that says nothing."""
+class NullListener:
+    """A listener that ignores everything."""
 
     def on_step(self, step: int, total: int, loss: float) -> None:
         """Ignore it."""
@@ -30,18 +30,18 @@ class Silent:
 
 @dataclass
 class Recorder:
-    """Writes `metrics.jsonl`, `log.txt` and event files, and passes everything on to the user's listener."""
+    """Writes `metrics.jsonl`, `log.txt` and event files, and forwards every call to the user's listener."""
 
     folder: Path
     listener: Listener
     tensorboard: bool = False
 
     def on_step(self, step: int, total: int, loss: float) -> None:
-        """Pass it on."""
+        """Forward the call."""
         self.listener.on_step(step, total, loss)
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
-        """Append the epoch to `metrics.jsonl`, then pass it on."""
+        """Append the epoch to `metrics.jsonl`, then forward the call."""
         runfolder.append_metrics(self.folder, row)
         logger.info("epoch %s: validation top-1 %.4f", row["epoch"], row["validation"]["top1"])
         if self.tensorboard:
@@ -49,7 +49,7 @@ class Recorder:
         self.listener.on_epoch(row)
 
     def on_phase(self, message: str) -> None:
-        """Log it and pass it on."""
+        """Log the message and forward the call."""
         logger.info(message)
         self.listener.on_phase(message)
 
@@ -67,18 +67,21 @@ def _write_events(folder: Path, row: Mapping[str, Any]) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A file made with its first line, on hosts that have the run's folder: only the first process makes that."""
+    """A log file that is created by its first line, and only where the run's folder exists.
+
+    Only rank 0 creates the folder, and other hosts may not see it.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line where there is a folder."""
+        """Write the line if the folder exists."""
         if Path(self.baseFilename).parent.is_dir():
             super().emit(record)
 
 
 @contextmanager
-def logged(path: Path, level: int) -> Iterator[None]:
-    """Send what we log from `level` on to a file while a run lasts."""
-    # Without a handler logging would print tracebacks on standard error.
+def log_to_file(path: Path, level: int) -> Iterator[None]:
+    """Write pruneboard's log messages of `level` and above to the file `path` during the block."""
+    # Without any handler, logging would print tracebacks on standard error.
     handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setLevel(level)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

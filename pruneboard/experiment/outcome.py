@@ -1,4 +1,4 @@
-"""The record of a run: fold, audit and evaluate the trained network, and write down what came out."""
+"""The end of a run: fold, audit and evaluate the trained network, and build the record from what was measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruneboard import models, scores
 from pruneboard.data import order_sha256
 from pruneboard.errors import AuditError, DivergedError
 from pruneboard.experiment import audit
-from pruneboard.experiment.audit import Count
+from pruneboard.experiment.audit import LayerCount
 from pruneboard.experiment.prepare import Job
 from pruneboard.models import cost
 from pruneboard.models.cost import AliveCounts, LayerCost, Usage
@@ -28,19 +28,23 @@ from pruneboard.training.loop import evaluate_split
 from pruneboard.training.state import Training
 
 
-def record(job: Job, run: Training) -> dict[str, Any]:
-    """Fold, audit, evaluate the plain model on the test split, once, and return the finished record.
+def finished_record(job: Job, run: Training) -> dict[str, Any]:
+    """Fold, audit and evaluate the trained network, and return the record of the finished run.
 
-    The first process writes the folded weights and the packed masks beside it.
+    The test split is evaluated here and nowhere else, once. Rank 0 also saves the folded weights and the masks.
     """
     run.listener.on_phase("evaluating the folded model on the test split")
+
+    # Fold every gate into its weight, and check the result against what the method declared.
     state = gates.fold(run.engine.model, run.layers)
-    _same_everywhere(run, state)
-    counts = audit.count(run.layers, state)
+    _check_ranks_agree(run, state)
+    counts = audit.count_layers(run.layers, state)
     keep = scores.kept_of(sum(c.n for c in counts), run.pruner.sparsity)
-    audit.audit(counts, keep if job.traits.hits_target else None)
-    if run.start.frozen is not None:
-        audit.untouched(run.layers, run.start.frozen, state)
+    audit.check_budget(counts, keep if job.traits.hits_target else None)
+    if run.initial.frozen is not None:
+        audit.check_unchanged(run.layers, run.initial.frozen, state)
+
+    # From here on, measure a plain network that holds the folded weights: no gate, no code of the method.
     plain = models.build_model(job.plan, init="random", seed=0)
     plain.load_state_dict(state)
     plain = plain.to(run.engine.device).eval()
@@ -49,18 +53,19 @@ def record(job: Job, run: Training) -> dict[str, Any]:
         raise DivergedError("the folded model's loss is not a finite number: lower the learning rate (--lr)")
     masks = [mask_file.pack(layer.name, layer.gate.kept(layer.dense.detach()).cpu().numpy()) for layer in run.layers]
     if run.engine.rank == 0:
-        _save(job, state, masks)
-    taken = _taken(run)  # before what follows, which is no part of the run
+        _save_artifacts(job, state, masks)
+    resources = _resources_used(run)  # read now: what follows analyses the network and is not part of the run
+
     usage = cost.usage(plain, run.dataset.image_size)
     layers = _layer_costs(counts, usage, plain)
     parameters = sum(p.numel() for p in plain.parameters())
     return {
-        **job.known,
+        **job.base_record,
         "status": "done",
         "error": None,
-        "model": {**job.known["model"], "parameters": parameters, "initial_sha256": run.start.sha256},
-        "data": {**job.known["data"], "order_sha256": _order(run)},
-        "board": _fingerprinted({**job.known["board"], "prunable": sum(c.n for c in counts)}),
+        "model": {**job.base_record["model"], "parameters": parameters, "initial_sha256": run.initial.sha256},
+        "data": {**job.base_record["data"], "order_sha256": _image_order(run)},
+        "board": _with_fingerprint({**job.base_record["board"], "prunable": sum(c.n for c in counts)}),
         "budget": _budget(job, run),
         "engine": _engine(job, run),
         "hardware": provenance.hardware(run.engine.device, torch.get_num_threads()),
@@ -75,7 +80,7 @@ def record(job: Job, run: Training) -> dict[str, Any]:
             "validation": validation.as_dict(),
             "best_validation": run.state.best_validation,
         },
-        "cost": {**_cost(run, layers, usage, plain), **taken},
+        "cost": {**_cost(run, layers, usage, plain), **resources},
         "weights_sha256": models.state_sha256(state),
         "mask_sha256": mask_file.sha256(masks),
         "lifecycle": {
@@ -87,44 +92,52 @@ def record(job: Job, run: Training) -> dict[str, Any]:
     }
 
 
-def unfinished(job: Job, started: str, status: str, kind: str, message: str) -> dict[str, Any]:
-    """Return the record of a run that started and did not finish."""
+def unfinished_record(job: Job, started: str, status: str, kind: str, message: str) -> dict[str, Any]:
+    """Return the record of a run that started and failed or was interrupted.
+
+    Args:
+        job: the resolved run.
+        started: when this attempt started (`provenance.now`).
+        status: as in `records.schema`, for example `failed` or `interrupted`.
+        kind: class of the error.
+        message: its message; the user's own folders are replaced.
+    """
     return {
-        **job.known,
+        **job.base_record,
         "status": status,
         "error": {"kind": kind, "message": _without_paths(message, job)},
-        "board": _fingerprinted(job.known["board"]),
+        "board": _with_fingerprint(job.base_record["board"]),
         "software": provenance.software(job.info.target),
         "lifecycle": {"started": started, "ended": provenance.now()},
     }
 
 
 def _without_paths(message: str, job: Job) -> str:
-    """Return `message` with the user's own folders replaced by what they are: records are published."""
+    """Replace the user's own folders in `message` by names for them, because records are published."""
     for folder, name in ((job.spec.data_dir, "DATA_DIR"), (job.spec.results, "RESULTS"), (str(Path.home()), "~")):
         if folder and folder.strip("/."):
             message = message.replace(folder, name)
     return message
 
 
-def _fingerprinted(board: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must be equal for two rows to stand in one table, with its fingerprint."""
+def _with_fingerprint(board: Mapping[str, Any]) -> dict[str, Any]:
+    """Add its fingerprint to the block of fields that two rows of one table must share."""
     return {"fingerprint": records.fingerprint(board), **board}
 
 
-def _same_everywhere(run: Training, state: Mapping[str, Tensor]) -> None:
+def _check_ranks_agree(run: Training, state: Mapping[str, Tensor]) -> None:
     name = run.engine.first_difference(state)
     if name is not None:
         raise AuditError(f"tensor {name} of the folded model differs between processes")
 
 
-def _save(job: Job, state: Mapping[str, Tensor], masks: Sequence[PackedMask]) -> None:
-    # One key alone: several come out in any order, and equal networks are to be equal files.
+def _save_artifacts(job: Job, state: Mapping[str, Tensor], masks: Sequence[PackedMask]) -> None:
+    # Only one metadata key: safetensors writes several in no fixed order, and equal networks must give equal files.
     store.write_atomic(job.folder / store.WEIGHTS, save(dict(state), {"load_as": job.plan.load_as}))
     store.write_atomic(job.folder / store.MASK, mask_file.dumps(masks))
 
 
-def _order(run: Training) -> dict[str, str]:
+def _image_order(run: Training) -> dict[str, str]:
     last = run.budget.epochs - 1
     return {
         "first": order_sha256(run.dataset, run.plan, epoch=0),
@@ -157,27 +170,27 @@ def _engine(job: Job, run: Training) -> dict[str, Any]:
     }
 
 
-def _layer_costs(counts: Sequence[Count], usage: Usage, plain: nn.Module) -> list[LayerCost]:
+def _layer_costs(counts: Sequence[LayerCount], usage: Usage, plain: nn.Module) -> list[LayerCost]:
     rescaled = {name for name, layer in models.prunable_layers(plain) if models.standardized(layer)}
     return [LayerCost(c.name, c.n, c.kept, c.nonzero, usage.positions[c.name], c.name in rescaled) for c in counts]
 
 
-def _per_layer(layers: Sequence[LayerCost], left: AliveCounts) -> dict[str, Any]:
-    """Return what the record's `sparsity` says layer by layer, and of the weights that still have a part."""
-    alive = left.alive
+def _per_layer(layers: Sequence[LayerCost], effective: AliveCounts) -> dict[str, Any]:
+    """Return the parts of the `sparsity` block about single layers and about weights that lie on a path (`alive`)."""
+    alive = effective.alive
     total = None if alive is None else sum(alive.values())
     n = sum(layer.n for layer in layers)
     return {
         "layers": [layer.as_dict() | ({} if alive is None else {"alive": alive[layer.name]}) for layer in layers],
         "alive": total,
         "effective": None if total is None else (n - total) / n,
-        "effective_unknown": left.undecided,
+        "effective_unknown": effective.undecided,
     }
 
 
 def _cost(run: Training, layers: Sequence[LayerCost], usage: Usage, plain: nn.Module) -> dict[str, Any]:
     dense = sum(layer.macs_dense for layer in layers)
-    trained = cost.train_macs(dense, run.images + run.state.scoring_passes)
+    trained = cost.train_macs(dense, run.images_trained + run.state.scoring_passes)
     reference = cost.train_macs(dense, run.plan.batch_size * run.budget.total)
     weights = [layer.get_parameter("weight") for _, layer in models.prunable_layers(plain)]
     stored = cost.storage_bytes(layers, {layer.name: layer.dense.shape[0] for layer in run.layers})
@@ -192,12 +205,12 @@ def _cost(run: Training, layers: Sequence[LayerCost], usage: Usage, plain: nn.Mo
         "macs_definition": cost.MACS_DEFINITION,
         "parameters": sum(p.numel() for p in plain.parameters()),
         "bytes": {**stored, "compressed": cost.compressed_bytes(weights)},
-        "storage_bits": cost.supermask_bits(layers, plain) if run.start.frozen is not None else None,
+        "storage_bits": cost.supermask_bits(layers, plain) if run.initial.frozen is not None else None,
     }
 
 
-def _taken(run: Training) -> dict[str, Any]:
-    """Return what the run has taken until now."""
+def _resources_used(run: Training) -> dict[str, Any]:
+    """Return the time and memory used so far."""
     return {
         "wall_seconds": round(run.seconds, 3),
         "hook_seconds": round(run.state.hook_seconds, 3),

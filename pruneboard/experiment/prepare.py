@@ -1,7 +1,4 @@
-"""From a spec to a job: everything that can be resolved, and refused, before a run starts.
-
-Nothing is trained and nothing is written here.
-"""
+"""Resolve a spec to a job, or refuse it, before anything is trained or written."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ SEEDS = ("init", "split", "order", "augmentation", "pruner")
 
 @dataclass(frozen=True)
 class Job:
-    """A spec with everything resolved that can be before training: what every process of a run is given."""
+    """A spec with everything resolved that can be resolved before training; every process of a run receives one."""
 
     spec: RunSpec
     track: str
@@ -42,21 +39,21 @@ class Job:
     seeds: Mapping[str, int]
     plan: ModelPlan
     traits: Traits
-    known: Mapping[str, Any]
-    """The record's blocks that do not depend on how the run ends."""
+    base_record: Mapping[str, Any]
+    """The blocks of the record that do not depend on how the run ends."""
     folder: Path
 
     @property
     def hash(self) -> str:
-        """The content hash of all that decides the result."""
-        return str(self.known["hash"])
+        """The content hash, over everything that decides the result."""
+        return str(self.base_record["hash"])
 
 
 def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
-    """Resolve a spec: method, recipe, data, model, content hash, folder. Trains and writes nothing.
+    """Resolve a spec: method, recipe, data, model, content hash and folder. Trains nothing and writes nothing.
 
     Raises:
-        UsageError: anything that does not exist, does not fit together, or cannot be read or written.
+        UsageError: something does not exist, does not fit together, or cannot be read or written.
     """
     info = registry.find(spec.method)
     pruner = registry.build(info, spec.sparsity, spec.options)
@@ -64,19 +61,19 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     init = resolve_init(spec.init, track)
     check_ablation(spec, track)
     recipe = resolve_recipe(spec)
-    if World.current().is_main:  # it alone writes
+    if World.current().is_main:  # only rank 0 writes
         store.check_writable(spec.results)
     device = pick_device(spec)
     if spec.compile:
-        compiling.check(device)
+        compiling.check_compiler(device)
     check_tensorboard(spec)
     seeds = {name: key(spec.seed, name) for name in SEEDS}
     dataset = open_data(spec, recipe, seeds)
     plan = plan_network(spec, dataset)
     check_world(spec, recipe, plan)
-    traits = honoured_traits(pruner, track, info)
-    check_split(spec, traits, micro_batch(recipe, plan, max(spec.procs, World.current().size)))
-    known = RunIdentity(spec, track, recipe, info, pruner, traits, init, seeds, dataset, plan).blocks()
+    traits = effective_traits(pruner, track, info)
+    check_split_batch(spec, traits, micro_batch(recipe, plan, max(spec.procs, World.current().size)))
+    record = RunIdentity(spec, track, recipe, info, pruner, traits, init, seeds, dataset, plan).blocks()
     folder = store.run_folder(
         spec.results,
         dataset=dataset.name,
@@ -85,13 +82,13 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
         method=spec.method,
         sparsity=spec.sparsity,
         seed=spec.seed,
-        hash=known["hash"],
+        hash=record["hash"],
     )
-    return Job(spec, track, recipe, info, init, seeds, plan, traits, known, folder), dataset
+    return Job(spec, track, recipe, info, init, seeds, plan, traits, record, folder), dataset
 
 
 def choose_track(pruner: Pruner[Any], spec: RunSpec) -> str:
-    """Return the requested track, or the method's only one, or `prune`."""
+    """Return the requested track; without a request, the method's only track, else `prune`."""
     tracks = sorted(pruner.tracks)
     track = spec.track or (tracks[0] if len(tracks) == 1 else "prune")
     if track not in tracks:
@@ -100,7 +97,7 @@ def choose_track(pruner: Pruner[Any], spec: RunSpec) -> str:
 
 
 def resolve_recipe(spec: RunSpec) -> Recipe:
-    """Return the recipe named, or the data set's own, with the spec's overrides."""
+    """Return the recipe that the spec names, else the default of its data set, with the spec's overrides."""
     name = spec.recipe or _recipe_for(spec)
     return load_recipe(name, spec.overrides)
 
@@ -139,16 +136,16 @@ def plan_network(spec: RunSpec, dataset: Dataset) -> ModelPlan:
 
 
 def check_ablation(spec: RunSpec, track: str) -> None:
-    """Refuse an ablation where weights are trained: they would belong to the mask that was taken away."""
+    """Refuse an ablation of trained weights: they were trained together with the mask that it would replace."""
     if spec.ablation and track != "supermask":
         raise UsageError(f"--ablation {spec.ablation} belongs to the supermask track; this run is on track {track!r}")
 
 
-def honoured_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo) -> Traits:
-    """Return the pruner's traits; only pruneboard's own distribution may name itself a control.
+def effective_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo) -> Traits:
+    """Return the traits that the harness acts on: `control` counts only for pruneboard's own distribution.
 
     Raises:
-        PluginError: on the supermask track, a search that ends early: nothing is left to fine-tune there.
+        PluginError: the search ends early on the supermask track, where no weight is left to fine-tune.
     """
     traits = pruner.traits(track)  # type: ignore[arg-type]
     if track == "supermask" and traits.harden_at not in (0, 1):
@@ -159,19 +156,19 @@ def honoured_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo) 
     return traits if info.distribution == "pruneboard" else dataclasses.replace(traits, control=None)
 
 
-def check_split(spec: RunSpec, traits: Traits, images: int) -> None:
-    """Refuse passes that would take unequal shares of the `images` of a forward pass."""
+def check_split_batch(spec: RunSpec, traits: Traits, images: int) -> None:
+    """Refuse a `split_batch` method whose passes would get unequal shares of the `images` of a micro-batch."""
     if traits.split_batch and images % traits.forward_passes:
         raise UsageError(
-            f"method {spec.method!r} shares the {images} images that are normalized together among "
-            f"{traits.forward_passes} passes: choose --norm-batch and --batch-size as multiples of that"
+            f"method {spec.method!r} divides the {images} images of a micro-batch among {traits.forward_passes} "
+            "forward passes: choose --norm-batch and --batch-size as multiples of the number of passes"
         )
 
 
 def check_world(spec: RunSpec, recipe: Recipe, plan: ModelPlan) -> None:
     """Refuse a number of processes that would change how many images are normalized together.
 
-    A network without batch statistics does not care, and gets smaller micro-batches instead.
+    Networks without batch normalization do not depend on that number: they get smaller micro-batches instead.
     """
     launched = World.current().size
     if spec.procs > 1 and launched > 1:
@@ -201,18 +198,18 @@ def micro_batch(recipe: Recipe, plan: ModelPlan, world: int) -> int:
 
 
 def check_tensorboard(spec: RunSpec) -> None:
-    """Refuse event files where the package that writes them is missing."""
+    """Refuse `--tensorboard` if the package that writes event files is missing."""
     if spec.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UsageError("--tensorboard needs a package that is not installed: pip install 'pruneboard[tensorboard]'")
 
 
 def wants_cuda(spec: RunSpec) -> bool:
-    """Whether the run goes to GPUs."""
+    """Return whether the run uses GPUs."""
     return spec.device != "cpu" and torch.cuda.is_available()
 
 
 def pick_device(spec: RunSpec) -> torch.device:
-    """Return this process's device: its own GPU where there is one, else the CPU."""
+    """Return this process's device: its own GPU if the run uses GPUs, else the CPU."""
     if not wants_cuda(spec):
         if spec.device == "cuda":
             raise UsageError("--device cuda was asked for, and torch sees no CUDA device: use --device cpu or auto")
@@ -220,7 +217,7 @@ def pick_device(spec: RunSpec) -> torch.device:
     index = int(os.environ.get("LOCAL_RANK", "0"))
     needed, visible = max(index + 1, spec.procs), torch.cuda.device_count()
     if needed > visible:
-        raise UsageError(f"{needed} processes need a GPU each and {visible} are visible: lower --procs")
+        raise UsageError(f"{needed} processes need one GPU each, and {visible} are visible: lower --procs")
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device

@@ -17,8 +17,16 @@ from pruneboard.training.setup import TrainingOptions, build_training
 from pruneboard.training.state import Listener, Training
 
 
-def training(job: Job, dataset: Dataset, device: torch.device, listener: Listener, began: float) -> Training:
-    """Build model, gates and engine; `began` is the start time of this attempt (`time.perf_counter`)."""
+def build_from_job(job: Job, dataset: Dataset, device: torch.device, listener: Listener, start_time: float) -> Training:
+    """Build network, gates and engine of a job.
+
+    Args:
+        job: the resolved run.
+        dataset: its images.
+        device: device of this process.
+        listener: observes the run.
+        start_time: start time of this attempt (`time.perf_counter`).
+    """
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     pruner = registry.build(job.info, job.spec.sparsity, job.spec.options)
@@ -35,28 +43,30 @@ def training(job: Job, dataset: Dataset, device: torch.device, listener: Listene
         precision=job.spec.precision,
     )
     compiled = job.spec.model if job.spec.compile else None
-    return build_training(options, initial_model(job, pruner.sparsity), dataset, listener, began, compiled)
+    return build_training(options, initial_model(job, pruner.sparsity), dataset, listener, start_time, compiled)
+
+
+def initial_model(job: Job, sparsity: float) -> nn.Module:
+    """Build the network with its initial weights; on the supermask track all of them are frozen."""
+    if job.track == "supermask":
+        return models.build_frozen(job.plan, init=job.init, keep_ratio=1 - sparsity, seed=job.seeds["init"])
+    return models.build_model(job.plan, init=job.init, seed=job.seeds["init"])
 
 
 def checkpointer(job: Job) -> Checkpointer:
-    """Return the object that saves and restores the run."""
-    return Checkpointer(
-        job.folder, job.spec.checkpoint_every, {"content hash": job.hash, **provenance.code_versions(job.info.target)}
-    )
+    """Return the object that saves and restores the run.
+
+    A checkpoint can be resumed only if the content hash and the code of pruneboard and of the method are unchanged.
+    """
+    identity = {"content hash": job.hash, **provenance.code_versions(job.info.target)}
+    return Checkpointer(job.folder, job.spec.checkpoint_every, identity)
 
 
-def attempt(job: Job, run: Training) -> dict[str, Any]:
-    """Return the record's entry for this attempt, without the step that it resumes from."""
+def attempt_entry(job: Job, run: Training) -> dict[str, Any]:
+    """Return this attempt's entry for `lifecycle.attempts` of the record; the loop adds the step it starts at."""
     return {
         "started": provenance.now(),
         "world_size": run.engine.world,
         "zero": job.spec.zero,
         "device": run.engine.device.type,
     }
-
-
-def initial_model(job: Job, sparsity: float) -> nn.Module:
-    """Build the network with its initial weights: all of them frozen on the supermask track."""
-    if job.track == "supermask":
-        return models.build_frozen(job.plan, init=job.init, keep_ratio=1 - sparsity, seed=job.seeds["init"])
-    return models.build_model(job.plan, init=job.init, seed=job.seeds["init"])

@@ -24,14 +24,14 @@ from pruneboard.data import Dataset, calibration_batches, eval_batches, override
 from pruneboard.data.batches import CALIBRATION_BATCHES
 from pruneboard.data.noise import noise_dataset
 from pruneboard.experiment import start
-from pruneboard.experiment.listeners import Silent
+from pruneboard.experiment.listeners import NullListener
 from pruneboard.experiment.prepare import pick_device, prepare, resolve_recipe
 from pruneboard.spec import Recipe, RunSpec
 from pruneboard.sweeps.board_file import BoardData
 from pruneboard.sweeps.executors.workers import Outcome, Workers
 from pruneboard.sweeps.plan import PlannedRun
 from pruneboard.training import loop
-from pruneboard.training.evaluate import evaluate, reestimate
+from pruneboard.training.evaluate import evaluate, reestimate_statistics
 from pruneboard.training.state import Training
 
 WARMUP_STEPS, TIMED_STEPS = 2, 8
@@ -155,7 +155,7 @@ def measure_run(task: MeasurementTask, on_step: Callable[[int, int], None]) -> d
     recipe = resolve_recipe(task.spec)
     with tempfile.TemporaryDirectory() as folder, override_dataset(_noise(task.data, recipe, Path(folder))):
         job, dataset = prepare(dataclasses.replace(task.spec, results=folder))
-        run = start.training(job, dataset, pick_device(task.spec), Silent(), time.perf_counter())
+        run = start.build_from_job(job, dataset, pick_device(task.spec), NullListener(), time.perf_counter())
         try:
             loop.prune_before_training(run)
             fixed_seconds = run.seconds + 2 * _calibration_seconds(run)
@@ -221,7 +221,7 @@ def _image_seconds(run: Training) -> float:
 def _calibration_seconds(run: Training) -> float:
     """Return the seconds for one re-estimation of the batch statistics."""
     began = time.perf_counter()
-    reestimate(run.engine, calibration_batches(run.dataset, run.plan, CALIBRATED_BATCHES))
+    reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan, CALIBRATED_BATCHES))
     _synchronize(run)
     return (time.perf_counter() - began) * CALIBRATION_BATCHES / CALIBRATED_BATCHES
 

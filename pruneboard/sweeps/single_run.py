@@ -26,7 +26,7 @@ def progress_summary(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class StepListener(listeners.Silent):
+class StepListener(listeners.NullListener):
     """A listener that forwards steps only."""
 
     callback: Callable[[int, int], None]

@@ -23,14 +23,14 @@ from pruneboard.data import Dataset, Split
 from pruneboard.data.splits import Pixels
 from pruneboard.draws import key
 from pruneboard.experiment import audit
-from pruneboard.experiment.audit import Count
-from pruneboard.experiment.listeners import Silent
+from pruneboard.experiment.audit import LayerCount
+from pruneboard.experiment.listeners import NullListener
 from pruneboard.processes.world import World
 from pruneboard.spec import Recipe
 from pruneboard.training import gates, loop
 from pruneboard.training.checkpoint import Checkpointer, TrainState
 from pruneboard.training.engine import Engine
-from pruneboard.training.mask_stats import MaskWatch
+from pruneboard.training.mask_stats import MaskTracker
 from pruneboard.training.setup import TrainingOptions, build_training
 from pruneboard.training.state import Training
 
@@ -126,10 +126,10 @@ class Nowhere(Checkpointer):
     every: int = 0
     identity: Mapping[str, str] = field(default_factory=dict)
 
-    def save(self, engine: Engine, watch: MaskWatch, state: TrainState) -> None:
+    def save(self, engine: Engine, watch: MaskTracker, state: TrainState) -> None:
         """Do nothing."""
 
-    def restore(self, engine: Engine, watch: MaskWatch) -> TrainState | None:
+    def restore(self, engine: Engine, watch: MaskTracker) -> TrainState | None:
         """Return that there is nothing."""
 
 
@@ -146,13 +146,13 @@ class Trained:
     state: Mapping[str, Tensor]
 
     @cached_property
-    def counts(self) -> Sequence[Count]:
+    def counts(self) -> Sequence[LayerCount]:
         """The prunable layers of it; counted when asked, so that a false report fails what is about counts only.
 
         Raises:
             AuditError: a position that the gates say is pruned holds a number.
         """
-        return audit.count(self.run.layers, self.state)
+        return audit.count_layers(self.run.layers, self.state)
 
     @property
     def kept(self) -> int:
@@ -213,7 +213,7 @@ class Bench:
             zero=self.zero,
             precision=self.precision,
         )
-        run = build_training(options, self.network(), images(), Silent(), time.perf_counter())
+        run = build_training(options, self.network(), images(), NullListener(), time.perf_counter())
         if self.channels_last:
             run.engine.model.to(memory_format=torch.channels_last)
         return run
@@ -228,7 +228,7 @@ def finish(run: Training) -> Trained:
     device = run.engine.device
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            loop.resume(run, {"world_size": World.current().size})
+            loop.resume_from_checkpoint(run, {"world_size": World.current().size})
             loop.fit(run)
         return Trained(run, gates.fold(run.engine.model, run.layers))
     finally:

@@ -17,7 +17,7 @@ from pruneboard.testing.bench import Bench, Trained
 from pruneboard.testing.subject import Check, CheckFailedError, CheckSkippedError, Subject, check, require
 from pruneboard.training.checkpoint import Checkpointer, TrainState
 from pruneboard.training.engine import Engine
-from pruneboard.training.mask_stats import MaskWatch
+from pruneboard.training.mask_stats import MaskTracker
 
 TOGETHER = {"norm_batch": 8}
 """Recipe fields under which two processes take the steps of one."""
@@ -90,7 +90,7 @@ def two_processes_agree(subject: Subject) -> None:
 
 
 def _sound(subject: Subject, found: Trained) -> None:
-    audit.audit(found.counts, subject.budget(found) if subject.traits.hits_target else None)
+    audit.check_budget(found.counts, subject.budget(found) if subject.traits.hits_target else None)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class AtSteps(Checkpointer):
         """Whether `step` is one of them."""
         return step in self.steps
 
-    def save(self, engine: Engine, watch: MaskWatch, state: TrainState) -> None:
+    def save(self, engine: Engine, watch: MaskTracker, state: TrainState) -> None:
         """Write the checkpoint of a chosen step."""
         if state.step in self.steps:
             Checkpointer(self.folder / str(state.step), 0, {}).save(engine, watch, state)

@@ -135,7 +135,7 @@ def shared_pair() -> Pair:
 
 
 def _serve(pipe: Connection) -> None:
-    engine.boot(torch.device("cpu"))
+    engine.start_deepspeed(torch.device("cpu"))
     engine.shutdown()  # its process group holds one process, and the first task may need one of both
     pipe.send(_READY)
     while True:

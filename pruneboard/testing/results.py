@@ -29,7 +29,7 @@ def keeps_what_it_says(subject: Subject) -> None:
 
     The folded weight is zero everywhere else, and no more than one in ten thousand kept positions holds 0.0.
     """
-    audit.audit(subject.trained.counts, None)
+    audit.check_budget(subject.trained.counts, None)
 
 
 @check(applies=lambda subject: subject.traits.hits_target, when="the sparsity is a target")
@@ -89,9 +89,9 @@ def folds_to_a_plain_network(subject: Subject) -> None:
 @check(applies=lambda subject: subject.track == "supermask", when="track supermask")
 def frozen_weights_stay_frozen(subject: Subject) -> None:
     """On the supermask track every parameter is the initial one, bit for bit, wherever a mask keeps something."""
-    start = subject.trained.run.start.frozen
+    start = subject.trained.run.initial.frozen
     assert start is not None
-    audit.untouched(subject.trained.run.layers, start, subject.trained.state)
+    audit.check_unchanged(subject.trained.run.layers, start, subject.trained.state)
 
 
 @check()
@@ -101,7 +101,7 @@ def pruned_weights_stay_pruned(subject: Subject) -> None:
     Whatever momentum and weight decay, both strong here, do to the weights beneath.
     """
     strong = {"momentum": 0.95, "weight_decay": 0.05, "lr": 0.05}
-    run = Remembering.of(subject.bench(recipe=strong).ready())
+    run = Remembering.from_training(subject.bench(recipe=strong).ready())
     found = finish(run)
     for layer, count, before in zip(run.layers, found.counts, run.kept, strict=True):
         weight = found.state[f"{layer.name}.weight"]
@@ -147,7 +147,7 @@ def reports_small_layers(subject: Subject) -> None:
     if subject.traits.hits_target:
         budget = kept_of(sum(count.n for count in found.counts), subject.pruner.sparsity)
         require(found.kept == budget, f"with a layer of two weights it keeps {found.kept} where the budget is {budget}")
-    audit.audit(found.counts, None)
+    audit.check_budget(found.counts, None)
 
 
 @dataclass

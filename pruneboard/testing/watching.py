@@ -61,13 +61,13 @@ class Watched(Training):
 
     def hook(self, name: str, call: Callable[[], R]) -> R:
         """Run one of the plugin's functions and compare what it had no business with."""
-        with unchanged(self.findings, f"{name} at step {self.clock.step}", lambda: _belongings(self)):
+        with unchanged(self.findings, f"{name} at step {self.draw_key.step}", lambda: _belongings(self)):
             self.inside = name
             try:
                 result = super().hook(name, call)
             finally:
                 self.inside = None
-        if self.clock.step == 0 and name in BEFORE_THE_OPTIMIZER:
+        if self.draw_key.step == 0 and name in BEFORE_THE_OPTIMIZER:
             self.look_at_start(name)
         return result
 
@@ -80,7 +80,7 @@ class Watched(Training):
     def look_at_pass(self, *_: Any) -> None:
         """Take note of a module of the network that runs where it has no business to."""
         if self.inside is not None and self.inside not in MAY_RUN_THE_NETWORK:
-            self.findings.note("passes", f"{self.inside} at step {self.clock.step} ran the network")
+            self.findings.note("passes", f"{self.inside} at step {self.draw_key.step} ran the network")
 
 
 def watch(bench: Bench) -> Findings:
@@ -96,7 +96,7 @@ def watch(bench: Bench) -> Findings:
 
 
 def _watched(bench: Bench) -> Findings:
-    run = Watched.of(bench.ready())
+    run = Watched.from_training(bench.ready())
     run.given = {name: parameter.detach() for name, parameter in bench.network().named_parameters()}
     found = run.findings
     gates = {part for layer in run.layers for part in layer.gate.modules()}

@@ -1,14 +1,14 @@
-"""Training: identical for every method.
+"""Training, identical for every method. Start reading at `loop`.
 
 setup         builds the gates, the engine and the data plan of a run
-state         the step budget, and everything the loop reads
-loop          the training loop, hardening and fine-tuning
+state         the step budget, and everything that the loop reads and updates
+loop          the training loop: search, hardening and fine-tuning
 engine        the only module that imports DeepSpeed
-gates         attaches gates in front of weights, and folds them into plain weights
+gates         attaches gates to weights, and folds them into plain weights
 optim         one optimizer with a rule per parameter group, and the learning-rate schedule
-scoring       images, gradients and model view for methods that score weights
-evaluate      top-1, top-5, loss, and batch-normalization statistics
-mask_stats    what masks look like at the end of an epoch
+scoring       model view, images and dense gradients for the specialized pruner base classes
+evaluate      top-1, top-5, loss, and running statistics of batch normalization
+mask_stats    mask statistics at the end of an epoch
 checkpoint    saving and restoring a run
 compiling     torch.compile for the training passes
 """

@@ -1,8 +1,21 @@
-"""What an unfinished run goes on from: everything that decides the rest of it, in one safetensors file.
+"""Save and restore an unfinished run. A checkpoint is one safetensors file with all that decides the rest of the run.
 
-In it are every parameter and buffer in full, the optimizer's tensors per parameter whatever the ZeRO stage, the
-running statistics of each process, the masks of the last epoch's end, and in the header how far the run has come.
-So a run may go on with another number of processes and at another stage. No random state is in it: draws are keyed.
+| tensors | content |
+|---|---|
+| `network/<name>` | every parameter and buffer of the gated network, whole |
+| `optimizer/<state>/<name>` | the optimizer's tensors of each parameter, whole, at every ZeRO stage |
+| `statistics/<i>` | the running statistics of batch normalization of every process, [processes, channels] |
+| `masks/<i>` | the kept positions at the end of the last epoch |
+
+The header has the `TrainState` and the identity of the run. There is no random state, because draws are keyed on the
+seed and their place in the run (`gates.DrawKey`, `loop._forward_backward`), and loading needs no pickle.
+
+A run may be resumed with another number of processes or at another ZeRO stage. Only the running statistics depend on
+the number of processes, and are averaged if it has changed. `Engine` gathers optimizer tensors from the partitions to
+save them, and scatters them to the partitions of the new layout to restore them. Images are ordered and augmented by
+their position in the global batch, and gates draw the same numbers on every process, so the new processes compute the
+same steps, up to the order in which sums are rounded. (Dropout is keyed on the micro-batch, so its draws also change
+where the micro-batch does: in networks without batch normalization.)
 """
 
 from __future__ import annotations
@@ -25,30 +38,30 @@ from pruneboard.errors import RunError, UsageError
 from pruneboard.processes import rendezvous
 from pruneboard.records import runfolder
 from pruneboard.training.engine import Engine
-from pruneboard.training.evaluate import statistics
-from pruneboard.training.mask_stats import MaskWatch
+from pruneboard.training.evaluate import batch_norms
+from pruneboard.training.mask_stats import MaskTracker
 
 SCHEMA = 1
-HEADING = "pruneboard"
-"""The one key of the file's header that is ours."""
+METADATA_KEY = "pruneboard"
+"""The key of our entry in the header of the file."""
 
 logger = logging.getLogger("pruneboard")
 
 
 @dataclass
 class TrainState:
-    """How far a run has come: what a checkpoint holds besides tensors.
+    """The progress of a run: what a checkpoint contains besides tensors.
 
     Attributes:
         step: optimizer steps done.
-        epoch_steps: those of them in the epoch that is not closed yet.
-        epoch_loss: sum of their losses, averaged over processes.
-        best_validation: the best epoch's validation top-1, and which it was.
+        epoch_steps: optimizer steps done in the current epoch.
+        epoch_loss: sum of the losses of these steps, averaged over processes.
+        best_validation: number and validation top-1 of the best epoch.
         scoring_passes: images passed through the network by a `ScoringPruner`.
-        gates_sha256: of the gates once their masks are final.
-        hook_seconds: spent in the method's hooks.
-        seconds: spent altogether, in earlier attempts.
-        attempts: when each one started, at which step, and on what.
+        gates_sha256: hash of the gates after hardening; None before.
+        hook_seconds: seconds spent in the method's hooks.
+        seconds: total seconds of earlier attempts.
+        attempts: start time, first step, number of processes, ZeRO stage and device of each attempt.
     """
 
     step: int = 0
@@ -64,12 +77,12 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Checkpointer:
-    """Saves a run in its folder and finds it there again.
+    """Saves checkpoints in the folder of a run, and restores the newest.
 
     Attributes:
-        folder: the run's.
-        every: steps between checkpoints, besides those at the ends of epochs; 0 is never.
-        identity: what must be the same for a run to go on (`identity`).
+        folder: folder of the run.
+        every: steps between checkpoints, in addition to those at the end of each epoch; 0 for none.
+        identity: names and values that must be unchanged for a checkpoint to be resumed.
     """
 
     folder: Path
@@ -77,104 +90,104 @@ class Checkpointer:
     identity: Mapping[str, str]
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint is to be saved after `step` steps."""
+        """Return whether a checkpoint is due after `step` steps."""
         return bool(self.every) and step % self.every == 0
 
-    def check(self) -> None:
-        """Refuse to go on with a run that something else began.
+    def check_resumable(self) -> None:
+        """Check that the newest checkpoint, if there is one, was saved by the same run under the same code.
 
         Raises:
-            UsageError: the versions or the code differ, or no checkpoint can be read.
+            UsageError: the content hash, versions or code differ, or no checkpoint can be read.
         """
         found = self._newest()
         for name, was in (found[1]["identity"] if found else {}).items():
             now = self.identity.get(name, "none")
             if was != now:
                 raise UsageError(
-                    f"the run in {self.folder} was begun with {name} {was}, and this is {now}: "
-                    "go on with what it was begun with, or start again with --force"
+                    f"the run in {self.folder} was started with {name} {was}, and it is now {now}: "
+                    "resume it under the old one, or start again with --force"
                 )
 
-    def save(self, engine: Engine, watch: MaskWatch, state: TrainState) -> None:
-        """Write a checkpoint. Collective; the first process writes.
+    def save(self, engine: Engine, mask_tracker: MaskTracker, state: TrainState) -> None:
+        """Write a checkpoint. Collective; only rank 0 writes.
 
         Raises:
-            StoreError: the disk refuses; the checkpoints before are still there.
+            StoreError: the file cannot be written; earlier checkpoints are still there.
         """
         tensors = {}
-        for name, tensor in _gathered(engine, watch):
+        for name, tensor in _tensors_to_save(engine, mask_tracker):
             if engine.rank == 0:
                 tensors[name] = tensor.cpu().contiguous()
         if engine.rank:
             return
-        heading = {"schema": SCHEMA, "identity": dict(self.identity), "state": dataclasses.asdict(state)}
+        header = {"schema": SCHEMA, "identity": dict(self.identity), "state": dataclasses.asdict(state)}
 
         def write(part: Path) -> None:
             try:
-                save_file(tensors, part, {HEADING: json.dumps(heading)})
+                save_file(tensors, part, {METADATA_KEY: json.dumps(header)})
             except SafetensorError as error:
                 raise OSError(str(error)) from None
 
         runfolder.add_checkpoint(self.folder, state.step, write)
 
-    def restore(self, engine: Engine, watch: MaskWatch) -> TrainState | None:
-        """Put the newest checkpoint back, and return how far it had come; None where there is none.
+    def restore(self, engine: Engine, mask_tracker: MaskTracker) -> TrainState | None:
+        """Restore the newest checkpoint and return its state; None if there is none.
 
-        Collective: the first process reads, the others are told, so hosts need not share a file system.
+        Collective: rank 0 reads the file and broadcasts it, so hosts need not share a file system.
         """
         found = self._newest() if engine.rank == 0 else None
-        heading = rendezvous.broadcast_from_main(lambda: found and found[1])
-        if heading is None:
+        header = rendezvous.broadcast_from_main(lambda: found and found[1])
+        if header is None:
             return None
-        _put_back(engine, watch, load_file(found[0]) if found else {})
+        _load_tensors(engine, mask_tracker, load_file(found[0]) if found else {})
         if engine.rank == 0:
-            runfolder.truncate_metrics(self.folder, heading["state"]["step"])
-        return TrainState(**heading["state"])
+            runfolder.truncate_metrics(self.folder, header["state"]["step"])
+        return TrainState(**header["state"])
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """Return the newest checkpoint that can be read, and its heading."""
+        """Return the path and header of the newest checkpoint that can be read; None if there is no checkpoint."""
         paths = runfolder.checkpoints(self.folder)
         for path in paths:
-            heading = _heading(path)
-            if heading is not None:
-                return path, heading
+            header = _read_header(path)
+            if header is not None:
+                return path, header
         if paths:
-            raise UsageError(f"no checkpoint in {paths[0].parent} can be read: --force starts again")
+            raise UsageError(f"no checkpoint in {paths[0].parent} can be read: start again with --force")
         return None
 
 
-def _heading(path: Path) -> dict[str, Any] | None:
-    """Return what a checkpoint says of itself; None, and a warning in the log, where it is damaged."""
+def _read_header(path: Path) -> dict[str, Any] | None:
+    """Return the header of a checkpoint; if it is damaged, log a warning and return None."""
     try:
         with safe_open(path, framework="pt") as file:
-            heading = json.loads((file.metadata() or {}).get(HEADING, "null"))
+            header = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
     except (OSError, SafetensorError, ValueError) as error:
-        heading = error
-    if isinstance(heading, dict) and heading.get("schema") == SCHEMA:
-        return heading
-    logger.warning("checkpoint %s cannot be read: %s", path.name, heading)
+        header = error
+    if isinstance(header, dict) and header.get("schema") == SCHEMA:
+        return header
+    logger.warning("checkpoint %s cannot be read: %s", path.name, header)
     return None
 
 
-def _gathered(engine: Engine, watch: MaskWatch) -> Iterator[tuple[str, Tensor]]:
-    """Yield everything there is to save, by name; collective where processes hold parts."""
-    for name, tensor in _network(engine.model).items():
+def _tensors_to_save(engine: Engine, mask_tracker: MaskTracker) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors of a checkpoint by name. Collective: optimizer tensors and statistics are gathered."""
+    for name, tensor in _unique_tensors(engine.model).items():
         yield f"network/{name}", tensor.detach()
         if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
             for key, value in engine.optimizer_state(tensor).items():
                 yield f"optimizer/{key}/{name}", value
-    for index, buffer in enumerate(_running(engine.model)):
+    for index, buffer in enumerate(_running_statistics(engine.model)):
         yield f"statistics/{index}", engine.gather(buffer)
-    for index, mask in enumerate(watch.before or ()):
+    for index, mask in enumerate(mask_tracker.before or ()):
         yield f"masks/{index}", mask.to(torch.uint8)
 
 
-def _put_back(engine: Engine, watch: MaskWatch, saved: Mapping[str, Tensor]) -> None:
-    """Write every tensor where it belongs; `saved` is the first process's."""
-    network, running = _network(engine.model), list(_running(engine.model))
+def _load_tensors(engine: Engine, mask_tracker: MaskTracker, saved: Mapping[str, Tensor]) -> None:
+    """Write every tensor of a checkpoint to its place. Collective; `saved` is used on rank 0 only."""
+    network, running = _unique_tensors(engine.model), list(_running_statistics(engine.model))
     states: dict[str, dict[str, Tensor]] = defaultdict(dict)
     masks: dict[int, Tensor] = {}
-    for path, value in _distributed(engine, saved):
+    for path, value in _broadcast_tensors(engine, saved):
         kind, _, name = path.partition("/")
         if kind == "network":
             _write(engine, network.pop(name, None), value, path)
@@ -187,16 +200,16 @@ def _put_back(engine: Engine, watch: MaskWatch, saved: Mapping[str, Tensor]) -> 
         elif kind == "masks":
             masks[int(name)] = value.bool()
     if network:
-        raise RunError(f"the checkpoint lacks {next(iter(network))}: --force starts again")
+        raise RunError(f"the checkpoint has no tensor for {next(iter(network))}: start again with --force")
     parameters = dict(engine.model.named_parameters())
     for name, state in states.items():
         engine.load_optimizer_state(parameters[name], state)
-    engine.model.load_state_dict(engine.model.state_dict())  # gates may follow what is loaded, by torch's hook
-    watch.before = [masks[index] for index in sorted(masks)] or None
+    engine.model.load_state_dict(engine.model.state_dict())  # calls the load hooks of gates
+    mask_tracker.before = [masks[index] for index in sorted(masks)] or None
 
 
-def _distributed(engine: Engine, saved: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the first process's tensors, by name and on the device, on every process."""
+def _broadcast_tensors(engine: Engine, saved: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield rank 0's tensors by name on every process, one at a time and on the device."""
     layout = {name: [str(value.dtype).removeprefix("torch."), list(value.shape)] for name, value in saved.items()}
     for name, (dtype, shape) in rendezvous.broadcast_from_main(lambda: layout).items():
         empty = torch.empty(shape, dtype=getattr(torch, dtype))
@@ -206,19 +219,19 @@ def _distributed(engine: Engine, saved: Mapping[str, Tensor]) -> Iterator[tuple[
 @torch.no_grad()
 def _write(engine: Engine, target: Tensor | None, value: Tensor, name: str) -> None:
     if target is None or target.shape != value.shape:
-        raise RunError(f"the checkpoint's {name} fits nothing in this network: --force starts again")
+        raise RunError(f"the checkpoint's {name} does not fit this network: start again with --force")
     if isinstance(target, nn.Parameter):
         engine.assign(target, value)
     else:
         target.copy_(value)
 
 
-def _network(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and buffer that a state holds, a shared one once."""
+def _unique_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer of the state dict by name; a shared one once, under its first name."""
     first = {id(tensor): name for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
     return {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if first[id(tensor)] == name}
 
 
-def _running(model: nn.Module) -> Iterator[Tensor]:
-    for module in statistics(model):
+def _running_statistics(model: nn.Module) -> Iterator[Tensor]:
+    for module in batch_norms(model):
         yield from (buffer for buffer in (module.running_mean, module.running_var) if buffer is not None)

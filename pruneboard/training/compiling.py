@@ -1,9 +1,8 @@
-"""`--compile`: torch.compile for the training passes of the network. Gates are never compiled, nor is evaluation.
+"""torch.compile for the training passes of the network (`--compile`). Gates and evaluation are not compiled.
 
-What is compiled is the network as a function of its effective weights (`gates.computed`), so that a method
-may do in its gates whatever Python can, and nothing is compiled anew when masks, steps or learning rates change.
-Evaluation and the re-estimation of statistics run as they do without: they are a small part of a run, have batches
-of several sizes, and decide on masks.
+The network is compiled as a function of its effective weights (`gates.cached_weights`). So a gate may run any Python
+code, and nothing is recompiled when masks, steps or learning rates change. Evaluation and the re-estimation of
+statistics are not compiled, because they are a small part of a run, have several batch sizes, and decide on masks.
 """
 
 from __future__ import annotations
@@ -17,64 +16,64 @@ from torch import Tensor, hub, nn
 
 from pruneboard.errors import RunError, UsageError
 
-HOW: dict[str, Any] = {"backend": "inductor", "options": {"fallback_random": True}}
-"""The compiler, told to draw dropout from torch's generator: the same units are dropped as without `--compile`."""
+COMPILE_OPTIONS: dict[str, Any] = {"backend": "inductor", "options": {"fallback_random": True}}
+"""Arguments of torch.compile. `fallback_random` draws dropout from torch's own generator, as without `--compile`."""
 
-_OF_THE_COMPILER = ("torch._dynamo", "torch._inductor")
+_COMPILER_MODULES = ("torch._dynamo", "torch._inductor")
 
 
-class Compiled(nn.Module):
-    """The network as the engine calls it: compiled where gradients are wanted, as it is where they are not."""
+class CompiledNetwork(nn.Module):
+    """The network that the engine calls: compiled if gradients are enabled, else the plain one."""
 
     def __init__(self, network: nn.Module, name: str) -> None:
-        """Stand for `network`, which stays uncompiled for all who call it itself.
+        """Wrap `network`, which itself stays uncompiled.
 
         Args:
-            network: what to compile, at its first training pass.
-            name: what errors call it.
+            network: the network; it is compiled at its first training pass.
+            name: its name in error messages.
         """
         super().__init__()
-        # While torch compiles it makes a bar, and tqdm a semaphore for it, of which Python would complain where a
-        # started process ends at once (`leaving`): a lock of threads will do.
+        # torch shows a progress bar while it compiles, for which tqdm creates a semaphore. Python would report it as
+        # leaked, because processes end without cleanup (`processes.process_exit`); a thread lock is sufficient.
         cast("Any", hub).tqdm.set_lock(threading.RLock())
-        torch.compiler.reset()  # graphs of earlier runs in this process would count towards the limit of ours
+        torch.compiler.reset()  # graphs of earlier runs in this process count towards torch's limit
         self.network = network
         self._name = name
-        compiled: Any = torch.compile(network, fullgraph=True, dynamic=False, **HOW)
-        self._compiled = compiled.__call__  # as a module it would be registered with all parameters once more
+        compiled: Any = torch.compile(network, fullgraph=True, dynamic=False, **COMPILE_OPTIONS)
+        self._compiled = compiled.__call__  # as a submodule it would register all parameters twice
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the network's logits.
 
         Raises:
-            RunError: the compiler cannot do it.
+            RunError: torch cannot compile the network.
         """
         if not torch.is_grad_enabled():
             return self.network(images)  # type: ignore[no-any-return]
         try:
             return self._compiled(images)  # type: ignore[no-any-return]
         except Exception as error:
-            if not type(error).__module__.startswith(_OF_THE_COMPILER):
+            if not type(error).__module__.startswith(_COMPILER_MODULES):
                 raise
             raise RunError(f"torch.compile fails on {self._name}: leave --compile out ({_reason(error)})") from error
 
     def close(self) -> None:
-        """Drop all compiled graphs of this process: those of others are compiled again when they are called."""
+        """Drop all compiled graphs of this process; other networks are compiled again when they are called."""
         torch.compiler.reset()
 
 
 def _reason(error: Exception) -> str:
-    """Return the error's kind and the first line that says something; a backend's own error is wrapped in one."""
+    """Return the class of the error and the first non-empty line; torch wraps the errors of its backends."""
     cause = getattr(error, "inner_exception", error)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return ": ".join([type(cause).__name__, *lines[:1]])
 
 
-def check(device: torch.device) -> None:
-    """Look for what compiling for `device` needs.
+def check_compiler(device: torch.device) -> None:
+    """Check that torch can compile for `device`.
 
     Raises:
-        UsageError: this Python is not one that torch compiles, or the compiler behind it is missing.
+        UsageError: torch.compile does not support this Python version, or a C++ compiler or triton is missing.
     """
     try:
         torch.compile(nn.Identity())

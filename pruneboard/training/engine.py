@@ -1,7 +1,14 @@
-"""The one door to DeepSpeed: start it, forward, backward, step, and the one durable way to write.
+"""The only module that imports DeepSpeed: forward, backward, step, and writes that survive the next step.
 
-The default engine keeps parameters in float32 at ZeRO stage 0, where DeepSpeed equals plain PyTorch to
-rounding. Stages 1 and 2 and bfloat16 autocast are options. Nothing here knows a method.
+By default parameters are float32 at ZeRO stage 0, where DeepSpeed equals plain PyTorch up to rounding. Stages 1 and 2
+and bfloat16 autocast are options. Nothing here depends on the method.
+
+ZeRO partitions. At stages 1 and 2 DeepSpeed concatenates all parameters of a group into one flat float32 tensor and
+gives each process a contiguous part of it, its partition. The partitions are the master copy, which the optimizer
+updates; a process's own partition is the only entry of `group["params"]`. Partition borders ignore parameter borders,
+so a process may hold all, some or none of a parameter's elements (`_Partition`). After each step DeepSpeed gathers the
+partitions and copies them into the module's parameters. So an in-place write to a module's parameter looks right until
+the next step overwrites it from the master. Write with `Engine.assign`; `Engine.first_unassigned` finds other writes.
 """
 
 from __future__ import annotations
@@ -19,8 +26,8 @@ from torch import Tensor, nn
 
 from pruneboard.processes import rendezvous
 from pruneboard.processes.world import World
-from pruneboard.training.compiling import Compiled
-from pruneboard.training.gates import chains, computed
+from pruneboard.training.compiling import CompiledNetwork
+from pruneboard.training.gates import cached_weights, gated_weights
 from pruneboard.training.optim import GroupedOptimizer
 
 if TYPE_CHECKING:
@@ -35,33 +42,33 @@ _ONE_PROCESS = {
 }
 
 
-def boot(device: torch.device) -> Any:
+def start_deepspeed(device: torch.device) -> Any:
     """Import DeepSpeed, start its process group, and return the module.
 
-    Works with no launcher, compiler, ninja or MPI, and leaves standard output to us: DeepSpeed logs there,
-    and on a CPU it would compile an operator that only inference uses.
+    Needs no launcher, C++ compiler, ninja or MPI. Keeps DeepSpeed's log off standard output, which may carry JSON.
     """
     if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else a warning on stdout at first use
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # if unset, DeepSpeed prints a warning on stdout
     world = World.current()
     with _stdout_to_stderr(), rendezvous.detect_lost_peer():
         rendezvous.join(world, cuda=device.type == "cuda")
         import deepspeed
 
-        _quiet()
+        _silence_logging()
         if device.type == "cpu":
+            # `init_distributed` would compile this operator, which only inference uses, and fail without ninja.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         with _environment(_ONE_PROCESS if world.size == 1 else {}):
             deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
         if world.size > 1:
             from deepspeed.utils import groups
 
-            rendezvous.set_group_timeout(groups._get_data_parallel_group())  # the one it reduces over
+            rendezvous.set_group_timeout(groups._get_data_parallel_group())  # gradients are reduced over this group
     return deepspeed
 
 
 def shutdown() -> None:
-    """Leave the process group; a later run in this process starts a new one, of as many processes as it has then."""
+    """Destroy the process group; a later run in this process starts a new one, possibly of another size."""
     from deepspeed import comm
 
     if comm.is_initialized():
@@ -70,13 +77,13 @@ def shutdown() -> None:
 
 
 class Engine:
-    """A model under DeepSpeed. It trains whatever is trainable, with one rule per parameter group.
+    """A model under DeepSpeed. Trains all parameters that require gradients, with one rule per parameter group.
 
     Attributes:
-        model: the module, with gates attached; the same object that was given.
-        rank, world: this process and how many there are.
-        device: where it runs.
-        groups: the live parameter groups; set `lr` there before each step.
+        model: the network with gates attached; the object that was passed in.
+        rank, world: rank of this process, and number of processes.
+        device: device of this process.
+        groups: the optimizer's parameter groups; set `lr` there before each step.
     """
 
     def __init__(
@@ -89,32 +96,32 @@ class Engine:
         clip: float,
         zero: int,
         precision: str,
-        compiled: Compiled | None = None,
+        compiled: CompiledNetwork | None = None,
     ) -> None:
         """Hand `model` to `deepspeed.initialize`.
 
         Args:
-            model: parameters in float32, all of one dimension or more.
-            groups: as built by `pruneboard.training.optim.parameter_groups`; none where nothing is trained.
-            device: where to run.
+            model: network with float32 parameters, none of them 0-dimensional.
+            groups: as built by `pruneboard.training.optim.parameter_groups`; empty if nothing is trained.
+            device: device of this process.
             micro_batch: images per forward pass on this process.
-            clip: joint gradient norm over all that is trained; 0 is off.
+            clip: maximum joint gradient norm of all trained parameters; 0 turns clipping off.
             zero: stage 0, 1 or 2.
             precision: `fp32`, or `bf16` for autocast.
-            compiled: what is called in place of `model`, the same network compiled.
+            compiled: compiled version of `model`, to be called in its place.
         """
-        deepspeed = boot(device)
+        deepspeed = start_deepspeed(device)
         self.model = model.to(device)
         self._compiled = compiled
-        self._chains = chains(self.model)
+        self._gated_weights = gated_weights(self.model)
         self.device = device
         self._comm = deepspeed.comm
-        zero = zero if groups else 0  # nothing to share out
+        zero = zero if groups else 0  # without trained parameters there is nothing to partition
         self._zero = zero
         self._trains = bool(groups)
-        # Asked first: ZeRO puts flat partitions in the place of the parameters.
+        # Recorded now, because ZeRO replaces the parameters in each group by one flat partition.
         self._group_of = {id(parameter): index for index, group in enumerate(groups) for parameter in group["params"]}
-        optimizer = GroupedOptimizer(groups or [_nothing(device)])
+        optimizer = GroupedOptimizer(groups or [_placeholder_group(device)])
         alone = World.current().size == 1
         with _stdout_to_stderr(), rendezvous.detect_lost_peer(), _environment(_ONE_PROCESS if alone else {}):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -122,44 +129,47 @@ class Engine:
                 optimizer=optimizer,
                 config=_config(micro_batch, clip, zero, precision),
             )
-        _quiet()
+        _silence_logging()
         self._base_optimizer = optimizer
         self.rank: int = self._comm.get_rank()
         self.world: int = self._comm.get_world_size()
         if self.world == 1 and zero == 0:
-            self._engine.enable_backward_allreduce = False  # it would flatten every gradient to reduce nothing
+            # With one process it would reduce nothing, and flatten every gradient first: 15 to 20 % of a step.
+            self._engine.enable_backward_allreduce = False
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        """The live parameter groups, at every ZeRO stage."""
+        """The optimizer's parameter groups, at every ZeRO stage."""
         return self._optimizer.param_groups  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [batch, classes] in float32; every gate is evaluated exactly once."""
-        with computed(self._chains):
+        """Return logits [batch, classes] in float32. Every gate is evaluated exactly once."""
+        with cached_weights(self._gated_weights):
             return self._engine(images).float()  # type: ignore[no-any-return]
 
     @rendezvous.detect_lost_peer()
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradients of `loss`; `last` marks the step's final one, after which they are reduced."""
-        if not loss.requires_grad:  # nothing is trained, and no method asked for a gradient
+        """Accumulate the gradients of `loss`; the last call of a step passes `last` and reduces them over processes."""
+        if not loss.requires_grad:  # nothing is trained, and the method uses no gradient
             return
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss)
 
     @rendezvous.detect_lost_peer()
     def step(self) -> None:
-        """Clip, take the optimizer's step and clear the gradients."""
+        """Clip the gradients, take an optimizer step, and clear the gradients."""
         if self._trains:
             self._engine.step()
 
     @torch.no_grad()
     def assign(self, parameter: nn.Parameter, new: Tensor) -> None:
-        """Set `parameter` to `new`, on the module's copy and on the float32 master where there is one.
+        """Set `parameter` to `new` such that the next optimizer step starts from it.
 
-        Call it on every process with the same values. An in-place write alone would be undone by the next
-        step at ZeRO stages 1 and 2, and a write to the master alone is a silent no-op at stage 0.
+        Call it on every process with the same values.
         """
+        # Both copies are written. `safe_set_full_fp32_param` writes this process's part of the master copy; without it
+        # the next step undoes the write. At stage 0 there is no master, and it would silently do nothing. Without
+        # `copy_` the module would compute with the old values until the next step.
         if self._zero:
             from deepspeed.utils import safe_set_full_fp32_param
 
@@ -168,7 +178,7 @@ class Engine:
 
     @torch.no_grad()
     def reset_optimizer_state(self, parameter: nn.Parameter, mask: Tensor) -> None:
-        """Zero the per-element optimizer state of `parameter` where `mask` is true."""
+        """Set the optimizer's per-element state of `parameter` (momentum) to 0 where `mask` is true."""
         if not self._zero:
             for value in self._base_optimizer.state.get(parameter, {}).values():
                 if value.shape == parameter.shape:
@@ -176,30 +186,31 @@ class Engine:
             return
         for value in self._flat_state(parameter).values():
             if value.dim() and (part := self._part(parameter, value)):
-                part.held.masked_fill_(mask.reshape(-1)[part.positions], 0)
+                part.values.masked_fill_(mask.reshape(-1)[part.positions], 0)
 
     @torch.no_grad()
     def optimizer_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """Return the optimizer's tensors for `parameter`: per element in its shape, or a number without dimension.
+        """Return the optimizer's tensors for `parameter`: per-element ones in its shape, and 0-dimensional ones.
 
-        Collective at ZeRO stages 1 and 2, where every process holds a part.
+        Collective at ZeRO stages 1 and 2. The result is the same at every stage and for every number of processes.
         """
         if not self._zero:
             return dict(self._base_optimizer.state.get(parameter, {}))
         found = {}
         for name, value in self._flat_state(parameter).items():
-            whole = value.clone()  # one for the whole group, and saved per parameter
+            whole = value.clone()  # 0-dimensional (Adam's step count): one per group, here returned per parameter
+            # Each process writes its own elements into a tensor of zeros; the sum over processes is the whole.
             if value.dim():
                 whole = torch.zeros(parameter.numel(), dtype=value.dtype, device=value.device)
                 if part := self._part(parameter, value):
-                    whole[part.positions] = part.held
+                    whole[part.positions] = part.values
                 whole = self.sum(whole).reshape(parameter.shape)
             found[name] = whole
         return found
 
     @torch.no_grad()
     def load_optimizer_state(self, parameter: nn.Parameter, state: Mapping[str, Tensor]) -> None:
-        """Put back what `optimizer_state` returned, at this stage and on this number of processes."""
+        """Restore what `optimizer_state` returned, possibly at another stage or number of processes."""
         state = {name: value.to(self.device, copy=True) for name, value in state.items()}
         if not self._zero:
             self._base_optimizer.state[parameter] = state
@@ -211,25 +222,27 @@ class Engine:
                 continue
             flat.setdefault(name, torch.zeros_like(self._flat(parameter)))
             if part := self._part(parameter, flat[name]):
-                part.held.copy_(value.reshape(-1)[part.positions])
+                part.values.copy_(value.reshape(-1)[part.positions])
 
     def _flat(self, parameter: nn.Parameter) -> Tensor:
-        """Return this process's share of the group that `parameter` is in, as ZeRO lays it out."""
+        """Return this process's partition of the group that contains `parameter`: a flat float32 tensor."""
         (flat,) = self._base_optimizer.param_groups[self._group_of[id(parameter)]]["params"]
         return flat  # type: ignore[no-any-return]
 
     def _flat_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self._base_optimizer.state[self._flat(parameter)]  # made empty where there is none
+        state: dict[str, Tensor] = self._base_optimizer.state[self._flat(parameter)]
         return state
 
-    def _part(self, parameter: nn.Parameter, flat: Tensor) -> _Part | None:
-        """Return what this process holds of `parameter` in `flat`; None where it holds nothing."""
+    def _part(self, parameter: nn.Parameter, flat: Tensor) -> _Partition | None:
+        """Return the part of `parameter` that lies in this process's partition `flat`; None if there is none.
+
+        `flat` is the master copy, or an optimizer tensor of the same layout.
+        """
         fragment = parameter._hp_mapping  # type: ignore[attr-defined]
         if fragment is None:
             return None
-        ours, held = fragment.lp_fragment_address, fragment.hp_fragment_address
-        positions = slice(ours.start, ours.start + ours.numel)
-        return _Part(positions, flat[held.start : held.start + held.numel])
+        inside, at = fragment.lp_fragment_address, fragment.hp_fragment_address  # in the parameter; in the partition
+        return _Partition(slice(inside.start, inside.start + inside.numel), flat[at.start : at.start + at.numel])
 
     @rendezvous.detect_lost_peer()
     def sum(self, values: Tensor) -> Tensor:
@@ -241,7 +254,7 @@ class Engine:
 
     @rendezvous.detect_lost_peer()
     def average_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its mean over all processes (running statistics, dense gradients)."""
+        """Replace each tensor by its mean over all processes, in place."""
         if self.world == 1:
             return
         for tensor in tensors:
@@ -250,7 +263,7 @@ class Engine:
 
     @rendezvous.detect_lost_peer()
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """Return `tensor`, contiguous and on the device, after the first process's values were copied into it."""
+        """Overwrite `tensor`, which must be contiguous and on the device, with rank 0's values, and return it."""
         if self.world > 1:
             self._comm.broadcast(tensor, src=0)
         return tensor
@@ -265,8 +278,8 @@ class Engine:
         return torch.stack(parts)
 
     @rendezvous.detect_lost_peer()
-    def largest(self, number: int) -> int:
-        """Return the largest `number` of any process."""
+    def maximum(self, number: int) -> int:
+        """Return the largest `number` over all processes."""
         if self.world == 1:
             return number
         found = torch.tensor([number], device=self.device)
@@ -277,7 +290,7 @@ class Engine:
     def first_difference(self, tensors: Mapping[str, Tensor]) -> str | None:
         """Return the name of the first tensor whose bits differ between processes, or None.
 
-        Compared by hashes: a sum would not see masks that keep as many positions at other places.
+        Compares hashes. Sums would not do: masks with equal counts at different positions have equal sums.
         """
         if self.world == 1 or not tensors:
             return None
@@ -288,34 +301,43 @@ class Engine:
         return next((name for name, same in zip(tensors, (low == high).tolist(), strict=True) if not same), None)
 
     def first_unassigned(self, parameters: Mapping[str, nn.Parameter]) -> str | None:
-        """Return the name of the first parameter whose module copy is not the float32 master any more, or None."""
+        """Return the name of the first parameter whose module copy differs from its master copy, or None.
+
+        The two are equal after each optimizer step and after `assign`, so a difference is an in-place write, which
+        the next step would undo. Each process compares the elements in its own partition.
+        """
         if not self._zero:
             return None
         trained = {name: p for name, p in parameters.items() if id(p) in self._group_of}
-        wrong = torch.tensor([self._strays(parameter) for parameter in trained.values()], device=self.device)
-        return next((name for name, count in zip(trained, self.sum(wrong).tolist(), strict=True) if count), None)
+        differs = torch.tensor([self._differs_from_master(p) for p in trained.values()], device=self.device)
+        return next((name for name, count in zip(trained, self.sum(differs).tolist(), strict=True) if count), None)
 
-    def _strays(self, parameter: nn.Parameter) -> bool:
+    def _differs_from_master(self, parameter: nn.Parameter) -> bool:
         flat = self._flat(parameter).detach()
         part = self._part(parameter, flat)
-        return part is not None and not torch.equal(part.held, parameter.detach().reshape(-1)[part.positions])
+        return part is not None and not torch.equal(part.values, parameter.detach().reshape(-1)[part.positions])
 
     def close(self) -> None:
-        """Drop DeepSpeed's hold on the model, and what was compiled."""
+        """Release what DeepSpeed holds of the model, and compiled graphs."""
         self._engine.destroy()
         if self._compiled is not None:
             self._compiled.close()
 
 
-class _Part(NamedTuple):
-    """What one process holds of a parameter under ZeRO: which elements, in row-major order, and a view of them."""
+class _Partition(NamedTuple):
+    """The elements of one parameter in this process's ZeRO partition.
+
+    Attributes:
+        positions: which elements, in the flattened (row-major) parameter.
+        values: view of these elements in the partition.
+    """
 
     positions: slice
-    held: Tensor
+    values: Tensor
 
 
-def _nothing(device: torch.device) -> dict[str, Any]:
-    """A group of one number that belongs to no model: DeepSpeed cannot go without something to optimize."""
+def _placeholder_group(device: torch.device) -> dict[str, Any]:
+    """Return a group with one number that is in no model, because DeepSpeed requires something to optimize."""
     return {"name": "nothing", "params": [nn.Parameter(torch.zeros(1, device=device))], "rule": "sgd"} | {
         "lr": 0.0,
         "peak_lr": 0.0,
@@ -326,27 +348,27 @@ def _nothing(device: torch.device) -> dict[str, Any]:
 def _config(micro_batch: int, clip: float, zero: int, precision: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": 1,  # passes and micro-batches are counted by us: their number changes
-        "gradient_clipping": clip,  # never left out: that would mean 1.0
+        "gradient_accumulation_steps": 1,  # the loop says which backward pass is the last: the number per step changes
+        "gradient_clipping": clip,  # always written: DeepSpeed clips at 1.0 by default
         "zero_optimization": {"stage": zero},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
         "wall_clock_breakdown": False,
     }
     if precision == "bf16":
-        # An empty list reduces every gradient in float32; else plain layers would be reduced in bfloat16
-        # and gated ones not, which would train methods differently.
+        # The empty list makes DeepSpeed reduce every gradient in float32. Its default reduces in bfloat16 those of
+        # plain Conv2d and Linear, and not those of subclasses, so methods would be trained differently.
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
     return config
 
 
 def _hash(tensor: Tensor) -> int:
-    """Return 63 bits that depend on every byte of the values in row-major order."""
+    """Return a 63-bit hash of the bytes of the values in row-major order."""
     raw = tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8)
     return int.from_bytes(hashlib.blake2b(raw.numpy().data, digest_size=8).digest(), "big") >> 1
 
 
-def _quiet() -> None:
+def _silence_logging() -> None:
     for name in ("DeepSpeed", "torch.distributed"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.ERROR)
@@ -357,7 +379,7 @@ def _quiet() -> None:
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Send what libraries print while they start to standard error, where it harms no reader of ours."""
+    """Redirect what libraries print while they start to standard error."""
     sys.stdout.flush()
     saved = sys.stdout
     sys.stdout = sys.stderr
@@ -369,7 +391,7 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for a while: a caller's later torchrun or DeepSpeed must not inherit our one-process world."""
+    """Set environment variables during the block: a launcher started later must not inherit our one-process world."""
     saved = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -1,4 +1,7 @@
-"""Top-1, top-5, loss and per-class accuracy, every image counted exactly once on any number of processes."""
+"""Metrics of a network on a split, and the running statistics of its batch normalization.
+
+Every image counts exactly once, for every number of processes: integer counts are summed, not averages averaged.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ from pruneboard.training.engine import Engine
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What one evaluation found.
+class Metrics:
+    """The result of one evaluation.
 
     Attributes:
-        top1: share of images classified right, in [0, 1].
+        top1: share of images classified correctly, in [0, 1].
         top5: share whose class is among the five highest; None for 10 classes or fewer.
         loss: mean cross-entropy, no label smoothing.
-        correct: images classified right.
-        count: images seen.
-        worst_class_top1: the lowest accuracy of any class that has images.
+        correct: number of images classified correctly.
+        count: number of images.
+        worst_class_top1: lowest top-1 over the classes that have images.
     """
 
     top1: float
@@ -37,19 +40,19 @@ class Scores:
     worst_class_top1: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as a record holds them."""
+        """Return the fields as they are stored in a record."""
         return asdict(self)
 
 
 @torch.no_grad()
 def evaluate(
     forward: Callable[[Tensor], Tensor], batches: Iterable[Batch], classes: int, reduce: Callable[[Tensor], Tensor]
-) -> Scores:
-    """Count over this process's `batches`, sum the counts over processes, and divide once.
+) -> Metrics:
+    """Evaluate `forward` on all processes' batches: count per process, sum the counts, then divide.
 
     Args:
         forward: images [batch, 3, side, side] -> logits [batch, classes]; the caller sets evaluation mode.
-        batches: an unpadded share of the split.
+        batches: this process's share of the split, without padding.
         classes: number of classes.
         reduce: sums a tensor over all processes.
     """
@@ -57,13 +60,16 @@ def evaluate(
     for images, labels in batches:
         counts = _count(forward(images).float(), labels, classes)
         totals = counts if totals is None else totals + counts
-    if totals is None:  # a split smaller than the number of processes leaves some with nothing
+    if totals is None:  # the split has fewer images than there are processes
         totals = torch.zeros(2 + 2 * classes, dtype=torch.float64)
     return _scores(reduce(totals).cpu(), classes)
 
 
 def _count(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return [loss sum, top-5 hits, hits per class, images per class] in float64, exact up to 2^53 images."""
+    """Return [loss sum, top-5 hits, hits per class, images per class], float64 of shape [2 + 2 classes].
+
+    Counts are exact in float64 up to 2^53 images.
+    """
     top = logits.topk(min(5, classes), dim=1).indices
     right = (logits.argmax(1) == labels).double()
     hits = torch.zeros(classes, dtype=torch.float64, device=logits.device).index_add_(0, labels, right)
@@ -73,11 +79,11 @@ def _count(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.cat([loss[None], top5[None], hits, seen])
 
 
-def _scores(totals: Tensor, classes: int) -> Scores:
+def _scores(totals: Tensor, classes: int) -> Metrics:
     hits, seen = totals[2 : 2 + classes], totals[2 + classes :]
     count, correct = int(seen.sum()), int(hits.sum())
     present = seen > 0
-    return Scores(
+    return Metrics(
         top1=correct / count,
         top5=float(totals[1]) / count if classes > 10 else None,
         loss=float(totals[0]) / count,
@@ -87,14 +93,14 @@ def _scores(totals: Tensor, classes: int) -> Scores:
     )
 
 
-def statistics(model: nn.Module) -> list[_BatchNorm]:
-    """Return the modules that keep running batch statistics."""
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return the batch-normalization modules that have running statistics."""
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 @contextmanager
-def frozen_statistics(modules: Iterable[_BatchNorm]) -> Iterator[None]:
-    """Normalize by batch statistics without recording them: only a step's first pass is recorded."""
+def frozen_batch_statistics(modules: Iterable[_BatchNorm]) -> Iterator[None]:
+    """During the block, normalize by batch statistics without updating the running statistics of `modules`."""
     modules = list(modules)
     for module in modules:
         module.track_running_stats = False
@@ -106,9 +112,9 @@ def frozen_statistics(modules: Iterable[_BatchNorm]) -> Iterator[None]:
 
 
 @contextmanager
-def restored_statistics(model: nn.Module) -> Iterator[None]:
-    """Put the running statistics back as they were found."""
-    modules = statistics(model)
+def restored_batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Restore the running statistics after the block, in place and bit for bit."""
+    modules = batch_norms(model)
     saved = [{name: buffer.clone() for name, buffer in module.named_buffers()} for module in modules]
     try:
         yield
@@ -119,29 +125,32 @@ def restored_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def reestimate(engine: Engine, batches: Iterable[Batch]) -> None:
-    """Set the running statistics to the plain average over `batches`, gates in evaluation mode.
+def reestimate_statistics(engine: Engine, batches: Iterable[Batch]) -> None:
+    """Set the running statistics to the plain average over `batches`, with gates in evaluation mode.
 
-    The result depends on the weights and the batches alone, not on the steps that led there. It is averaged
-    over processes.
+    The result is averaged over processes. Afterwards the whole model is in evaluation mode.
     """
-    modules = statistics(engine.model)
+    # Running statistics of training are exponential averages over the weights and masks of the last steps. Hardening
+    # changes the masks at once, so they do not fit the hardened network. Callers pass 16 fixed augmented training
+    # batches (`data.calibration_batches`), the same for every method: the result depends on the weights and these
+    # batches only, not on the steps before, and costs every method the same.
+    modules = batch_norms(engine.model)
     if not modules:
         return
     momenta = [module.momentum for module in modules]
     engine.model.eval()
     for module in modules:
         module.reset_running_stats()
-        module.momentum = None  # a cumulative average
+        module.momentum = None  # None makes torch compute the cumulative average
         module.train()
     for images, _ in batches:
         engine.forward(images)
     for module, momentum in zip(modules, momenta, strict=True):
         module.momentum = momentum
         module.eval()
-    synchronize_statistics(engine)
+    average_batch_statistics(engine)
 
 
-def synchronize_statistics(engine: Engine) -> None:
-    """Average the running statistics over processes; DeepSpeed never does."""
-    engine.average_(b for m in statistics(engine.model) for b in (m.running_mean, m.running_var) if b is not None)
+def average_batch_statistics(engine: Engine) -> None:
+    """Average the running statistics over processes, which DeepSpeed does not do."""
+    engine.average_(b for m in batch_norms(engine.model) for b in (m.running_mean, m.running_var) if b is not None)

@@ -1,4 +1,10 @@
-"""Gates in, plain weights out: attach, fold, and the key under which gates draw."""
+"""Attach gates in front of weights, evaluate them, and fold them into plain weights.
+
+A gate is attached with `torch.nn.utils.parametrize`: `module.weight` becomes a property that returns
+`gate(dense weight)`, and the dense weight moves to `module.parametrizations.weight.original`. The network's own code
+is unchanged, gates appear in `state_dict` and move with the network, and layers that read `weight` without being
+called (attention that passes `qkv.weight` to `linear`) are pruned too. `fold` returns the state of the plain network.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +27,12 @@ from pruneboard.errors import AuditError, PluginError, UsageError
 G = TypeVar("G", bound=Gate)
 
 
-class DrawClock:
-    """Where in the run draws are made: the training loop moves it, gates and hooks read it."""
+class DrawKey:
+    """The key of a method's random draws: seed, step and forward pass. The training loop updates it."""
+
+    # Every generator is made anew from the key, and none is carried from one step to the next. So a draw depends only
+    # on where in the run it is made: it is the same on every process, in a run resumed at this step, and for every
+    # number of processes, and checkpoints need no random state.
 
     def __init__(self, seed: int) -> None:
         """Start at step 0, first forward pass."""
@@ -30,38 +40,38 @@ class DrawClock:
         self.step = 0
         self.forward_pass = 0
 
-    def for_gate(self, index: int, device: torch.device) -> torch.Generator:
-        """Return the generator of one gate in this forward pass, on the weight's device."""
+    def gate_generator(self, index: int, device: torch.device) -> torch.Generator:
+        """Return the generator of gate `index` in this forward pass, on the weight's device."""
         seed = key(self.seed, "gate", self.step, self.forward_pass, index)
         return torch.Generator(device).manual_seed(seed)
 
-    def for_hook(self, index: int) -> torch.Generator:
-        """Return the CPU generator that hooks get in this step, for a layer or (-1) for all."""
+    def hook_generator(self, index: int) -> torch.Generator:
+        """Return the CPU generator for hooks in this step: that of layer `index`, or with -1 that of the network."""
         return torch.Generator().manual_seed(key(self.seed, "hook", self.step, index))
 
 
 def attach(
-    pruner: Pruner[G], targets: Sequence[tuple[str, nn.Module]], clock: DrawClock, *, hits_target: bool
+    pruner: Pruner[G], targets: Sequence[tuple[str, nn.Module]], draw_key: DrawKey, *, hits_target: bool
 ) -> list[Layer[G]]:
-    """Put one gate of `pruner` in front of every prunable weight.
+    """Attach one gate of `pruner` to every prunable weight.
 
-    Where several modules hold the same weight, the same gate stands in front of each.
+    If several modules share a weight, the same gate is attached to each of them.
 
     Args:
         pruner: the method.
         targets: (name, module) of all layers with a prunable weight, as `models.gated_layers` lists them; the
-            weight is `module.weight`. A shared one counts once, under the name that comes first.
-        clock: keys the gates' draws.
-        hits_target: whether layers carry the budget.
+            weight is `module.weight`. A shared weight is one layer, under its first name.
+        draw_key: key of the gates' draws.
+        hits_target: whether `Layer.keep` is set; if the sparsity emerges, it is None.
 
     Returns:
-        The layers, in the order of `targets`; `Layer.keep` sums to n - round(sparsity * n).
+        The layers, in the order of `targets`. `Layer.keep` sums to n - round(sparsity * n).
 
     Raises:
-        UsageError: the sparsity keeps no weight at all.
-        PluginError: a gate of the wrong type, shape or dtype, or with a 0-dimensional parameter.
+        UsageError: at this sparsity no weight is kept.
+        PluginError: a gate has a wrong type, shape or dtype, or a 0-dimensional parameter.
     """
-    weights = _by_weight(targets)
+    weights = _group_by_weight(targets)
     sizes = [weight.numel() for weight, _, _ in weights]
     total = scores.kept_of(sum(sizes), pruner.sparsity)
     if total == 0:
@@ -70,18 +80,18 @@ def attach(
     layers = []
     for index, ((weight, name, modules), keep) in enumerate(zip(weights, keeps, strict=True)):
         gate = pruner.gate(weight.detach())
-        _check(gate, weight, name)
+        _check_gate(gate, weight, name)
         for module in modules:
-            # Our own check stands above: the library's would run a training forward, and draw.
+            # unsafe=True skips torch's check, which would call the gate in training mode and let it draw.
             parametrize.register_parametrization(module, "weight", gate, unsafe=True)
-            cast("Any", module).parametrizations.weight.__class__ = Chain
-        gate._source = partial(_source, clock, index, weight)
+            cast("Any", module).parametrizations.weight.__class__ = GatedWeight
+        gate._source = partial(_source, draw_key, index, weight)
         layers.append(Layer(index, name, weight, gate, keep))
     return layers
 
 
-def _by_weight(targets: Sequence[tuple[str, nn.Module]]) -> list[tuple[nn.Parameter, str, list[nn.Module]]]:
-    """Return each weight once, with the name it has first and the modules that hold it."""
+def _group_by_weight(targets: Sequence[tuple[str, nn.Module]]) -> list[tuple[nn.Parameter, str, list[nn.Module]]]:
+    """Return each weight once, with its first name and all modules that share it."""
     found: dict[int, tuple[nn.Parameter, str, list[nn.Module]]] = {}
     for name, module in targets:
         weight = cast("nn.Parameter", module.weight)
@@ -89,85 +99,90 @@ def _by_weight(targets: Sequence[tuple[str, nn.Module]]) -> list[tuple[nn.Parame
     return list(found.values())
 
 
-def _source(clock: DrawClock, index: int, weight: nn.Parameter) -> torch.Generator:
-    return clock.for_gate(index, weight.device)  # asked anew: the model moves to its device after `attach`
+def _source(draw_key: DrawKey, index: int, weight: nn.Parameter) -> torch.Generator:
+    return draw_key.gate_generator(index, weight.device)  # the model moves to its device only after `attach`
 
 
-def _check(gate: Gate, weight: nn.Parameter, name: str) -> None:
+def _check_gate(gate: Gate, weight: nn.Parameter, name: str) -> None:
     if not isinstance(gate, Gate):
         raise PluginError(f"gate() must return a pruneboard.api.Gate; for layer {name} it returned {type(gate)}")
+    # `deepspeed.initialize` broadcasts parameters by viewing them as bytes, which fails for 0-dimensional ones. Buffers
+    # may be 0-dimensional: they are not broadcast. The same view fails for channels_last parameters, so a network is
+    # converted to channels_last only after `initialize`, which also converts masks: `Mask.set` writes with `copy_`.
     for parameter_name, parameter in gate.named_parameters():
         if parameter.dim() == 0:
             raise PluginError(
-                f"gate parameter {parameter_name!r} has no dimension, which DeepSpeed cannot hold: use shape (1,)"
+                f"gate parameter {parameter_name!r} is 0-dimensional, which DeepSpeed cannot hold: use shape (1,)"
             )
     try:
         effective = gate.folded(weight)
     except Exception as error:
         raise PluginError(
-            f"the gate of layer {name} fails outside training, where it may not draw: {type(error).__name__}: {error}"
+            f"the gate of layer {name} fails in evaluation mode, where it may not draw: {type(error).__name__}: {error}"
         ) from error
     if effective.shape != weight.shape or effective.dtype != weight.dtype:
         raise PluginError(
             f"the gate of layer {name} turns {tuple(weight.shape)} {weight.dtype} "
-            f"into {tuple(effective.shape)} {effective.dtype}: shape and dtype must stay"
+            f"into {tuple(effective.shape)} {effective.dtype}: it must keep shape and dtype"
         )
 
 
 def replace_gates(model: nn.Module, layers: Sequence[Layer[Any]], masks: Sequence[Tensor]) -> list[Layer[Any]]:
-    """Put a plain mask in the place of every gate, and return the layers with them.
+    """Replace every gate by a plain mask, and return the new layers.
 
     Args:
         model: with gates attached.
         layers: as `attach` returned them.
-        masks: what each layer is to keep, bool tensors of the weights' shapes.
+        masks: the positions to keep in each layer, bool tensors of the weights' shapes.
     """
-    places: dict[nn.Module, list[Chain]] = defaultdict(list)
-    for chain in chains(model):
-        places[chain[0]].append(chain)
+    holders: dict[nn.Module, list[GatedWeight]] = defaultdict(list)
+    for holder in gated_weights(model):
+        holders[holder[0]].append(holder)
     replaced = []
     for layer, keep in zip(layers, masks, strict=True):
         mask = Mask(layer.dense.detach())
         mask.set(keep)
-        for chain in places[layer.gate]:
-            chain[0] = mask
+        for holder in holders[layer.gate]:
+            holder[0] = mask
         replaced.append(dataclasses.replace(layer, gate=mask))
     return replaced
 
 
-class Chain(parametrize.ParametrizationList):
-    """What stands in front of one gated weight: the dense weight is its `original`, the gate its item 0."""
+class GatedWeight(parametrize.ParametrizationList):
+    """The weight of one module with its gate: `original` is the dense weight, item 0 the gate."""
 
-    held: tuple[Tensor, ...] = ()  # a tuple, because a parameter as an attribute would be registered
+    # A forward pass may read `module.weight` any number of times, and several modules may share a weight and its gate.
+    # Each gate is evaluated once per pass all the same, because it may be costly. `cached_weights` sets `cached` for
+    # that; torch's own `parametrize.cached` caches per module, and would evaluate a shared gate once per module.
+    cached: tuple[Tensor, ...] = ()  # a tuple: assigning a tensor that is a Parameter would register it
 
     def forward(self) -> Tensor:
-        """Return the effective weight: the one that is held, else what the gate makes of the dense one."""
-        return self.held[0] if self.held else super().forward()
+        """Return the effective weight: the cached one, else the gate's output for the dense weight."""
+        return self.cached[0] if self.cached else super().forward()
 
 
-def chains(model: nn.Module) -> list[Chain]:
-    """Return what `attach` put in front of the weights, one per module."""
-    return [module for module in model.modules() if isinstance(module, Chain)]
+def gated_weights(model: nn.Module) -> list[GatedWeight]:
+    """Return the gated weights of `model`, one per module, even where modules share a weight."""
+    return [module for module in model.modules() if isinstance(module, GatedWeight)]
 
 
 @contextmanager
-def computed(gated: Sequence[Chain]) -> Iterator[None]:
-    """Evaluate every gate once, and let the network use the results as its weights while the block lasts.
+def cached_weights(holders: Sequence[GatedWeight]) -> Iterator[None]:
+    """Evaluate every gate once, and let the network use the results as its weights during the block.
 
-    Gates then run before a forward pass instead of within, as plain Python, whatever runs the network: a compiler
-    never sees one.
+    Gates then run as plain Python before the forward pass, not inside it, so torch.compile never traces one.
     """
     effective: dict[nn.Module, Tensor] = {}
     try:
-        for chain in gated:
-            gate = chain[0]
+        for holder in holders:
+            gate = holder[0]
             if gate not in effective:
-                effective[gate] = gate(chain.original)
-            chain.held = (effective[gate],)
+                effective[gate] = gate(holder.original)
+            holder.cached = (effective[gate],)
         yield
     finally:
-        for chain in gated:
-            chain.held = ()
+        for holder in holders:
+            holder.cached = ()
 
 
 def gate_parameters(layers: Sequence[Layer[Any]]) -> list[nn.Parameter]:
@@ -190,39 +205,39 @@ def folded_weights(layers: Sequence[Layer[Any]]) -> list[Tensor]:
     return [layer.gate.folded(layer.dense.detach()).detach().contiguous() for layer in layers]
 
 
-class _Scalar(nn.Module):
-    """Stands in front of a parameter without dimension: it is stored with one and used without."""
+class _Unsqueezed(nn.Module):
+    """Parametrization of a 0-dimensional parameter: stored with shape (1,), used with shape ()."""
 
     def forward(self, stored: Tensor) -> Tensor:
-        """Return the value as the network uses it."""
+        """Return the value with the shape that the network uses."""
         return stored.reshape(())
 
     def right_inverse(self, value: Tensor) -> Tensor:
-        """Return the value as it is stored."""
+        """Return the value with the shape that is stored."""
         return value.reshape(1)
 
 
-def store_scalars(model: nn.Module) -> None:
-    """Give every parameter without dimension one, which DeepSpeed needs; `fold` takes it back.
+def unsqueeze_scalars(model: nn.Module) -> None:
+    """Store every 0-dimensional parameter with shape (1,), because DeepSpeed cannot broadcast others; `fold` undoes it.
 
-    The gain of a residual branch is such a parameter in timm's `dm_nfnet_*`.
+    In timm's `dm_nfnet_*` the gain of a residual branch is such a parameter.
     """
     found = [(m, name) for m in model.modules() for name, p in m.named_parameters(recurse=False) if p.dim() == 0]
     for module, name in found:
-        parametrize.register_parametrization(module, name, _Scalar(), unsafe=True)
+        parametrize.register_parametrization(module, name, _Unsqueezed(), unsafe=True)
 
 
 @torch.no_grad()
 def fold(model: nn.Module, layers: Sequence[Layer[Any]]) -> dict[str, Tensor]:
-    """Return the state of the plain model: every gate folded into its weight, gate state dropped.
+    """Return the state of the plain network: every gate folded into its weight, without the gates' own state.
 
-    The keys are those of the same network without gates, in its order where it has no `store_scalars`: a shared
-    weight stands under each of its names. Tensors are contiguous copies on the CPU.
+    The keys are those of the network without gates, and in its order unless it has 0-dimensional parameters. A shared
+    weight is included under each of its names. Tensors are contiguous copies on the CPU.
 
     Raises:
-        AuditError: something of the network uses a layer's weight past its gate.
+        AuditError: a part of the network uses a layer's weight without its gate.
     """
-    found = model.state_dict(keep_vars=True)  # the parameters themselves, by which a shared weight is known
+    found = model.state_dict(keep_vars=True)  # parameters, not copies: a shared weight is recognized by identity
     weights = _folded_by_name(found, layers)
     state: dict[str, Tensor] = {}
     for name, tensor in found.items():
@@ -230,15 +245,15 @@ def fold(model: nn.Module, layers: Sequence[Layer[Any]]) -> dict[str, Tensor]:
         if plain is None:
             continue
         weight = f"{plain.rpartition('.')[0]}.weight"
-        if weight in weights:  # a plain layer's weight stands before its bias, a parametrized one's after it
+        if weight in weights:  # in the plain network the weight precedes the bias, in the gated one it follows
             state.setdefault(weight, weights[weight])
-        if plain not in state:  # of what is parametrized only scalars are left
+        if plain not in state:  # the weights are in, so a parametrized tensor that is not is an unsqueezed scalar
             state[plain] = tensor if plain == name else tensor.reshape(())
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
 
 
 def _folded_by_name(found: Mapping[str, Tensor], layers: Sequence[Layer[Any]]) -> dict[str, Tensor]:
-    """Return the folded weights under all names that the plain network has for them."""
+    """Return the folded weights under every name that they have in the plain network."""
     of = {id(layer.dense): (layer, weight) for layer, weight in zip(layers, folded_weights(layers), strict=True)}
     weights = {}
     for name, tensor in found.items():
@@ -252,7 +267,7 @@ def _folded_by_name(found: Mapping[str, Tensor], layers: Sequence[Layer[Any]]) -
 
 
 def plain_name(name: str) -> str | None:
-    """Return what the plain network calls a tensor of the gated one; None for the state of a gate."""
+    """Return the name in the plain network of a tensor of the gated network; None if it belongs to a gate."""
     path, parametrized, rest = f".{name}".partition(".parametrizations.")
     attribute, _, held = rest.partition(".")
     if not parametrized:

@@ -1,8 +1,10 @@
-"""The loop: the same budget, data, optimizer and schedule for every method, on one page.
+"""The training loop: the same budget, data, optimizer and schedule for every method.
 
-Per optimizer step: `before_step` -> (forward, loss, backward) x forward passes -> the optimizer ->
-`after_step`. At `harden_step` masks become final, and the remaining steps fine-tune the weights. A run that
-was stopped goes on from its newest checkpoint, and ends as if it had never stopped.
+An optimizer step is `before_step` -> (forward, loss, backward) x forward passes -> optimizer -> `after_step`. At
+`harden_step` the masks become final, and the remaining steps fine-tune the weights. An interrupted run resumes from its
+newest checkpoint and ends as if it had not been interrupted.
+
+Read `fit` first, then `train_epochs`, `train_step` and `harden`.
 """
 
 from __future__ import annotations
@@ -25,56 +27,57 @@ from pruneboard.errors import AuditError, DivergedError
 from pruneboard.models import state_sha256
 from pruneboard.processes import interrupts
 from pruneboard.training.evaluate import (
-    Scores,
+    Metrics,
+    average_batch_statistics,
+    batch_norms,
     evaluate,
-    frozen_statistics,
-    reestimate,
-    restored_statistics,
-    statistics,
-    synchronize_statistics,
+    frozen_batch_statistics,
+    reestimate_statistics,
+    restored_batch_statistics,
 )
 from pruneboard.training.gates import gate_tensors
 from pruneboard.training.optim import freeze_gates, schedule, set_learning_rates
-from pruneboard.training.scoring import View, dense_gradients, endless_batches, lent
+from pruneboard.training.scoring import ScoringView, dense_gradients, endless_batches, valid_during_scoring
 from pruneboard.training.state import Training, check_finite
 
 CHECK_EVERY = 10
-"""Steps between looks at the loss: each look waits for the device."""
+"""Steps between two checks of the loss; each check waits for the device."""
 
 
-def resume(run: Training, attempt: Mapping[str, Any]) -> None:
-    """Go on from the newest checkpoint, if there is one; `attempt` says what on."""
-    found = run.checkpointer.restore(run.engine, run.watch)
-    if found is not None:
-        run.listener.on_phase(f"going on from step {found.step}")
-        run.state = found
-        if found.gates_sha256 is not None:
+def resume_from_checkpoint(run: Training, attempt: Mapping[str, Any]) -> None:
+    """Restore the newest checkpoint, if there is one, and add `attempt` to the list of attempts."""
+    restored = run.checkpointer.restore(run.engine, run.mask_tracker)
+    if restored is not None:
+        run.listener.on_phase(f"resuming from step {restored.step}")
+        run.state = restored
+        if restored.gates_sha256 is not None:  # the masks were final already
             freeze_gates(run.engine.groups)
     run.state.attempts.append({"step": run.state.step, **attempt})
 
 
 def fit(run: Training) -> None:
-    """Train what is left of the budget, hardening on the way, and leave statistics re-estimated on the final weights.
+    """Train for the rest of the budget, harden on the way, and re-estimate batch statistics of the final weights.
 
     Raises:
-        InterruptedRunError: SIGTERM came; the run is saved.
-        KeyboardInterrupt: SIGINT came; the run is saved.
+        InterruptedRunError: SIGTERM was received; a checkpoint is saved.
+        KeyboardInterrupt: SIGINT was received; a checkpoint is saved.
     """
     if not run.state.step:
         prune_before_training(run)
     with interrupts.listen_for_stop() as request:
         train_epochs(run, request)
-    if run.state.gates_sha256 is None:
+    if run.state.gates_sha256 is None:  # the search took the whole budget
         harden(run, run.budget.harden_step)
-    # For every method alike: what is folded then depends on the final weights, not on when masks were fixed.
-    reestimate(run.engine, calibration_batches(run.dataset, run.plan))
-    check_frozen(run)
+    # For every method, also those without fine-tuning: so the statistics depend on the final weights only, and not on
+    # when the masks were fixed.
+    reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan))
+    check_gates_unchanged(run)
 
 
 def train_epochs(run: Training, request: interrupts.StopRequest) -> None:
-    """Take the steps that are left, with a checkpoint every few of them and at the end of each epoch."""
+    """Take the remaining steps; save checkpoints at the chosen steps and at the end of each epoch."""
     state = run.state
-    losses = Losses(run)
+    losses = LossMeter(run)
     for epoch in range((state.step - state.epoch_steps) // run.budget.steps_per_epoch, run.epochs):
         for batches in train_batches(run.dataset, run.plan, epoch=epoch, start=state.epoch_steps):
             if state.step == run.budget.harden_step:
@@ -82,52 +85,54 @@ def train_epochs(run: Training, request: interrupts.StopRequest) -> None:
             losses.add(state.step, train_step(run, state.step, batches))
             state.step += 1
             state.epoch_steps += 1
-            _stop_or_save(run, losses, request)
-        _close_epoch(run, epoch, losses.close())
-        save(run, losses)
-        _stop(run, run.engine.largest(request.number))  # asked for during the evaluation, which takes a while
+            _save_or_stop(run, losses, request)
+        _end_epoch(run, epoch, losses.end_epoch())
+        save_checkpoint(run, losses)
+        _stop_if(run, run.engine.maximum(request.number))  # a signal may arrive during the evaluation, which takes long
 
 
-def _stop_or_save(run: Training, losses: Losses, request: interrupts.StopRequest) -> None:
-    """Between two steps: stop where any process was asked to, and save where that is due."""
+def _save_or_stop(run: Training, losses: LossMeter, request: interrupts.StopRequest) -> None:
+    """Between two steps, save a checkpoint if one is due, and stop if any process received a signal."""
     step = run.state.step
-    # All stop at the same step. Asking waits for the device, so on GPUs it is done every few steps.
+    # Processes share the signal's number, so that all stop after the same step. On GPUs this waits for the device, and
+    # is done only every few steps.
     asked = run.engine.device.type == "cpu" or run.engine.world == 1 or step % CHECK_EVERY == 0
-    number = run.engine.largest(request.number) if asked else 0
+    number = run.engine.maximum(request.number) if asked else 0
     if number or (run.checkpointer.due(step) and step % run.budget.steps_per_epoch):  # an epoch's end is saved anyway
-        save(run, losses)
-    _stop(run, number)
+        save_checkpoint(run, losses)
+    _stop_if(run, number)
 
 
-def _stop(run: Training, number: int) -> None:
-    """End the run, which is saved, if a signal asked for it."""
+def _stop_if(run: Training, number: int) -> None:
+    """End the run, of which a checkpoint is saved, if `number` is that of a signal; 0 is none."""
     if number:
         raise interrupts.stop_error(number, f", saved at step {run.state.step}")
 
 
-def save(run: Training, losses: Losses) -> None:
-    """Write a checkpoint."""
-    run.checkpointer.save(run.engine, run.watch, replace(run.state, epoch_loss=losses.total(), seconds=run.seconds))
+def save_checkpoint(run: Training, losses: LossMeter) -> None:
+    """Save a checkpoint of the run as it is between two steps."""
+    state = replace(run.state, epoch_loss=losses.total(), seconds=run.seconds)
+    run.checkpointer.save(run.engine, run.mask_tracker, state)
 
 
 def prune_before_training(run: Training) -> None:
-    """Let a `ScoringPruner` score every weight, and keep exactly the budget's highest scores."""
+    """Let a `ScoringPruner` score all weights, and keep as many of the highest scores as the budget allows."""
     pruner = run.pruner
     if not isinstance(pruner, ScoringPruner):
         return
     run.listener.on_phase("scoring the weights before training")
-    # The recipe's micro-batch, where the plan's may depend on the number of processes: scores must not.
+    # The recipe's micro-batch and not the plan's, which may depend on the number of processes: scores must not.
     stream = endless_batches(run.dataset, run.plan, run.recipe.micro_batch)
-    view = View(run.engine.model, run.layers, run.dataset.image_size, run.recipe.label_smoothing)
-    with lent(view, stream) as batches:
-        found = run.hook("score", lambda: pruner.score(view, batches))
-    masks = run.hook("score", lambda: scores.top_k(found, scores.budget(run.layers)))
+    view = ScoringView(run.engine.model, run.layers, run.dataset.image_size, run.recipe.label_smoothing)
+    with valid_during_scoring(view, stream) as batches:
+        weight_scores = run.hook("score", lambda: pruner.score(view, batches))
+    masks = run.hook("score", lambda: scores.top_k(weight_scores, scores.budget(run.layers)))
     scores.set_masks(run.layers, masks)
     run.state.scoring_passes = view.images
 
 
 def train_step(run: Training, step: int, batches: Sequence[Batch]) -> Tensor:
-    """Take one optimizer step and return its mean loss on this process, still on the device."""
+    """Take one optimizer step, and return its mean loss on this process as a 0-dimensional tensor on the device."""
     at = run.progress(step)
     searching = at.phase == "search"
     set_learning_rates(run.engine.groups, schedule(step, run.budget.total, run.budget.warmup))
@@ -145,19 +150,29 @@ def train_step(run: Training, step: int, batches: Sequence[Batch]) -> Tensor:
 
 
 def _forward_backward(run: Training, batches: Sequence[Batch], passes: int) -> Tensor:
-    modules = statistics(run.engine.model)
+    """Accumulate the gradients of a step over all forward passes and micro-batches, and return its mean loss.
+
+    With P `passes` and the M micro-batches of this process, the loss is sum over p, m of L[p, m] / (P M), L being the
+    mean over a micro-batch. The engine then averages gradients over processes. All micro-batches have the same size, so
+    this is the mean over the global batch and all passes, for every number of processes.
+    """
+    norms = batch_norms(run.engine.model)
     share = passes * len(batches)
     total = torch.zeros((), device=run.engine.device)
     for index in range(share):
         forward_pass, micro = divmod(index, len(batches))
-        run.clock.forward_pass = forward_pass
-        # Dropout and the like draw from the global state: keyed, so that nothing needs to be carried along.
-        chunk = run.engine.rank * len(batches) + micro  # its place in the global batch, on any number of processes
-        torch.manual_seed(key(run.clock.seed, "model", run.clock.step, forward_pass, chunk))
-        # Every n-th image, and not a half: the same ones however the batch is cut for processes.
+        run.draw_key.forward_pass = forward_pass
+        # Dropout and stochastic depth draw from torch's global generator. It is seeded before every pass with a key
+        # made of the place of the pass in the run, so no generator state has to be saved. `chunk` is the position of
+        # the micro-batch in the global batch, which is the same whichever process computes it.
+        chunk = run.engine.rank * len(batches) + micro
+        torch.manual_seed(key(run.draw_key.seed, "model", run.draw_key.step, forward_pass, chunk))
+        # With `split_batch` pass p sees the images p, p + P, p + 2P, ... and not a contiguous part: these are the same
+        # images however the global batch is distributed over processes.
         seen = slice(forward_pass, None, passes) if run.split_batch else slice(None)
         images, labels = (part[seen] for part in batches[micro])
-        with frozen_statistics(modules if forward_pass else ()):
+        # Only the first pass updates the running statistics, so that every method updates them once per micro-batch.
+        with frozen_batch_statistics(norms if forward_pass else ()):
             logits = run.engine.forward(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=run.recipe.label_smoothing) / share
         run.engine.backward(loss, last=index == share - 1)
@@ -166,65 +181,65 @@ def _forward_backward(run: Training, batches: Sequence[Batch], passes: int) -> T
 
 
 def harden(run: Training, step: int) -> None:
-    """Let the method fix its masks, then hold it to that."""
+    """Let the method choose its final masks, then freeze its gates and remember their hash."""
     run.listener.on_phase("hardening: choosing the final masks")
     check_finite(run, step)
     at = run.progress(step)
-    with lent_validation(run) as validate:
+    with validate_during_hardening(run) as validate:
         run.hook("harden", lambda: run.pruner.harden(run.layers, at, validate))
     freeze_gates(run.engine.groups)
-    check_ranks(run, step)
+    check_ranks_agree(run, step)
     run.state.gates_sha256 = state_sha256(gate_tensors(run.layers))
-    reestimate(run.engine, calibration_batches(run.dataset, run.plan))
+    reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan))
 
 
 @contextmanager
-def lent_validation(run: Training) -> Iterator[Validate]:
-    """Lend `validation_top1` while the block lasts: a method that kept it could select all through the training."""
-    lent_out = True
+def validate_during_hardening(run: Training) -> Iterator[Validate]:
+    """Yield `validate` for `harden`; it raises after the block, or a method could keep it and select by it later."""
+    hardening = True
 
     def validate() -> float:
-        if not lent_out:
-            raise RuntimeError("hardening is over: validate() is lent to `harden` until it returns")
+        if not hardening:
+            raise RuntimeError("hardening is over: validate() is valid only during harden()")
         return validation_top1(run)
 
     try:
         yield validate
     finally:
-        lent_out = False
+        hardening = False
 
 
 def validation_top1(run: Training) -> float:
-    """Return validation top-1 after re-estimating statistics on a fixed set of batches, then restore them.
+    """Return validation top-1 with re-estimated batch statistics, and restore statistics and mode afterwards.
 
-    Collective: every process calls it equally often and gets the same number.
+    Collective: every process must call it equally often; all get the same number.
     """
     training = run.engine.model.training
-    with restored_statistics(run.engine.model):
-        reestimate(run.engine, calibration_batches(run.dataset, run.plan))
-        found = validate(run).top1
-    run.engine.model.train(training)  # as the method that asked had it
-    return found
+    with restored_batch_statistics(run.engine.model):
+        reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan))
+        top1 = validate(run).top1
+    run.engine.model.train(training)
+    return top1
 
 
-def validate(run: Training) -> Scores:
-    """Evaluate the model as it stands on the validation split."""
-    check_ranks(run, run.clock.step)
+def validate(run: Training) -> Metrics:
+    """Evaluate the current model on the validation split."""
+    check_ranks_agree(run, run.draw_key.step)
     run.engine.model.eval()
     return evaluate_split(run, run.engine.forward, run.dataset.validation)
 
 
-def evaluate_split(run: Training, forward: Callable[[Tensor], Tensor], split: Split) -> Scores:
-    """Return the scores of `forward`, images to logits, on a split; every process evaluates its share."""
+def evaluate_split(run: Training, forward: Callable[[Tensor], Tensor], split: Split) -> Metrics:
+    """Return the metrics of `forward`, images to logits, on a split; every process evaluates its share."""
     batches = eval_batches(split, run.dataset, run.plan)
     return evaluate(forward, batches, len(run.dataset.classes), run.engine.sum)
 
 
-def check_ranks(run: Training, step: int) -> None:
-    """Fail if masks or weights differ between processes, or from the copy that the optimizer goes by.
+def check_ranks_agree(run: Training, step: int) -> None:
+    """Check that masks and weights are equal on all processes, and that weights equal their master copies.
 
     Raises:
-        AuditError: naming the first tensor that does.
+        AuditError: they are not; the message names the first tensor.
     """
     weights = dict(run.engine.model.named_parameters())
     name = run.engine.first_difference({**gate_tensors(run.layers), **weights})
@@ -238,23 +253,28 @@ def check_ranks(run: Training, step: int) -> None:
         )
 
 
-def check_frozen(run: Training) -> None:
-    """Fail if a gate changed after hardening."""
+def check_gates_unchanged(run: Training) -> None:
+    """Check that no bit of a gate has changed since hardening."""
     if run.state.gates_sha256 != state_sha256(gate_tensors(run.layers)):
         raise AuditError(f"method {run.method}: a gate changed after hardening; every mask must be final there")
 
 
-class Losses:
-    """The losses of one epoch, averaged over processes when asked; looked at every few steps."""
+class LossMeter:
+    """Averages the losses of one epoch over steps and processes, and checks every few steps that they are finite."""
 
     def __init__(self, run: Training) -> None:
-        """Start with what the open epoch has so far."""
+        """Start with the losses of the current epoch so far; after a resume that is more than 0."""
         self._run = run
+        # The checkpoint has the mean over processes. Rank 0 starts with all of it, in case their number has changed.
         mine = run.state.epoch_loss * run.engine.world if run.engine.rank == 0 else 0.0
         self._total = torch.tensor(mine, dtype=torch.float64, device=run.engine.device)
 
     def add(self, step: int, loss: Tensor) -> None:
-        """Record the loss of `step`; every few steps, show it and check that it is finite."""
+        """Add the loss of `step`; every few steps, check that it is finite and report it.
+
+        Raises:
+            DivergedError: it is not finite.
+        """
         self._total += loss
         done = step + 1
         if done % CHECK_EVERY and done != self._run.budget.total:
@@ -265,11 +285,15 @@ class Losses:
         self._run.listener.on_step(done, self._run.budget.total, value)
 
     def total(self) -> float:
-        """Return the sum over the open epoch's steps."""
+        """Return the sum of the losses of the current epoch, averaged over processes."""
         return self._mean(self._total)
 
-    def close(self) -> float:
-        """Return the epoch's mean loss and start the next, or raise if it is not finite."""
+    def end_epoch(self) -> float:
+        """Return the mean loss of the epoch, and start the next one.
+
+        Raises:
+            DivergedError: it is not finite.
+        """
         value = self.total() / self._run.state.epoch_steps
         if not math.isfinite(value):
             raise DivergedError(f"the loss is {value} at the end of an epoch: lower the learning rate (--lr)")
@@ -281,23 +305,24 @@ class Losses:
         return float(self._run.engine.sum(value)) / self._run.engine.world
 
 
-def _close_epoch(run: Training, epoch: int, loss: float) -> None:
+def _end_epoch(run: Training, epoch: int, loss: float) -> None:
+    """Evaluate on the validation split, and report the epoch as one line of `metrics.jsonl`."""
     step = (epoch + 1) * run.budget.steps_per_epoch
     at = run.progress(step)
-    synchronize_statistics(run.engine)
-    found = validate(run)
+    average_batch_statistics(run.engine)
+    metrics = validate(run)
     row = {
         "epoch": epoch + 1,
         "step": step,
         "phase": at.phase,
         "loss": loss,
         "lr": schedule(step - 1, run.budget.total, run.budget.warmup) * run.recipe.lr,
-        "validation": {"top1": found.top1, "loss": found.loss},
-        **run.watch.update(run.layers),
+        "validation": {"top1": metrics.top1, "loss": metrics.loss},
+        **run.mask_tracker.update(run.layers),
         "diagnostics": dict(run.hook("diagnostics", lambda: run.pruner.diagnostics(run.layers, at))),
     }
-    if found.top1 > run.state.best_validation.get("top1", -1.0):
-        run.state.best_validation = {"top1": found.top1, "epoch": epoch + 1}
+    if metrics.top1 > run.state.best_validation.get("top1", -1.0):
+        run.state.best_validation = {"top1": metrics.top1, "epoch": epoch + 1}
     run.listener.on_epoch(row)
 
 

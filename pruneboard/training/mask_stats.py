@@ -1,4 +1,4 @@
-"""What every method's masks look like while a run goes on, measured the same way for all of them."""
+"""Mask statistics at the end of each epoch, measured the same way for every method."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from pruneboard.api import Layer
 from pruneboard.training.gates import folded_weights
 
 
-class MaskWatch:
-    """Compares the kept positions of an epoch's end with those of the one before.
+class MaskTracker:
+    """Compares the kept positions at the end of an epoch with those at the end of the epoch before.
 
     Attributes:
-        before: those, a bool tensor per layer; None at first, when every method keeps everything.
+        before: the kept positions at the last update, a bool tensor per layer; None before the first, when every
+            position counts as kept.
     """
 
     def __init__(self) -> None:
-        """Start from masks that keep everything."""
+        """Start with masks that keep everything."""
         self.before: list[Tensor] | None = None
 
     @torch.no_grad()
@@ -28,9 +29,9 @@ class MaskWatch:
         """Return the mask statistics of a line of `metrics.jsonl`.
 
         Returns:
-            `sparsity`: zeros of the folded weights over all prunable weights. `layers`: the same per layer, by name.
-            `mask`: positions `kept`; `removed` and `restored` since the last look and their sum, `flips`;
-            layers that are `collapsed`, keeping nothing. Positions count as kept where the gate says so.
+            `sparsity`: share of zeros among the folded prunable weights. `layers`: the same per layer, by name.
+            `mask`: number of positions `kept`, `removed` and `restored` since the last update, and their sum `flips`;
+            number of `collapsed` layers, which keep nothing. A position is kept if `Gate.kept` says so.
         """
         zeros = [int((weight == 0).sum()) for weight in folded_weights(layers)]
         sizes = [layer.dense.numel() for layer in layers]

@@ -1,9 +1,8 @@
-"""One optimizer object with one rule per parameter group, and the schedule all groups share.
+"""One optimizer with a rule per parameter group, and the learning-rate schedule that all groups share.
 
-DeepSpeed takes a single optimizer. Weights always follow the recipe's rule, SGD with momentum; a
-method's gate parameters follow the rule the method declares. The arithmetic is torch's own (its
-functional `sgd` and `adam`), element-wise on whatever tensors a group holds, because ZeRO swaps them
-for flat partitions.
+DeepSpeed accepts a single optimizer. Weights always follow the recipe's rule, SGD with momentum; a method's gate
+parameters follow the rule that the method declares. The arithmetic is torch's own (the functional `sgd` and `adam`).
+It must be element-wise on whatever tensors a group contains, because ZeRO replaces them by flat partitions.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ class GroupedOptimizer(torch.optim.Optimizer):
     """SGD or Adam, chosen by each group's `rule`.
 
     Group keys: `name`, `rule` ("sgd" or "adam"), `lr` (set every step), `peak_lr`, `weight_decay`
-    (L2, added to the gradient, as in torch's SGD and Adam), `momentum`, `nesterov`, `betas`, and `frozen`:
-    a frozen group is left exactly as it is.
+    (L2, added to the gradient, as in torch's SGD and Adam), `momentum`, `nesterov`, `betas`, and `frozen`
+    (the group is skipped).
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]]) -> None:
-        """Take groups as built by `parameter_groups`."""
+        """Create the optimizer from groups as `parameter_groups` builds them."""
         super().__init__(list(groups), {"frozen": False, "momentum": 0.0, "nesterov": False, "betas": (0.9, 0.999)})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Take one step with the gradients in `.grad`; parameters without one are left alone."""
+        """Take one step with the gradients in `.grad`; parameters without a gradient are skipped."""
         del closure
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
@@ -46,14 +45,15 @@ class GroupedOptimizer(torch.optim.Optimizer):
                 _RULES[group["rule"]](self, group, parameters)
 
     def _sgd(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        # The fused kernel wants a buffer for all or for none, and a first gradient may come late.
+        # The fused kernel needs momentum buffers for all its parameters or for none, and a parameter may get its first
+        # gradient later than others.
         fresh = [p for p in parameters if "momentum_buffer" not in self.state[p]]
         moving = [p for p in parameters if "momentum_buffer" in self.state[p]]
-        for alike in (fresh, moving):
-            if alike:
-                self._sgd_alike(group, alike)
+        for subset in (fresh, moving):
+            if subset:
+                self._sgd_subset(group, subset)
 
-    def _sgd_alike(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def _sgd_subset(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         buffers = [self.state[p].get("momentum_buffer") for p in parameters]
         sgd(
             parameters,
@@ -106,7 +106,7 @@ _RULES: dict[str, Callable[[GroupedOptimizer, dict[str, Any], list[Tensor]], Non
 
 
 def _fusable(parameters: Sequence[Tensor]) -> bool:
-    """One kernel per tensor instead of five passes over memory: 4x on a CPU; float32 everywhere is a given."""
+    """Return whether the fused kernel applies: one pass over memory instead of five, 4 times as fast on a CPU."""
     return all(p.device.type in {"cpu", "cuda"} and p.dtype == torch.float32 for p in parameters)
 
 
@@ -146,9 +146,10 @@ def _gate_group(gates: Sequence[nn.Parameter], rule: GateOptimizer | None) -> di
 
 
 def schedule(step: int, total: int, warmup: int) -> float:
-    """Return the share of the peak learning rate at `step`: linear warm-up, then a cosine from 1 to 0.
+    """Return the learning rate at `step` as a fraction of its peak: linear warm-up, then a cosine from 1 to 0.
 
-    The cosine spans the steps after the warm-up; step `total` would be 0.
+    With w = `warmup`: (step + 1) / (w + 1) during the warm-up, then (1 + cos(pi (step - w) / (total - w))) / 2, which
+    would reach 0 at step `total`, one after the last.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -156,13 +157,17 @@ def schedule(step: int, total: int, warmup: int) -> float:
 
 
 def set_learning_rates(groups: Sequence[dict[str, Any]], share: float) -> None:
-    """Set every group's `lr` to `share` of its peak."""
+    """Set every group's `lr` to the fraction `share` of its peak."""
     for group in groups:
         group["lr"] = group["peak_lr"] * share
 
 
 def freeze_gates(groups: Sequence[dict[str, Any]]) -> None:
-    """Stop the gate groups for good: rate, decay and momentum 0, and no step taken."""
+    """Stop training the gates' parameters, permanently; the loop calls it when masks are final."""
+    # Not with `requires_grad_(False)`: ZeRO builds its partitions at `initialize` and ignores later changes, so weight
+    # decay and momentum would still move the gates. Instead `GroupedOptimizer` skips the group, and its rates are 0 for
+    # anyone who reads them; `peak_lr` too, because the schedule sets `lr` from it before every step. Gates that move by
+    # themselves (a buffer) are found at the end of the run by `loop.check_gates_unchanged`, which compares their bits.
     for group in groups:
         if group["name"] == GATES:
             group.update(frozen=True, peak_lr=0.0, lr=0.0, weight_decay=0.0, momentum=0.0)

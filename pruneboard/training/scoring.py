@@ -1,4 +1,8 @@
-"""What the two second types of pruner get: the model as a function of its weights, and dense gradients."""
+"""Inputs of the specialized pruner base classes.
+
+`ScoringPruner` gets a view of the model and training images, `DenseGradientPruner` the gradients of the loss with
+respect to the effective weights.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +22,21 @@ from pruneboard.data import BatchPlan, Dataset, train_batches
 from pruneboard.models import is_scale
 from pruneboard.training.gates import plain_name
 
-OVER = "scoring is over: the view and the batches of `score` are lent until it returns"
+SCORING_OVER = "scoring is over: the view and the batches are valid only during score()"
 
 
-class View:
-    """`api.ModelView` of a gated model: logits and loss as functions of given weights, with no side effect.
+class ScoringView:
+    """`api.ModelView` of a gated model: logits and loss as functions of given weights, without side effects.
 
     Attributes:
         layers: the prunable layers.
         image_shape: channels, height, width.
-        openings: the values of `opened` that differ.
-        images: images passed through so far, which are charged as training cost.
+        openings: the values of `opened` that give different networks.
+        images: number of images passed through the network so far, counted as training cost.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[Layer[Mask]], side: int, label_smoothing: float) -> None:
-        """View `model`, whose gates are attached; `label_smoothing` is the recipe's."""
+        """Create a view of `model`, which has gates attached; `side` is the size of an image in pixels."""
         self.layers = layers
         self.image_shape = (3, side, side)
         self.images = 0
@@ -54,7 +58,7 @@ class View:
     ) -> Tensor:
         """Return logits [batch, classes] under `weights`; see `api.ModelView.logits`."""
         if self._over:
-            raise RuntimeError(OVER)
+            raise RuntimeError(SCORING_OVER)
         self.images += len(images)
         state = self._state(rest, self._opened if opened else {})
         if weights is not None:
@@ -62,7 +66,7 @@ class View:
         precise = images.dtype == torch.float64
         if precise:
             state = {name: value.double() if value.is_floating_point() else value for name, value in state.items()}
-        with _restored(self._model), _normalizing(self._model, by_batch=training):
+        with _restored_tensors(self._model), _normalization_mode(self._model, by_batch=training):
             found: Tensor = functional_call(self._model, state, (images,))
         return found if precise else found.float()
 
@@ -74,13 +78,14 @@ class View:
         )
 
     def close(self) -> None:
-        """Refuse to be called from now on."""
+        """Make every later call raise."""
         self._over = True
 
     def _state(self, rest: Callable[[Tensor], Tensor] | None, opened: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every parameter by name, and every buffer copied, so that running statistics stay.
+        """Return every parameter by name, and a copy of every buffer, so that running statistics stay unchanged.
 
-        Those in `opened` have that value instead; what is neither a layer's weight nor of its gate passes `rest`.
+        Parameters in `opened` are replaced by the value there. Parameters that are neither a layer's weight nor part of
+        a gate are passed through `rest`.
         """
         own = set(self._weights)
         state = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
@@ -93,7 +98,7 @@ class View:
 
 
 def _opened(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the scales that are 0 throughout, by name, as 1."""
+    """Yield a tensor of ones, by name, for every normalization scale or gain that is entirely 0."""
     for name, parameter in model.named_parameters():
         path, _, own = (plain_name(name) or "").rpartition(".")
         if own and is_scale(model.get_submodule(path), own) and not bool(parameter.any()):
@@ -101,10 +106,10 @@ def _opened(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Give every module its own tensors back: `functional_call` leaves others in one that has two names.
+def _restored_tensors(model: nn.Module) -> Iterator[None]:
+    """Restore every module's own parameters and buffers after the block.
 
-    A gate in front of a shared weight is such a module.
+    `functional_call` leaves the given tensors in modules with two names, such as the gate of a shared weight.
     """
     own = [(module, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
     try:
@@ -116,8 +121,8 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _normalizing(model: nn.Module, *, by_batch: bool) -> Iterator[None]:
-    """Normalize by batch or by running statistics inside; all else is in evaluation mode, so that nothing is drawn."""
+def _normalization_mode(model: nn.Module, *, by_batch: bool) -> Iterator[None]:
+    """Normalize by batch or running statistics; all other modules are in evaluation mode, so nothing is random."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         for module, _ in modes:
@@ -129,9 +134,9 @@ def _normalizing(model: nn.Module, *, by_batch: bool) -> Iterator[None]:
 
 
 def endless_batches(dataset: Dataset, plan: BatchPlan, micro_batch: int) -> Iterator[Batch]:
-    """Yield augmented training batches of `micro_batch` images from a stream of their own, for ever.
+    """Yield augmented training batches of `micro_batch` images without end, from a random stream of their own.
 
-    They are the same on every process and for any number of them.
+    They are the same on every process and for every number of processes.
     """
     whole = replace(plan, rank=0, world=1, micro_batch=micro_batch)
     epoch = 0
@@ -142,10 +147,10 @@ def endless_batches(dataset: Dataset, plan: BatchPlan, micro_batch: int) -> Iter
 
 
 class RevocableBatches(Iterator[Batch]):
-    """Batches that can be drawn until `close`."""
+    """An iterator of batches that raises after `close`."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
-        """Lend `batches`."""
+        """Wrap `batches`."""
         self._batches: Iterator[Batch] | None = batches
 
     def __next__(self) -> Batch:
@@ -155,20 +160,20 @@ class RevocableBatches(Iterator[Batch]):
             RuntimeError: scoring is over.
         """
         if self._batches is None:
-            raise RuntimeError(OVER)
+            raise RuntimeError(SCORING_OVER)
         return next(self._batches)
 
     def close(self) -> None:
-        """Take them back."""
+        """Make every later `next` raise."""
         self._batches = None
 
 
 @contextmanager
-def lent(view: View, batches: Iterator[Batch]) -> Iterator[RevocableBatches]:
-    """Lend both while the block lasts: a method that kept them could look at images later, uncharged.
+def valid_during_scoring(view: ScoringView, batches: Iterator[Batch]) -> Iterator[RevocableBatches]:
+    """Close `view` and the batches after the block: a method that kept them could pass images that are not counted.
 
     Yields:
-        What is to be lent in the place of `batches`.
+        The batches to pass to `score` in place of `batches`.
     """
     stream = RevocableBatches(batches)
     try:
@@ -180,10 +185,10 @@ def lent(view: View, batches: Iterator[Batch]) -> Iterator[RevocableBatches]:
 
 @contextmanager
 def dense_gradients(layers: Sequence[Layer[Any]], *, wanted: bool) -> Iterator[list[Tensor] | None]:
-    """Collect, over one step, the gradient of the loss with respect to every effective weight.
+    """Collect the gradient of one step's loss with respect to every effective weight, also where the mask is 0.
 
     Yields:
-        One tensor per layer, complete when the block ends; None where `wanted` is false.
+        One tensor per layer, in the shape of its weight, complete when the block ends; None if `wanted` is false.
     """
     if not wanted:
         yield None
@@ -201,6 +206,8 @@ def dense_gradients(layers: Sequence[Layer[Any]], *, wanted: bool) -> Iterator[l
 
 
 def _collector(gradient: Tensor) -> Callable[[Any, Any, Tensor], Tensor | None]:
+    """Return a forward hook for a gate that adds the gradient of the gate's output to `gradient`."""
+
     def add(found: Tensor) -> None:
         gradient.add_(found)
 
@@ -208,7 +215,8 @@ def _collector(gradient: Tensor) -> Callable[[Any, Any, Tensor], Tensor | None]:
         del gate, inputs
         if not torch.is_grad_enabled():
             return None
-        watched = effective if effective.requires_grad else effective.detach().requires_grad_()  # frozen weights
+        # On the supermask track weights are frozen, and no gradient would flow without `requires_grad_`.
+        watched = effective if effective.requires_grad else effective.detach().requires_grad_()
         watched.register_hook(add)  # type: ignore[no-untyped-call]
         return watched
 

@@ -1,4 +1,4 @@
-"""Build what a run trains with: the gates of a method on a network, the engine, and the data plan."""
+"""Build the training of a run: the gates of a method on a network, the engine, and the data plan."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pruneboard.data import BatchPlan, Dataset
 from pruneboard.spec import Recipe
 from pruneboard.training import gates, optim
 from pruneboard.training.checkpoint import Checkpointer
-from pruneboard.training.compiling import Compiled
+from pruneboard.training.compiling import CompiledNetwork
 from pruneboard.training.engine import Engine
-from pruneboard.training.state import Listener, Start, Training, plan_budget
+from pruneboard.training.state import InitialNetwork, Listener, Training, plan_budget
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Everything a training needs besides a network and images.
+    """Everything that a training needs besides a network and images.
 
     Attributes:
         pruner: the method.
-        traits: its declared traits, as far as the harness honours them.
-        method: its name in messages.
+        traits: its declared traits, as far as the harness acts on them.
+        method: name of the method in messages.
         recipe: the training recipe, the same for every method.
-        seeds: integers under the keys `order`, `augmentation` and `pruner`.
+        seeds: integers with the keys `order`, `augmentation` and `pruner`.
         micro_batch: images per forward pass on this process.
-        device: device to train on.
+        device: device of this process.
         checkpointer: saves and restores the run.
         zero: ZeRO stage.
         precision: `fp32` or `bf16`.
@@ -54,24 +54,24 @@ def build_training(
     model: nn.Module,
     dataset: Dataset,
     listener: Listener,
-    began: float,
+    start_time: float,
     compiled: str | None = None,
 ) -> Training:
-    """Attach the gates of a method to `model` and hand it to the engine.
+    """Attach the gates of a method to `model` and create the engine.
 
     Args:
         options: method, recipe and engine.
         model: a plain network with its initial weights; without a trainable parameter on the supermask track.
         dataset: the images.
         listener: observes the run.
-        began: start time of this attempt (`time.perf_counter`).
-        compiled: name of the network, if torch.compile is to compile it; else None.
+        start_time: start time of this attempt (`time.perf_counter`).
+        compiled: name of the network in messages of the compiler; None to leave it uncompiled.
     """
     pruner, recipe, traits = options.pruner, options.recipe, options.traits
-    start = Start.of(model, frozen=not any(parameter.requires_grad for parameter in model.parameters()))
-    gates.store_scalars(model)
-    clock = gates.DrawClock(options.seeds["pruner"])
-    layers = gates.attach(pruner, models.gated_layers(model), clock, hits_target=traits.hits_target)
+    initial = InitialNetwork.of(model, frozen=not any(parameter.requires_grad for parameter in model.parameters()))
+    gates.unsqueeze_scalars(model)
+    draw_key = gates.DrawKey(options.seeds["pruner"])
+    layers = gates.attach(pruner, models.gated_layers(model), draw_key, hits_target=traits.hits_target)
     budget = plan_budget(recipe, dataset, traits.harden_at)
     groups = optim.parameter_groups(
         model, gates.gate_parameters(layers), recipe, pruner.gate_optimizer(budget.harden_step)
@@ -84,7 +84,7 @@ def build_training(
         clip=recipe.clip,
         zero=options.zero,
         precision=options.precision,
-        compiled=Compiled(model, compiled) if compiled else None,
+        compiled=CompiledNetwork(model, compiled) if compiled else None,
     )
     plan = BatchPlan(
         batch_size=recipe.batch_size,
@@ -104,12 +104,12 @@ def build_training(
         plan=plan,
         recipe=recipe,
         budget=budget,
-        clock=clock,
+        draw_key=draw_key,
         forward_passes=traits.forward_passes,
         split_batch=traits.split_batch,
         method=options.method,
         listener=listener,
-        start=start,
+        initial=initial,
         checkpointer=options.checkpointer,
-        began=began,
+        start_time=start_time,
     )

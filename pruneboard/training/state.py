@@ -1,4 +1,4 @@
-"""What one run trains with: its budget, its start, and everything the loop reads, put together once."""
+"""What the training loop reads and updates: the step budget, the initial network, and `Training`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pruneboard.models import state_sha256
 from pruneboard.spec import Recipe
 from pruneboard.training.checkpoint import Checkpointer, TrainState
 from pruneboard.training.engine import Engine
-from pruneboard.training.gates import DrawClock
-from pruneboard.training.mask_stats import MaskWatch
+from pruneboard.training.gates import DrawKey
+from pruneboard.training.mask_stats import MaskTracker
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # of typing itself from Python 3.11 on
@@ -27,16 +27,16 @@ R = TypeVar("R")
 
 
 class Listener(Protocol):
-    """Who watches a run: a terminal, a log file, an event file. It can change nothing."""
+    """Observes a run (terminal, log file, event file); cannot change it."""
 
     def on_step(self, step: int, total: int, loss: float) -> None:
-        """`step` optimizer steps are done."""
+        """Report that `step` of `total` optimizer steps are done; `loss` is that of the last one."""
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
-        """An epoch is over; `row` is its line of `metrics.jsonl`."""
+        """Report the end of an epoch; `row` is its line of `metrics.jsonl`."""
 
     def on_phase(self, message: str) -> None:
-        """Something other than training begins."""
+        """Report the start of a phase other than training; `message` names it."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Budget:
 
     Attributes:
         epochs: passes over the training images.
-        steps_per_epoch: optimizer steps of one.
-        harden_step: step before which masks are final.
-        warmup: steps of linear warm-up.
+        steps_per_epoch: optimizer steps per epoch.
+        harden_step: the masks become final before this step.
+        warmup: steps of the linear warm-up.
     """
 
     epochs: int
@@ -57,39 +57,39 @@ class Budget:
 
     @property
     def total(self) -> int:
-        """All optimizer steps."""
+        """Number of optimizer steps."""
         return self.epochs * self.steps_per_epoch
 
 
 def plan_budget(recipe: Recipe, dataset: Dataset, harden_at: float) -> Budget:
-    """Return the budget of `recipe` on `dataset`, with hardening at the declared fraction of it."""
+    """Return the budget of `recipe` on `dataset`; hardening comes after the fraction `harden_at` of the steps."""
     per_epoch = steps_per_epoch(dataset, recipe.batch_size)
     total = recipe.epochs * per_epoch
     return Budget(recipe.epochs, per_epoch, round(harden_at * total), round(recipe.warmup_epochs * per_epoch))
 
 
 @dataclass(frozen=True)
-class Start:
-    """The network before any gate was attached.
+class InitialNetwork:
+    """The network before gates are attached.
 
     Attributes:
-        sha256: over its whole state.
-        frozen: copies of its parameters, where none of them may change; else None.
+        sha256: hash of its state.
+        frozen: on the supermask track, copies of its parameters, none of which may change; else None.
     """
 
     sha256: str
     frozen: Mapping[str, Tensor] | None
 
     @classmethod
-    def of(cls, model: torch.nn.Module, *, frozen: bool) -> Start:
-        """Remember `model` as it is."""
+    def of(cls, model: torch.nn.Module, *, frozen: bool) -> InitialNetwork:
+        """Return the description of `model`."""
         parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         return cls(state_sha256(model.state_dict()), parameters if frozen else None)
 
 
 @dataclass
 class Training:
-    """Everything one run trains with; built once by `assemble.training`."""
+    """Everything that the loop needs for one run; built by `setup.build_training`."""
 
     engine: Engine
     pruner: Pruner[Any]
@@ -98,36 +98,36 @@ class Training:
     plan: BatchPlan
     recipe: Recipe
     budget: Budget
-    clock: DrawClock
+    draw_key: DrawKey
     forward_passes: int
     split_batch: bool
     method: str
     listener: Listener
-    start: Start
+    initial: InitialNetwork
     checkpointer: Checkpointer
-    began: float
-    """When this attempt did, by `time.perf_counter`."""
-    watch: MaskWatch = field(default_factory=MaskWatch)
+    start_time: float
+    """Start time of this attempt (`time.perf_counter`)."""
+    mask_tracker: MaskTracker = field(default_factory=MaskTracker)
     state: TrainState = field(default_factory=TrainState)
 
     @classmethod
-    def of(cls, run: Training) -> Self:
-        """Return `run` as a training of this class: one that does something more."""
+    def from_training(cls, run: Training) -> Self:
+        """Return a training of this class, a subclass with more behaviour, with the attributes of `run`."""
         return cls(**{item.name: getattr(run, item.name) for item in fields(Training)})
 
     @property
     def seconds(self) -> float:
-        """What the run has taken until now, over all attempts."""
-        return self.state.seconds + time.perf_counter() - self.began
+        """Seconds used so far, over all attempts."""
+        return self.state.seconds + time.perf_counter() - self.start_time
 
     @property
     def epochs(self) -> int:
-        """Epochs that are trained: none where all weights are frozen and the mask is final from the start."""
-        return 0 if self.start.frozen is not None and not self.budget.harden_step else self.budget.epochs
+        """Number of epochs to train: 0 if all weights are frozen and the mask is final before the first step."""
+        return 0 if self.initial.frozen is not None and not self.budget.harden_step else self.budget.epochs
 
     @property
-    def images(self) -> int:
-        """Images passed through the network in training, each as often as it was passed."""
+    def images_trained(self) -> int:
+        """Images passed through the network in training; an image counts once per forward pass."""
         if not self.epochs:
             return 0
         searching, total = self.budget.harden_step, self.budget.total
@@ -135,26 +135,28 @@ class Training:
         return self.plan.batch_size * (searching * seen + total - searching)
 
     def progress(self, step: int) -> Progress:
-        """Return what hooks are told at `step`."""
+        """Return the `Progress` for the hooks at `step`, and set the step of the draws' key."""
         phase: Any = "search" if step < self.budget.harden_step else "finetune"
-        self.clock.step = step
-        return Progress(step, self.budget.total, self.budget.harden_step, phase, self.clock.for_hook, self.engine)
+        self.draw_key.step = step
+        return Progress(
+            step, self.budget.total, self.budget.harden_step, phase, self.draw_key.hook_generator, self.engine
+        )
 
     def hook(self, name: str, call: Callable[[], R]) -> R:
-        """Run one of the plugin's functions: timed, and its errors named as the plugin's."""
+        """Call one of the plugin's functions, measure its time, and name method and hook if it raises."""
         start = time.perf_counter()
         try:
             return call()
         except (PruneboardError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            check_finite(self, self.clock.step)  # weights that are no numbers explain it better
+            check_finite(self, self.draw_key.step)  # if weights are not finite, that is the better explanation
             raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
         finally:
             self.state.hook_seconds += time.perf_counter() - start
 
 
 def check_finite(run: Training, step: int) -> None:
-    """Fail if a weight is no longer a number: no mask can be chosen among such weights."""
+    """Raise DivergedError if a prunable weight is not finite: no mask can be chosen among such weights."""
     if not all(bool(torch.isfinite(layer.dense.detach()).all()) for layer in run.layers):
         raise DivergedError(f"weights are no longer finite numbers at step {step}: lower the learning rate (--lr)")

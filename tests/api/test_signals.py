@@ -10,7 +10,7 @@ import torch
 
 from api_cases import layer, progress
 from pruneboard.api import DenseGradientPruner, Mask, ModelView, ScoringPruner, Traits
-from pruneboard.training.scoring import View
+from pruneboard.training.scoring import ScoringView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,5 +77,5 @@ def test_an_update_changes_masks_through_the_layers():
 def test_the_view_of_the_harness_has_the_documented_signature(name):
     """Names, order, kinds and defaults of the arguments are those that the interface promises."""
     promised = inspect.signature(getattr(ModelView, name)).parameters.values()
-    provided = inspect.signature(getattr(View, name)).parameters.values()
+    provided = inspect.signature(getattr(ScoringView, name)).parameters.values()
     assert [(p.name, p.kind, p.default) for p in provided] == [(p.name, p.kind, p.default) for p in promised]

@@ -270,7 +270,7 @@ def test_the_generated_method_prunes_along_a_line(step, sparsity):
         del sys.modules["pruneboard_mine"]
     pruner = module.Mine(sparsity=sparsity)
     net = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3))
-    layers = gates.attach(pruner, [("0", net[0]), ("1", net[1])], gates.DrawClock(0), hits_target=True)
+    layers = gates.attach(pruner, [("0", net[0]), ("1", net[1])], gates.DrawKey(0), hits_target=True)
     for now in range(step + 1):
         pruner.before_step(layers, Progress(now, 80, 40, "search", lambda _: torch.Generator(), None))
     updated = 40 if step == 40 else step - step % 2

@@ -9,7 +9,7 @@ from hypothesis import settings
 from torch import nn
 
 from pruneboard.api import Progress
-from pruneboard.training.gates import DrawClock, attach
+from pruneboard.training.gates import DrawKey, attach
 from pruneboard_edge_popup import PopupGate
 from writer import Writer
 
@@ -39,9 +39,9 @@ def gate_of(weight, score, keep):
 
 def at(step, seed=0, total=STEPS) -> Progress:
     """The state that hooks receive at `step`; the search takes the whole budget."""
-    clock = DrawClock(seed)
-    clock.step = step
-    return Progress(step, total, total, "search" if step < total else "finetune", clock.for_hook, Writer())
+    draw_key = DrawKey(seed)
+    draw_key.step = step
+    return Progress(step, total, total, "search" if step < total else "finetune", draw_key.hook_generator, Writer())
 
 
 def layers_of(pruner, layout=torch.contiguous_format):
@@ -51,4 +51,4 @@ def layers_of(pruner, layout=torch.contiguous_format):
         module.weight.requires_grad_(False)
         sign = torch.randn(module.weight.shape, generator=generator(index)).sign()
         module.weight.copy_(sign * math.sqrt(2 / module.weight[0].numel()))
-    return attach(pruner, list(net.to(memory_format=layout).items()), DrawClock(0), hits_target=True)
+    return attach(pruner, list(net.to(memory_format=layout).items()), DrawKey(0), hits_target=True)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pruneboard.api import Progress
-from pruneboard.training.gates import DrawClock, attach
+from pruneboard.training.gates import DrawKey, attach
 
 ALLOCATIONS = ["uniform", "global", "erk", "lamp"]
 SHAPES = [(8, 3, 3, 3), (40, 30), (10, 40)]
@@ -27,7 +27,7 @@ def layers_of(pruner, sizes=None, seed=0):
         net = {"conv": nn.Conv2d(3, 8, 3), "wide": nn.Linear(30, 40), "head": nn.Linear(40, 10)}
     else:
         net = {f"layer{i}": nn.Linear(n, 1) for i, n in enumerate(sizes)}
-    layers = attach(pruner, list(net.items()), DrawClock(0), hits_target=True)
+    layers = attach(pruner, list(net.items()), DrawKey(0), hits_target=True)
     redraw(layers, seed)
     return layers
 
@@ -43,7 +43,9 @@ def redraw(layers, seed):
 def at(pruner, step, total=TOTAL) -> Progress:
     """The state that hooks receive at `step` of a run of `total` steps, which hardens where the harness would."""
     harden = round(pruner.traits("prune").harden_at * total)
-    return Progress(step, total, harden, "search" if step < harden else "finetune", DrawClock(0).for_hook, durable=None)
+    return Progress(
+        step, total, harden, "search" if step < harden else "finetune", DrawKey(0).hook_generator, durable=None
+    )
 
 
 def drive(pruner, layers, total=TOTAL, start=0, moving=True):

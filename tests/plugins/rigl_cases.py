@@ -12,7 +12,7 @@ from small_cases import classifier
 from torch import nn
 
 from pruneboard.api import Progress
-from pruneboard.training.gates import DrawClock, attach
+from pruneboard.training.gates import DrawKey, attach
 from pruneboard.training.scoring import dense_gradients
 from pruneboard_rigl import RigL
 from runs import run
@@ -68,15 +68,15 @@ def layers_of(pruner, net=None):
         net = {"conv": nn.Conv2d(3, 8, 3), "wide": nn.Linear(30, 40), "head": nn.Linear(40, 10)}
     else:
         net = {name: module for name, module in net.named_children() if isinstance(module, nn.Linear)}
-    return attach(pruner, list(net.items()), DrawClock(0), hits_target=True)
+    return attach(pruner, list(net.items()), DrawKey(0), hits_target=True)
 
 
 def at(pruner, step, total, durable=None) -> Progress:
     """The state that hooks receive at `step` of a run of `total` train_steps, which hardens where the harness would."""
     harden = round(pruner.traits("prune").harden_at * total)
-    clock = DrawClock(0)
-    clock.step = step
-    return Progress(step, total, harden, "search" if step < harden else "finetune", clock.for_hook, durable)
+    draw_key = DrawKey(0)
+    draw_key.step = step
+    return Progress(step, total, harden, "search" if step < harden else "finetune", draw_key.hook_generator, durable)
 
 
 def train_steps(pruner, total, disturb=lambda layers, stepper: None):

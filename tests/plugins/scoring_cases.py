@@ -9,8 +9,8 @@ from torch import nn
 
 from pruneboard.models import gated_layers
 from pruneboard.scores import budget, top_k
-from pruneboard.training.gates import DrawClock, attach
-from pruneboard.training.scoring import View
+from pruneboard.training.gates import DrawKey, attach
+from pruneboard.training.scoring import ScoringView
 
 SIDE = 8
 
@@ -80,11 +80,11 @@ def network(name, seed=0):
     return net
 
 
-def viewed(pruner, net, label_smoothing=0.0, side=SIDE) -> View:
+def viewed(pruner, net, label_smoothing=0.0, side=SIDE) -> ScoringView:
     """The view of a gated copy of `net`; `net` itself stays plain."""
     gated = copy.deepcopy(net)
-    layers = attach(pruner, gated_layers(gated), DrawClock(0), hits_target=True)
-    return View(gated, layers, side, label_smoothing)
+    layers = attach(pruner, gated_layers(gated), DrawKey(0), hits_target=True)
+    return ScoringView(gated, layers, side, label_smoothing)
 
 
 def batch(count=32, seed=0):

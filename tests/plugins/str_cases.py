@@ -8,7 +8,7 @@ from hypothesis import settings
 from torch import nn
 
 from pruneboard.api import Progress
-from pruneboard.training.gates import DrawClock, attach
+from pruneboard.training.gates import DrawKey, attach
 from writer import Writer
 
 FEW = settings(max_examples=30, deadline=None)
@@ -27,7 +27,7 @@ def published(weight, s):
 def at(step=75, total=100, harden_step=75):
     """The state that hooks receive at `step` of a run of 100 steps that hardens at 75."""
     phase = "search" if step < harden_step else "finetune"
-    return Progress(step, total, harden_step, phase, DrawClock(0).for_hook, Writer())
+    return Progress(step, total, harden_step, phase, DrawKey(0).hook_generator, Writer())
 
 
 def network(scales=(0.2, 0.05, 0.1), seed=0):
@@ -43,7 +43,7 @@ def gated(pruner, thresholds=(-3.0, -1.0, -2.0), net=None):
     """Attach a pruner to a network in the middle of a search, where the layers' thresholds differ."""
     net = network() if net is None else net
     targets = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    layers = attach(pruner, targets, DrawClock(0), hits_target=pruner.traits("prune").hits_target)
+    layers = attach(pruner, targets, DrawKey(0), hits_target=pruner.traits("prune").hits_target)
     with torch.no_grad():
         for layer, s in zip(layers, thresholds, strict=True):
             layer.gate.threshold.fill_(s)

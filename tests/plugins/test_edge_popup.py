@@ -14,7 +14,7 @@ from torch import nn
 
 from pruneboard.api import Traits
 from pruneboard.scores import budget, kept_of, uniform
-from pruneboard.training.gates import DrawClock, attach, folded_weights
+from pruneboard.training.gates import DrawKey, attach, folded_weights
 from pruneboard_edge_popup import EdgePopup, PopupGate, initial_scores
 
 TIED = st.lists(st.integers(-3, 3), min_size=1, max_size=40)
@@ -86,7 +86,7 @@ def test_every_budget_is_exact_where_the_official_rounding_is_not():
         keep = percent * n // 100
         wrong += int((1 - percent / 100) * n) != n - keep
         layer = nn.Linear(n, 1, bias=False)
-        (attached,) = attach(EdgePopup(sparsity=1 - percent / 100), [("only", layer)], DrawClock(0), hits_target=True)
+        (attached,) = attach(EdgePopup(sparsity=1 - percent / 100), [("only", layer)], DrawKey(0), hits_target=True)
         attached.gate.set_budget(attached.keep)
         assert int(attached.gate.kept(attached.dense).sum()) == keep
     assert (len(cases), wrong) == (204, 34)

@@ -13,7 +13,7 @@ from small_cases import classifier
 from torch import nn
 
 from pruneboard.scores import budget, erk, importance, kept_of, top_k, uniform
-from pruneboard.training.gates import DrawClock, attach
+from pruneboard.training.gates import DrawKey, attach
 from pruneboard_gmp import GMP
 from runs import folder, run
 
@@ -40,7 +40,7 @@ def test_pruned_weights_are_zero_in_the_forward_pass():
     """A layer computes with w * mask at every step, and the stored weights keep every bit."""
     pruner = GMP(sparsity=0.9, **WINDOW)
     net = nn.Linear(30, 40)
-    (layer,) = layers = attach(pruner, [("net", net)], DrawClock(0), hits_target=True)
+    (layer,) = layers = attach(pruner, [("net", net)], DrawKey(0), hits_target=True)
     stored = layer.dense.detach().clone()
     for _, (mask,) in drive(pruner, layers, moving=False):
         assert torch.equal(net.weight, stored * mask)
@@ -164,7 +164,7 @@ def test_training_equals_a_plain_implementation():
     net, images, labels = classifier()
     reference = Reference([net[0].weight.detach(), net[2].weight.detach()], 0.75, begin=9, end=46)
     pruner = GMP(sparsity=0.75, begin=0.15, end=46 / 60, interval=0.05)
-    layers = attach(pruner, [("0", net[0]), ("2", net[2])], DrawClock(0), hits_target=True)
+    layers = attach(pruner, [("0", net[0]), ("2", net[2])], DrawKey(0), hits_target=True)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.3, momentum=0.9, weight_decay=0.02)
     returned = 0
     for t in range(60):

@@ -12,7 +12,7 @@ from torch import nn
 
 from pruneboard.api import Progress
 from pruneboard.scores import budget, erk, kept_of, lamp, uniform
-from pruneboard.training.gates import DrawClock, attach
+from pruneboard.training.gates import DrawKey, attach
 from pruneboard_magnitude import Magnitude
 
 ALLOCATIONS = ["global", "uniform", "erk", "lamp"]
@@ -28,12 +28,14 @@ def layers_of(pruner, seed=0):
     with torch.no_grad():
         for scale, module in zip((1.0, 0.1, 3.0), net.values(), strict=True):
             module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * scale)
-    return attach(pruner, list(net.items()), DrawClock(0), hits_target=True)
+    return attach(pruner, list(net.items()), DrawKey(0), hits_target=True)
 
 
 def at(step) -> Progress:
     """The state that hooks receive at `step` of a run of 10 steps that hardens at 5."""
-    return Progress(step, 10, HARDEN, "search" if step < HARDEN else "finetune", DrawClock(0).for_hook, durable=None)
+    return Progress(
+        step, 10, HARDEN, "search" if step < HARDEN else "finetune", DrawKey(0).hook_generator, durable=None
+    )
 
 
 def pruned(sparsity=0.9, allocation="global", seed=0):

@@ -238,5 +238,5 @@ def test_a_split_batch_costs_one_pass(tmp_path):
 
 def test_a_batch_that_cannot_be_split_evenly_is_rejected(tmp_path):
     """Three passes cannot split 32 images; the message names both numbers and the option to change."""
-    with pytest.raises(UsageError, match=r"32 images .* among 3 passes: choose --norm-batch"):
+    with pytest.raises(UsageError, match=r"32 images .* among 3 forward passes: choose --norm-batch"):
         run(tmp_path, "probmask", options={"split_batch": True, "passes": 3})

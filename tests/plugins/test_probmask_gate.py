@@ -13,7 +13,7 @@ import torch
 from probmask_cases import generator
 from torch import nn
 
-from pruneboard.training.gates import DrawClock, attach
+from pruneboard.training.gates import DrawKey, attach
 from pruneboard_probmask import ProbMask
 from pruneboard_probmask.gate import ProbabilityGate, relaxed, sample_mask
 
@@ -177,19 +177,21 @@ def test_refresh_lists_the_undecided_probabilities():
 def attached(seed=0):
     """Two gates before equal weights of ones, all probabilities at 1/2 and T = 1, so that m equals the draw."""
     net = nn.ModuleList([nn.Linear(150, 200, bias=False), nn.Linear(150, 200, bias=False)])
-    clock = DrawClock(seed)
-    layers = attach(ProbMask(sparsity=0.5), [(str(i), module) for i, module in enumerate(net)], clock, hits_target=True)
+    draw_key = DrawKey(seed)
+    layers = attach(
+        ProbMask(sparsity=0.5), [(str(i), module) for i, module in enumerate(net)], draw_key, hits_target=True
+    )
     for layer in layers:
         layer.dense.data.fill_(1)
         layer.gate.probability.data.fill_(0.5)
         layer.gate.refresh()
-    return net, layers, clock
+    return net, layers, draw_key
 
 
 def draws_of(attached_, index, step=0, forward_pass=0):
     """The draws of gate `index` at this step and pass."""
-    net, _, clock = attached_
-    clock.step, clock.forward_pass = step, forward_pass
+    net, _, draw_key = attached_
+    draw_key.step, draw_key.forward_pass = step, forward_pass
     return net[index].weight.detach().flatten().double()
 
 

@@ -21,14 +21,14 @@ from probmask_cases import (
 from torch import nn
 from torch.nn import functional
 
-from pruneboard.experiment.listeners import Silent
+from pruneboard.experiment.listeners import NullListener
 from pruneboard.spec import Recipe
 from pruneboard.training import engine as deepspeed_engine
 from pruneboard.training.engine import Engine
-from pruneboard.training.gates import DrawClock, attach, gate_parameters
+from pruneboard.training.gates import DrawKey, attach, gate_parameters
 from pruneboard.training.loop import train_step
 from pruneboard.training.optim import parameter_groups
-from pruneboard.training.state import Budget, Start, Training
+from pruneboard.training.state import Budget, InitialNetwork, Training
 from pruneboard_probmask import ProbMask
 
 RECIPE = Recipe(
@@ -64,10 +64,10 @@ def batch(step):
 def ours():
     """A training run in the middle of ProbMask's search, under the real engine."""
     model = network()
-    start = Start.of(model, frozen=False)
+    start = InitialNetwork.of(model, frozen=False)
     pruner = ProbMask(sparsity=0.5, travel=0.0)
-    clock = DrawClock(7)
-    layers = attach(pruner, [("0", model[0]), ("5", model[5])], clock, hits_target=True)
+    draw_key = DrawKey(7)
+    layers = attach(pruner, [("0", model[0]), ("5", model[5])], draw_key, hits_target=True)
     for layer in layers:
         layer.gate.probability.data.copy_(initial_scores(layer.dense.shape, layer.index))
     groups = parameter_groups(model, gate_parameters(layers), RECIPE, pruner.gate_optimizer(EPOCHS))
@@ -83,14 +83,14 @@ def ours():
         plan=None,
         recipe=RECIPE,
         budget=budget,
-        clock=clock,
+        draw_key=draw_key,
         forward_passes=2,
         split_batch=False,
         method="probmask",
-        listener=Silent(),
-        start=start,
+        listener=NullListener(),
+        initial=start,
         checkpointer=None,  # nothing is saved
-        began=0.0,
+        start_time=0.0,
     )
     engine.close()
     deepspeed_engine.shutdown()
@@ -99,13 +99,13 @@ def ours():
 class Official:
     """The official step: two relaxed passes, one joint clip over scores and weights, Adam, SGD, projection."""
 
-    def __init__(self, clock):
+    def __init__(self, draw_key):
         self.model = network()
         self.weights = [self.model[0].weight, self.model[5].weight]
         self.scores = [nn.Parameter(initial_scores(w.shape, i)) for i, w in enumerate(self.weights)]
         self.adam = torch.optim.Adam(self.scores, lr=6e-3)
         self.sgd = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-        self.clock = clock
+        self.draw_key = draw_key
 
     def step(self, epoch, images, labels, *, split_batch=False):
         """Take one step; return the gradient norm before clipping."""
@@ -128,10 +128,10 @@ class Official:
 
     def forward(self, epoch, forward_pass, images):
         """The logits under one relaxed sample, from the random numbers that our gates draw at this step and pass."""
-        self.clock.step, self.clock.forward_pass = epoch, forward_pass
+        self.draw_key.step, self.draw_key.forward_pass = epoch, forward_pass
         effective = {}
         for index, (name, weight, score) in enumerate(zip(("0", "5"), self.weights, self.scores, strict=True)):
-            u = torch.empty(weight.shape).uniform_(generator=self.clock.for_gate(index, weight.device))
+            u = torch.empty(weight.shape).uniform_(generator=self.draw_key.gate_generator(index, weight.device))
             mask = official_mask(score.double(), official_inverse_temperature(epoch), *two_uniforms(u, forward_pass))
             effective[f"{name}.weight"] = weight * mask.float()
         return torch.func.functional_call(self.model, effective, (images,))
@@ -145,7 +145,7 @@ def test_steps_equal_the_official_ones(ours, split_batch):
     `split_batch` each of the two samples sees every second image, and nothing else differs.
     """
     ours.split_batch = split_batch
-    theirs = Official(DrawClock(7))
+    theirs = Official(DrawKey(7))
     for epoch in (100, 101, 102):
         assert theirs.step(epoch, *batch(epoch), split_batch=split_batch) > 2 * RECIPE.clip
         train_step(ours, epoch, [batch(epoch)])
@@ -163,10 +163,10 @@ def test_batch_statistics_are_updated_once_per_step(ours):
     images, labels = batch(0)
     train_step(ours, 100, [(images, labels)])
     assert int(norm.num_batches_tracked) == 1
-    theirs = Official(DrawClock(7))
+    theirs = Official(DrawKey(7))
     theirs.step(100, images, labels)
     assert int(theirs.model[1].num_batches_tracked) == 2
-    first = Official(DrawClock(7))
+    first = Official(DrawKey(7))
     first.forward(100, 0, images)
     torch.testing.assert_close(norm.running_mean, first.model[1].running_mean)
     torch.testing.assert_close(norm.running_var, first.model[1].running_var)

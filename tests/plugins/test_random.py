@@ -12,7 +12,7 @@ from torch import nn
 
 from pruneboard.api import Progress
 from pruneboard.scores import budget, erk, kept_of, uniform
-from pruneboard.training.gates import DrawClock, attach
+from pruneboard.training.gates import DrawKey, attach
 from pruneboard_random import Random
 
 ALLOCATIONS = ["uniform", "global", "erk"]
@@ -24,10 +24,10 @@ def masks_of(sparsity, allocation, seed=0, step=0) -> list[torch.Tensor]:
     """The masks that a run with this seed trains under."""
     net = nn.ModuleDict({"conv": nn.Conv2d(3, 8, 3), "wide": nn.Linear(30, 40), "head": nn.Linear(40, 10)})
     pruner = Random(sparsity=sparsity, allocation=allocation)
-    clock = DrawClock(seed)
-    clock.step = step
-    layers = attach(pruner, list(net.items()), clock, hits_target=True)
-    at = Progress(step, 10, step, "finetune", clock.for_hook, durable=None)
+    draw_key = DrawKey(seed)
+    draw_key.step = step
+    layers = attach(pruner, list(net.items()), draw_key, hits_target=True)
+    at = Progress(step, 10, step, "finetune", draw_key.hook_generator, durable=None)
     pruner.harden(layers, at, lambda: pytest.fail("the random control must not validate"))
     assert budget(layers) == kept_of(sum(SIZES), sparsity)
     return [layer.gate.kept(layer.dense) for layer in layers]
@@ -89,9 +89,9 @@ def test_global_masks_vary_in_their_layer_counts():
 def test_layers_draw_independently():
     """Two layers of one shape get different masks."""
     net = nn.ModuleDict({"a": nn.Linear(20, 20), "b": nn.Linear(20, 20)})
-    pruner, clock = Random(sparsity=0.5), DrawClock(0)
-    layers = attach(pruner, list(net.items()), clock, hits_target=True)
-    pruner.harden(layers, Progress(0, 10, 0, "finetune", clock.for_hook, durable=None), lambda: 0.0)
+    pruner, draw_key = Random(sparsity=0.5), DrawKey(0)
+    layers = attach(pruner, list(net.items()), draw_key, hits_target=True)
+    pruner.harden(layers, Progress(0, 10, 0, "finetune", draw_key.hook_generator, durable=None), lambda: 0.0)
     assert not torch.equal(layers[0].gate.keep, layers[1].gate.keep)
 
 

@@ -11,8 +11,8 @@ from model_cases import plan
 from pruneboard.experiment.prepare import prepare
 from pruneboard.models import build_model, gated_layers
 from pruneboard.scores import set_masks
-from pruneboard.training.gates import DrawClock, attach
-from pruneboard.training.scoring import View
+from pruneboard.training.gates import DrawKey, attach
+from pruneboard.training.scoring import ScoringView
 from pruneboard_magnitude import Magnitude
 from pruneboard_synflow import SynFlow
 from runs import run, tiny
@@ -24,9 +24,9 @@ FULL = {"limit_train": None, "overrides": {"epochs": 6, "lr": 0.05, "warmup_epoc
 def pruned(pruner, name=VGG):
     """The network at initialization under the masks of one method, and its layers."""
     net = build_model(plan(name), seed=0)
-    layers = attach(pruner, gated_layers(net), DrawClock(0), hits_target=True)
+    layers = attach(pruner, gated_layers(net), DrawKey(0), hits_target=True)
     if isinstance(pruner, SynFlow):
-        view = View(net, layers, 32, 0.0)
+        view = ScoringView(net, layers, 32, 0.0)
         set_masks(layers, masks_of(view, pruner.score(view, no_data())))
     else:
         set_masks(layers, pruner.masks(layers))

@@ -1,6 +1,6 @@
-"""Kills runs where it hurts: `python killing.py` reads a JSON list of `[spot, step, results, spec]` on standard input.
+"""Kill runs at chosen spots: `python killing.py` reads JSON from standard input, a list of [spot, step, results, spec].
 
-Each run gets a process of its own, forked once everything is imported, which ends with SIGKILL at the spot named.
+Each run has a process of its own, forked after all imports, which ends with SIGKILL at its spot.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _arm(spot: str, step: int) -> None:
-    """Make this process die at `spot`, once `step` steps are done."""
+def _die_at(spot: str, step: int) -> None:
+    """Make this process die at `spot`, as soon as `step` steps are done."""
     from pruneboard.training import checkpoint, loop
 
-    whole, save, rename = loop._stop_or_save, checkpoint.Checkpointer.save, os.replace
+    save_or_stop, save, rename = loop._save_or_stop, checkpoint.Checkpointer.save, os.replace
 
-    def stop_or_save(run, *rest):
-        whole(run, *rest)
+    def save_or_stop_then_die(run, *rest):
+        save_or_stop(run, *rest)
         if run.state.step == step:
             _die()
 
-    def armed(checkpointer, engine, watch, state):
+    def save_and_die(checkpointer, engine, mask_tracker, state):
         if state.step == step:
             if spot == "before the checkpoint":
                 _die()
             if spot == "within the checkpoint":
-                checkpoint.save_file = lambda tensors, part, heading: (Path(part).write_bytes(b"half"), _die())
+                checkpoint.save_file = lambda tensors, part, header: (Path(part).write_bytes(b"half"), _die())
             if spot == "before its rename":
                 os.replace = lambda *paths: _die()
             if spot == "after its rename":
                 os.replace = lambda *paths: (rename(*paths), _die())
-        return save(checkpointer, engine, watch, state)
+        return save(checkpointer, engine, mask_tracker, state)
 
     if spot == "after the step":
-        loop._stop_or_save = stop_or_save
+        loop._save_or_stop = save_or_stop_then_die
     else:
-        checkpoint.Checkpointer.save = armed
+        checkpoint.Checkpointer.save = save_and_die
 
 
 def _main() -> None:
@@ -64,12 +64,12 @@ def _main() -> None:
     for spot, step, results, spec in json.load(sys.stdin):
         child = os.fork()
         if not child:
-            _arm(spot, step)
+            _die_at(spot, step)
             lifecycle.run(tiny(results, **spec))
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
-            sys.exit(f"the run ended by itself: {spot} {step} {spec}")
+            sys.exit(f"the run was not killed: {spot} {step} {spec}")
 
 
 if __name__ == "__main__":

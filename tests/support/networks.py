@@ -1,4 +1,4 @@
-"""Small networks of timm's own classes, and a few odd ones, registered with timm for tests."""
+"""Small networks of timm's classes, and a few unusual ones, registered with timm for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruneboard.models.names import register
 
 
 class Tied(nn.Module):
-    """Two of its linear layers share one weight; its `mix` is a convolution of one dimension."""
+    """Two of its linear layers share one weight; its `mix` is a one-dimensional convolution."""
 
     def __init__(self, num_classes=10):
         super().__init__()
@@ -44,7 +44,7 @@ class TiedToEmbedding(Tied):
 
 
 class TiedToAttribute(Tied):
-    """The weight of its head is also an attribute of the network."""
+    """Its head's weight is also an attribute of another name."""
 
     def __init__(self, num_classes=10):
         super().__init__(num_classes)
@@ -52,14 +52,14 @@ class TiedToAttribute(Tied):
 
 
 class Undecided(Tied):
-    """Its forward pass branches on the input, which torch.compile cannot capture in one graph."""
+    """Its forward pass branches on its input, which torch.compile cannot put into one graph."""
 
     def forward(self, images):
         return super().forward(-images if images.sum() > 0 else images)
 
 
 def _entry(name, build, **sizes):
-    """Register `build` with these sizes as `name`; of timm's arguments it accepts only the number of classes."""
+    """Register a network with timm: `build` with these sizes. Of timm's arguments it receives the number of classes."""
 
     def entry(pretrained=False, **kwargs):
         return build(num_classes=kwargs.get("num_classes", 10), **sizes)

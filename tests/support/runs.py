@@ -1,4 +1,4 @@
-"""Small real runs for tests: the whole walk in a few seconds, on embedded data."""
+"""Small real runs for tests: from spec to record in about a second, on embedded data."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from typing import Any
 
 from pruneboard import RunSpec
 from pruneboard.experiment import lifecycle
+from pruneboard.experiment.prepare import Job, prepare
+from pruneboard.records import runfolder
 
 TINY = {"epochs": 2, "batch_size": 32, "warmup_epochs": 0.0}
-"""128 training images and 14 for validation make four steps an epoch, eight in all."""
+"""130 of the 142 images are for training: four steps per epoch, eight in all."""
+
+TWO_PROCESSES = {"overrides": {"epochs": 3, "norm_batch": 16}}
+"""A tiny run that two processes can share."""
 
 SHORT = {"probmask": {"samples": 2}, "synflow": {"rounds": 10}}
-"""Options that a run has unless it says otherwise: what they shorten took most of so small a run."""
+"""Default options of a tiny run, for methods that would otherwise take most of its time."""
 
 
 def tiny(results: Path | str, method: str = "magnitude", sparsity: float | None = 0.9, **changes: Any) -> RunSpec:
-    """A spec that trains eight steps; `overrides` are added to the tiny recipe's, `options` to those of SHORT."""
+    """Return a spec that trains eight steps; `overrides` extend those of TINY, `options` those of SHORT."""
     values: dict[str, Any] = {"model": "test_resnet", "limit_train": 142, "device": "cpu"} | changes
     values["options"] = SHORT.get(method, {}) | values.get("options", {})
     overrides = TINY | values.pop("overrides", {})
@@ -24,11 +29,18 @@ def tiny(results: Path | str, method: str = "magnitude", sparsity: float | None 
 
 
 def run(results: Path | str, method: str = "magnitude", sparsity: float | None = 0.9, **changes: Any) -> dict[str, Any]:
-    """The record of a tiny run."""
+    """Carry out a tiny run and return its record."""
     return lifecycle.run(tiny(results, method, sparsity, **changes))
 
 
+def ready_job(results: Path | str, method: str = "magnitude", sparsity: float | None = 0.9, **changes: Any) -> Job:
+    """Return the job of a tiny run, with its folder prepared, for tests that call `execute` themselves."""
+    job, _ = prepare(tiny(results, method, sparsity, **changes))
+    runfolder.begin(job.folder)
+    return job
+
+
 def folder(results: Path | str) -> Path:
-    """The one run folder below `results`."""
+    """Return the only run folder below `results`."""
     (found,) = Path(results).rglob("run.json")
     return found.parent

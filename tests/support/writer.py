@@ -1,4 +1,4 @@
-"""The engine as hooks see it, for tests that drive a method without one."""
+"""A replacement for the engine, for tests that call the hooks of a method without one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Writer:
-    """Stands for the engine at stage 0, where a write is a write; none of the built-in methods resets anything."""
+    """Replaces the engine at stage 0, where writing in place is enough; no built-in method resets optimizer state."""
 
     def assign(self, parameter, new):
         """Write at once."""

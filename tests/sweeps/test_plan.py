@@ -259,7 +259,7 @@ def test_every_command_line_executes_the_planned_run():
             job, _ = prepare(spec)
             again, _ = prepare(read)
             assert (again.hash, again.folder) == (job.hash, job.folder)
-            assert again.known["tuning"] == job.known["tuning"]
+            assert again.base_record["tuning"] == job.base_record["tuning"]
 
 
 def test_every_command_is_one_line():

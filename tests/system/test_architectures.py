@@ -1,4 +1,4 @@
-"""Every method on small networks of ten timm families: gates on, trained, pruned, folded into the plain network."""
+"""Every method on small networks of ten timm families: attach gates, train, prune, and fold."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pruneboard import models, registry
 from pruneboard.api import MaskPruner
 from pruneboard.data import train_batches
 from pruneboard.experiment import start
-from pruneboard.experiment.listeners import Silent
-from pruneboard.experiment.prepare import honoured_traits, prepare
+from pruneboard.experiment.listeners import NullListener
+from pruneboard.experiment.prepare import effective_traits, prepare
 from pruneboard.models import gated_layers, left_out, prunable_layers, standardized
 from pruneboard.models.cost import LayerCost
 from pruneboard.spec import resolve_init
 from pruneboard.training import loop
-from pruneboard.training.gates import DrawClock, attach, fold, store_scalars
+from pruneboard.training.gates import DrawKey, attach, fold, unsqueeze_scalars
 from pruneboard.training.optim import freeze_gates
 
 FAMILIES = {
@@ -41,16 +41,16 @@ FAMILIES = {
     "nfnet": "test_nfnet",
     "beit": "tiny_beit",
 }
-"""Family -> its smallest network: timm's own where there is a small one, else timm's class with small sizes."""
+"""Family -> its smallest network: timm's own if there is a small one, else timm's class with small sizes."""
 
 FULL_SIZE = ("vgg19_cifar", "swin_tiny_patch4_window7_224", "gmixer_12_224", "eva02_tiny_patch14_224")
-"""Networks of millions of weights, for the families whose small ones are ours."""
+"""Networks of millions of weights, for the families whose small networks are from tests/support/networks.py."""
 
 SPARSITY = 0.9
 
 
 def cases():
-    """Every built-in method on every track that it supports, with an option set for each way it ends."""
+    """Yield every built-in method on every track that it supports, with options for each way in which it ends."""
     for info in registry.installed():
         if info.distribution == "pruneboard":
             options = {"str": [{}, {"mode": "faithful"}], "synflow": [{"rounds": "10"}]}.get(info.name, [{}])
@@ -64,25 +64,27 @@ CASE_IDS = ["-".join([info.name, track, *options.values()]) for info, track, opt
 
 @cache
 def resolved(model):
-    """The job of a run with four steps of eight images, and its data; resolving takes longer than training."""
+    """Return the job of a run with four steps of eight images, and its data; resolving takes longer than training."""
     overrides = {"epochs": 1, "batch_size": 8}
     return prepare(runs.tiny(gettempdir(), "magnitude", SPARSITY, model=model, limit_train=36, overrides=overrides))
 
 
 def started(model, info, track, options):
-    """A training as the harness starts it, and its job."""
+    """Return a job and its training, built as the harness builds it."""
     job, dataset = resolved(model)
     sparsity = None if info.name == "dense" else SPARSITY
     pruner = registry.build(info, sparsity, options)
-    traits = dataclasses.asdict(honoured_traits(pruner, track, info))
+    traits = dataclasses.asdict(effective_traits(pruner, track, info))
     spec = dataclasses.replace(job.spec, method=info.name, sparsity=sparsity, options=options, track=track)
-    known = {"hash": job.hash, "method": {"traits": traits}}
-    job = dataclasses.replace(job, spec=spec, info=info, track=track, init=resolve_init(None, track), known=known)
-    return job, start.training(job, dataset, torch.device("cpu"), Silent(), 0.0)
+    base_record = {"hash": job.hash, "method": {"traits": traits}}
+    job = dataclasses.replace(
+        job, spec=spec, info=info, track=track, init=resolve_init(None, track), base_record=base_record
+    )
+    return job, start.build_from_job(job, dataset, torch.device("cpu"), NullListener(), 0.0)
 
 
 def fit(run):
-    """Train the four steps as the loop does, hardening on the way with nothing to choose by."""
+    """Train the four steps like the loop, but harden with a constant validation accuracy."""
     total = run.budget.total if run.epochs else 0
     with torch.random.fork_rng(devices=[]):
         loop.prune_before_training(run)
@@ -96,13 +98,13 @@ def fit(run):
 
 
 def weights_of(model):
-    """Every weight of a convolution or linear layer, found without pruneboard's help, each once."""
+    """Return every weight of a convolution or linear layer once, found without pruneboard's code."""
     owners = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     return list({id(m.weight): m.weight for m in owners}.values())
 
 
 def images():
-    """A batch of images, always the same."""
+    """Return a batch of images, the same at every call."""
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -112,13 +114,13 @@ def _built(model):
 
 
 def built(model):
-    """A plain network of its own, as timm builds it for ten classes at 32 px."""
+    """Return a copy of the plain network, as timm builds it for ten classes at 32 px."""
     return copy.deepcopy(_built(model))
 
 
 @pytest.mark.parametrize("model", FAMILIES.values(), ids=FAMILIES)
 def test_every_weight_of_convolutions_and_linear_layers_is_found(model):
-    """The prunable layers hold exactly those weights, each once, and no other weight of the network is left out."""
+    """The prunable layers have exactly those weights, each once, and no other weight of the network is left out."""
     net = built(model)
     found = [layer.weight for _, layer in prunable_layers(net)]
     assert [id(weight) for weight in found] == [id(weight) for weight in weights_of(net)]
@@ -129,8 +131,8 @@ def test_every_weight_of_convolutions_and_linear_layers_is_found(model):
 
 @pytest.mark.parametrize(("info", "track", "options"), CASES, ids=CASE_IDS)
 @pytest.mark.parametrize("model", FAMILIES.values(), ids=FAMILIES)
-def test_the_folded_network_is_the_gated_one(model, info, track, options):
-    """Gates stand before all those weights and nothing else; folded, the count is exact and the logits are the same."""
+def test_the_folded_network_computes_what_the_gated_one_does(model, info, track, options):
+    """All those weights and nothing else have gates; after folding, the count is exact and the logits are the same."""
     job, run = started(model, info, track, options)
     try:
         gated = run.engine.model
@@ -142,7 +144,7 @@ def test_the_folded_network_is_the_gated_one(model, info, track, options):
         n = sum(weight.numel() for weight in weights_of(plain))
         nonzero = sum(int((weight != 0).sum()) for weight in weights_of(plain))
         kept = sum(int(layer.gate.kept(layer.dense.detach()).sum()) for layer in run.layers)
-        if job.known["method"]["traits"]["hits_target"]:
+        if job.base_record["method"]["traits"]["hits_target"]:
             assert kept == n - round((job.spec.sparsity or 0) * n)
         assert kept - 1e-4 * n <= nonzero <= kept
         with torch.no_grad():
@@ -158,19 +160,19 @@ def test_the_folded_network_is_the_gated_one(model, info, track, options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Masked(MaskPruner):
-    """A mask that keeps everything until told otherwise."""
+    """Masks that keep everything until a test sets them."""
 
 
 @pytest.mark.parametrize("model", ["tiny_beit", "tiny_eva", "tiny_swin_v2"])
 def test_a_gate_is_in_effect_where_only_the_weight_is_read(model):
-    """Attention that hands `qkv.weight` to `linear` itself computes with the pruned weight, to the last bit."""
+    """Attention that passes `qkv.weight` to `linear` itself computes with the pruned weight, to the last bit."""
     plain = built(model).eval()
     with torch.no_grad():
         for parameter in plain.parameters():
             if not parameter.any():  # Swin V2 starts its residual branches at 0
                 parameter.fill_(0.1)
     net = copy.deepcopy(plain)
-    layers = attach(Masked(sparsity=0.5), gated_layers(net), DrawClock(0), hits_target=True)
+    layers = attach(Masked(sparsity=0.5), gated_layers(net), DrawKey(0), hits_target=True)
     read = [layer for layer in layers if layer.name.endswith("qkv")]
     assert len(read) == sum(name.endswith("qkv") for name, _ in plain.named_modules()) >= 2
     with torch.no_grad():
@@ -183,12 +185,12 @@ def test_a_gate_is_in_effect_where_only_the_weight_is_read(model):
         assert torch.equal(net(images()), plain(images()))
 
 
-# Kernels that are standardized on the way
+# Standardized kernels
 
 
 @pytest.mark.parametrize("kind", [StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame])
-def test_a_pruned_position_of_a_standardized_kernel_is_used_all_the_same(kind):
-    """The layer subtracts each filter's mean: what is stored as 0 multiplies as something else."""
+def test_standardization_makes_a_pruned_position_non_zero(kind):
+    """The layer subtracts each filter's mean, so a stored 0 multiplies as another number."""
     layer = kind(1, 1, 3)
     assert standardized(layer)
     assert not standardized(nn.Conv2d(1, 1, 3))
@@ -201,7 +203,7 @@ def test_a_pruned_position_of_a_standardized_kernel_is_used_all_the_same(kind):
 
 
 def test_no_multiply_adds_are_saved_in_a_standardized_convolution(tmp_path):
-    """An NFNet's zeros are counted where they are stored; of its multiply-adds only other layers save any."""
+    """Zeros of an NFNet are counted as stored, but only its other layers save multiply-adds."""
     assert LayerCost("a", 100, 20, 15, 7, standardized=True).macs_remaining == 700
     record = runs.run(tmp_path, "magnitude", model="test_nfnet")
     net = timm.create_model("test_nfnet")
@@ -213,19 +215,19 @@ def test_no_multiply_adds_are_saved_in_a_standardized_convolution(tmp_path):
     assert record["sparsity"]["measured"] == pytest.approx(0.9, abs=1e-5)
 
 
-# Parameters without dimension
+# 0-dimensional parameters
 
 
-def test_scalars_are_stored_with_a_dimension_and_folded_without():
-    """A network whose residual gains have no dimension computes the same; folded, all its keys and shapes are back."""
+def test_0_dimensional_parameters_are_stored_with_a_dimension():
+    """A network with such gains computes the same; folding restores all its keys and shapes."""
     plain = built("tiny_skipinit_nfnet")
     with torch.no_grad():
         for parameter in plain.parameters():
             if parameter.dim() == 0:
                 parameter.fill_(0.5)
     net = copy.deepcopy(plain)
-    store_scalars(net)
-    layers = attach(Masked(sparsity=0.5), gated_layers(net), DrawClock(0), hits_target=True)
+    unsqueeze_scalars(net)
+    layers = attach(Masked(sparsity=0.5), gated_layers(net), DrawKey(0), hits_target=True)
     assert all(parameter.dim() for parameter in net.parameters())
     with torch.no_grad():
         assert torch.equal(net.eval()(images()), plain.eval()(images()))
@@ -241,14 +243,14 @@ def test_scalars_are_stored_with_a_dimension_and_folded_without():
     ("method", "track", "zero"),
     [("magnitude", "prune", 0), ("random", "supermask", 0), pytest.param("gmp", "prune", 2, marks=pytest.mark.slow)],
 )
-def test_a_network_with_scalars_runs_from_end_to_end(tmp_path, method, track, zero):
-    """DeepSpeed holds no parameter without dimension; the run is done all the same, at every stage."""
+def test_a_network_with_0_dimensional_parameters_runs_from_end_to_end(tmp_path, method, track, zero):
+    """DeepSpeed cannot hold 0-dimensional parameters; the run works all the same, at every stage."""
     record = runs.run(tmp_path, method, model="tiny_skipinit_nfnet", track=track, zero=zero, sparsity=0.9)
     n = record["sparsity"]["prunable"]
     assert record["sparsity"]["kept"] == n - round(0.9 * n)
 
 
-# What the scope leaves out
+# Weights outside the scope
 
 
 @pytest.mark.parametrize(
@@ -262,7 +264,7 @@ def test_a_network_with_scalars_runs_from_end_to_end(tmp_path, method, track, ze
     ],
 )
 def test_weights_outside_the_scope_are_named(model, kind):
-    """Weights of layers that are neither Conv2d nor Linear are listed, with their sizes, and are never prunable."""
+    """Weights of layers other than Conv2d and Linear are listed with their sizes, and are not prunable."""
     with torch.device("meta"):
         net = timm.create_model(model, num_classes=10)
     inside = {id(layer.weight) for _, layer in prunable_layers(net)}
@@ -277,13 +279,13 @@ def test_weights_outside_the_scope_are_named(model, kind):
     assert not [p for name, p in net.named_parameters() if name in outside and id(p) in inside]
 
 
-# The real thing
+# Real runs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("info", "track", "options"), CASES, ids=CASE_IDS)
 @pytest.mark.parametrize("model", [*FAMILIES.values(), "tiny_tied", "tiny_skipinit_nfnet"])
-def test_twenty_steps(tmp_path, model, info, track, options):
+def test_twenty_steps_keep_the_budget(tmp_path, model, info, track, options):
     """Twenty real steps at .9 end `done`, with exactly the budget kept and in the file."""
     overrides = {"epochs": 5, "batch_size": 10}
     sparsity = None if info.name == "dense" else SPARSITY
@@ -300,7 +302,7 @@ def test_twenty_steps(tmp_path, model, info, track, options):
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "track"), [("probmask", "prune"), ("edge-popup", "supermask")])
 @pytest.mark.parametrize("model", FULL_SIZE)
-def test_full_size(tmp_path, model, method, track):
+def test_full_size_networks_keep_the_budget(tmp_path, model, method, track):
     """A few steps on networks of millions of weights keep exactly the budget too."""
     changes = {"model": model, "track": track, "limit_train": 56, "overrides": {"epochs": 1, "batch_size": 10}}
     record = runs.run(tmp_path, method, SPARSITY, **changes)

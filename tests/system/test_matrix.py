@@ -1,4 +1,4 @@
-"""Every method on several processes, at every ZeRO stage and precision; the table in the docs comes from here."""
+"""Every method on one and two processes, at every ZeRO stage and precision; writes the table in docs/processes.md."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ METHODS = {
 }
 SETTINGS = [(procs, zero, precision) for precision in ("fp32", "bf16") for procs in (1, 2) for zero in (0, 1, 2)]
 STEPS = {"limit_train": 44, "overrides": {"epochs": 12, "norm_batch": 16}}
-"""34 images are left for training, which makes each of the 12 epochs one step."""
+"""34 images are left for training, so each of the 12 epochs is one step."""
 PAGE = Path(__file__).parents[2] / "docs" / "processes.md"
 BEGIN, END = "<!-- made by tests/system/test_matrix.py -->\n", "<!-- end -->\n"
 CLOSE = {"fp32": 1e-5, "bf16": 2e-2}
-"""Relative distance allowed between losses of the first step: only rounding differs there, in bfloat16 a coarse one."""
+"""Allowed relative difference between losses of the first step, which differ by rounding only."""
 
 
-def everywhere(jobs):
-    """What each process of a group does: one run after another; the first process's records come back."""
-    return [lifecycle.guarded(job, listeners.Silent()) for job in jobs]
+def run_all(jobs):
+    """Carry out one job after another on each process of a group; the records of rank 0 are returned."""
+    return [lifecycle.execute_safely(job, listeners.NullListener()) for job in jobs]
 
 
-def carried_out(place, procs, zero, precision, device="cpu"):
+def records_and_losses(place, procs, zero, precision, device="cpu"):
     """Run every method with one setting: method -> (record, loss of the first step)."""
     options = {"zero": zero, "precision": precision, "device": device}
     jobs = [prepare(tiny(place / name, **spec, **STEPS, **options))[0] for name, spec in METHODS.items()]
     for job in jobs:
         runfolder.begin(job.folder)
-    records = LocalProcesses(everywhere, (jobs,), procs).result()
+    records = LocalProcesses(run_all, (jobs,), procs).result()
     return {name: (record, first_loss(job)) for name, record, job in zip(METHODS, records, jobs, strict=True)}
 
 
 def first_loss(job):
-    """The loss of the first step, over all processes; None where no step is taken."""
+    """Return the loss of the first step, over all processes; None if no step is taken."""
     path = job.folder / runfolder.METRICS
     return json.loads(path.read_text().splitlines()[0])["loss"] if path.exists() else None
 
 
 def verdict(found, reference, precision, world):
-    """`pass`, or what is wrong with one cell."""
+    """Return `pass`, or what is wrong in one cell of the table."""
     (record, loss), (plain, plain_loss) = found, reference
     wrong = {
         "initial weights": record["model"]["initial_sha256"] != plain["model"]["initial_sha256"],
@@ -67,14 +67,14 @@ def verdict(found, reference, precision, world):
 
 
 def refusal(place, spec):
-    """Why a method is refused at ZeRO stage 3."""
+    """Return the message that refuses a method at ZeRO stage 3."""
     with pytest.raises(UsageError) as caught:
         tiny(place, **spec, zero=3)
     return str(caught.value)
 
 
 def as_table(cells, refused):
-    """The table of the docs: a row per setting, a column per method."""
+    """Return the table of docs/processes.md: a row per setting, a column per method."""
     lines = [f"| device | processes | ZeRO | precision | {' | '.join(METHODS)} |", f"|{'---|' * (4 + len(METHODS))}"]
     for procs, zero, precision in SETTINGS:
         verdicts = (cells[name, (procs, zero, precision)] for name in METHODS)
@@ -85,13 +85,13 @@ def as_table(cells, refused):
 
 
 @pytest.mark.slow
-def test_table_of_the_docs(tmp_path):
+def test_the_table_in_docs_is_what_runs_give(tmp_path):
     """Each cell is a run of 12 steps on the CPU: same start, same data, exact count, equal masks on all processes."""
     cells = {}
-    reference = carried_out(tmp_path / "reference", 1, 0, "fp32")
+    reference = records_and_losses(tmp_path / "reference", 1, 0, "fp32")
     for setting in SETTINGS:
         procs, _, precision = setting
-        found = carried_out(tmp_path / "-".join(map(str, setting)), *setting)
+        found = records_and_losses(tmp_path / "-".join(map(str, setting)), *setting)
         cells |= {(name, setting): verdict(found[name], reference[name], precision, procs) for name in METHODS}
     (refused,) = {refusal(tmp_path, spec) for spec in METHODS.values()}
     page = PAGE.read_text()
@@ -108,10 +108,10 @@ def test_table_of_the_docs(tmp_path):
 @pytest.mark.parametrize(("zero", "precision"), [(z, p) for z in (0, 1, 2) for p in ("fp32", "bf16")])
 @pytest.mark.parametrize("procs", [1, 2])
 def test_every_method_on_cuda(tmp_path, procs, zero, precision):
-    """The same on GPUs, one per process, against the CPU's start, data and count."""
+    """On GPUs, one per process, each method has the start, data and count of the run on the CPU."""
     if torch.cuda.device_count() < procs:
         pytest.skip(f"needs {procs} CUDA devices")
-    reference = carried_out(tmp_path / "reference", 1, 0, "fp32")
-    found = carried_out(tmp_path / "cuda", procs, zero, precision, device="cuda")
+    reference = records_and_losses(tmp_path / "reference", 1, 0, "fp32")
+    found = records_and_losses(tmp_path / "cuda", procs, zero, precision, device="cuda")
     for name in METHODS:
         assert verdict(found[name], reference[name], "bf16", procs) == "pass", name

@@ -1,4 +1,4 @@
-"""Known bugs of published pruning code: each rule is written out on a case it gets wrong, and ours beside it."""
+"""Known bugs of published pruning code: each published rule on a case that it gets wrong, compared with ours."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from pruneboard.api import Progress
 from pruneboard.data import Split
 from pruneboard.data.splits import Pixels
 from pruneboard.experiment import lifecycle, listeners
-from pruneboard.experiment.audit import count, sparsity_block
+from pruneboard.experiment.audit import count_layers, sparsity_block
 from pruneboard.experiment.prepare import prepare
 from pruneboard.models import prunable_layers
 from pruneboard.records import runfolder
 from pruneboard.scores import budget, kept_of, top_k
-from pruneboard.training.gates import DrawClock, attach, fold
+from pruneboard.training.gates import DrawKey, attach, fold
 from pruneboard_probmask import sample
 from runs import folder, run, tiny
 from writer import Writer
 
 
 def generator(seed=0):
-    """A CPU generator with this seed."""
+    """Return a CPU generator with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
 def hardened(method, sparsity, net, **options):
-    """The layers of `net`, pruned by one of the built-in methods without any training."""
+    """Return the layers of `net`, pruned by a built-in method without training."""
     pruner = registry.build(registry.find(method), sparsity, options)
-    clock = DrawClock(0)
-    layers = attach(pruner, prunable_layers(net), clock, hits_target=True)
-    pruner.harden(layers, Progress(10, 10, 10, "finetune", clock.for_hook, Writer()), lambda: 0.5)
+    draw_key = DrawKey(0)
+    layers = attach(pruner, prunable_layers(net), draw_key, hits_target=True)
+    pruner.harden(layers, Progress(10, 10, 10, "finetune", draw_key.hook_generator, Writer()), lambda: 0.5)
     return layers
 
 
@@ -44,7 +44,7 @@ def hardened(method, sparsity, net, **options):
 
 
 def keeps_one_more(scores, removed):
-    """GraSP: the highest of its scores are removed, and `<=` keeps the threshold element among them."""
+    """GraSP: removes the highest of its scores; `<=` keeps the threshold element."""
     return int((scores <= scores.sort(descending=True).values[removed - 1]).sum())
 
 
@@ -54,18 +54,18 @@ def prunes_one_more(scores, removed):
 
 
 def floors_a_product(scores, removed):
-    """hidden-networks: int((1 - k) n) positions are zeroed, and the product may be a rounding below the count."""
+    """hidden-networks: zeroes int((1 - k) n) positions; rounding may put the product below the count."""
     kept_share = 1 - removed / len(scores)
     return len(scores) - int((1 - kept_share) * len(scores))
 
 
 def prunes_all_ties(scores, removed):
-    """Synaptic-Flow: everything at or below the threshold goes, ties with it too."""
+    """Synaptic-Flow: prunes everything at or below the threshold, including all ties."""
     return int((scores > scores.kthvalue(removed).values).sum())
 
 
 def keeps_all_ties(scores, removed):
-    """LAMP's code: everything at or above the threshold stays, ties with it too."""
+    """LAMP's code: keeps everything at or above the threshold, including all ties."""
     return int((scores >= scores.sort(descending=True).values[len(scores) - removed - 1]).sum())
 
 
@@ -90,7 +90,7 @@ def test_published_selections_miss_the_count_and_ours_does_not(rule, levels, kep
 
 
 def test_a_floored_product_is_wrong_in_one_case_of_six():
-    """Of 204 whole counts at two-digit densities int((1 - k) n) misses 34; ours misses none."""
+    """Of 204 whole counts at two-digit densities int((1 - k) n) misses 34, and `kept_of` none."""
     cases = [(n, percent) for n in (100, 1000, 9408, 36_864) for percent in range(1, 100) if n * percent % 100 == 0]
     exact = [n - n * percent // 100 for n, percent in cases]
     floored = [int((1 - percent / 100) * n) for n, percent in cases]
@@ -104,7 +104,7 @@ def test_a_floored_product_is_wrong_in_one_case_of_six():
 
 
 def narrow_resnet18():
-    """ResNet-18 at a quarter of its width, with PyTorch's default weights, whose scale falls with a layer's fan-in."""
+    """Return ResNet-18 at a quarter of its width with PyTorch's default weights, which shrink with the fan-in."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = timm.create_model("resnet18", num_classes=10, channels=(16, 32, 64, 128), stem_width=16)
@@ -114,21 +114,21 @@ def narrow_resnet18():
 
 
 def collapsed(allocation, sparsity):
-    """The layers that a record would name as collapsed, after magnitude pruning at initialization."""
+    """Return the layers that a record names as collapsed, after magnitude pruning at initialization."""
     net = narrow_resnet18()
     layers = hardened("magnitude", sparsity, net, allocation=allocation)
-    counts = count(layers, fold(net, layers))
+    counts = count_layers(layers, fold(net, layers))
     assert sum(c.kept for c in counts) == budget(layers)
     return sparsity_block(counts, sparsity, budget(layers), 1)["collapsed"]
 
 
 def test_global_magnitude_at_initialization_collapses_layers_and_the_record_names_them():
-    """At .944 (SynFlow's data show chance there) the widest convolutions are emptied; under LAMP none ever is."""
+    """At .944 (chance level in SynFlow's data) the widest convolutions are emptied; under LAMP none ever is."""
     assert collapsed("global", 0.944) == ["layer4.0.conv2", "layer4.1.conv1", "layer4.1.conv2"]
     assert collapsed("lamp", 0.944) == collapsed("lamp", 0.9999) == []
 
 
-# What must not be touched
+# Tensors that must not change
 
 
 @pytest.mark.parametrize("method", ["magnitude", "random", "probmask"])
@@ -141,7 +141,7 @@ def test_only_weights_are_pruned(method):
             return timm.create_model("test_resnet", num_classes=10)
 
     net, before = plain(), plain().state_dict()
-    with torch.no_grad():  # biases are 0 at first, and a pruned one could not be told
+    with torch.no_grad():  # biases start at 0, where a pruned one would not show
         for name, tensor in net.named_parameters():
             if name.endswith("bias"):
                 tensor.copy_(before[name].uniform_(0.1, 1, generator=generator()))
@@ -149,7 +149,7 @@ def test_only_weights_are_pruned(method):
     after, pruned = fold(net, layers), {f"{layer.name}.weight" for layer in layers}
     assert any(name.endswith("bias") and bool(before[name].all()) for name in before)
     assert all(torch.equal(after[name], before[name]) for name in before if name not in pruned)
-    for name in pruned:  # and what is kept is the weight that was scored, never one drawn anew
+    for name in pruned:  # what is kept is the scored weight, not a new draw
         kept = after[name] != 0
         assert torch.equal(after[name][kept], before[name][kept])
 
@@ -158,7 +158,7 @@ def test_only_weights_are_pruned(method):
 
 
 def test_a_drawn_mask_has_a_random_count_and_ours_an_exact_one():
-    """ProbMask's official mask m ~ Bern(s) misses K by tens of weights from draw to draw; the repaired one never."""
+    """ProbMask's official mask m ~ Bern(s) misses K by tens of weights, differently in each draw; ours never does."""
     p = torch.full((10_000,), 0.1)
     drawn = [int((torch.rand(10_000, generator=generator(seed)) < p).sum()) for seed in range(20)]
     repaired = [int(sample([p], 1000, [generator(seed)])[0].sum()) for seed in range(20)]
@@ -171,7 +171,7 @@ def test_a_drawn_mask_has_a_random_count_and_ours_an_exact_one():
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Watched(Pixels):
-    """Images that note when they are asked for."""
+    """Images that note when they are read."""
 
     seen: list[str] = dataclasses.field(default_factory=list)
 
@@ -180,8 +180,8 @@ class Watched(Pixels):
         return super().on(device)
 
 
-class Diary(listeners.Silent):
-    """Notes the phases of a run in the list that the images write to."""
+class PhaseLog(listeners.NullListener):
+    """Notes the phases of a run in the list in which the images note when they are read."""
 
     def __init__(self, seen):
         self.seen = seen
@@ -191,26 +191,26 @@ class Diary(listeners.Silent):
 
 
 def noise_like(images):
-    """Random pixels of the same shape."""
+    """Return random pixels of the same shape."""
     return torch.zeros_like(images).random_(256, generator=generator())
 
 
 def executed(results, test_images, method, **options):
-    """A run's record on these test images, and what happened in order."""
+    """Return the record of a run on these test images, and what happened, in order."""
     job, dataset = prepare(tiny(results, method, options=options))
     runfolder.begin(job.folder)
     watched = Watched(test_images(dataset.test.images.stored))
     split = Split(watched, dataset.test.rows, dataset.test.labels)
-    record = lifecycle.execute(job, Diary(watched.seen), dataclasses.replace(dataset, test=split))
+    record = lifecycle.execute(job, PhaseLog(watched.seen), dataclasses.replace(dataset, test=split))
     return record, watched.seen
 
 
 @pytest.mark.parametrize(("method", "options"), [("probmask", {"samples": 2}), ("magnitude", {})])
-def test_test_images_reach_nothing_but_the_test_score(tmp_path, method, options):
-    """ProbMask's official loop lets them into batch statistics and picks the best epoch on them.
+def test_test_images_affect_only_the_test_score(tmp_path, method, options):
+    """ProbMask's official loop uses them in batch statistics, and picks the best epoch on them.
 
-    Here they are asked for once, after the last phase began; with noise in their place the weights, the
-    statistics and every other number of the record are the same, and only the test block differs.
+    Here they are read once, after the last phase has begun. With noise in their place the weights, the statistics
+    and every other number of the record are the same, and only the test block differs.
     """
     plain, seen = executed(tmp_path / "a", torch.clone, method, **options)
     noise, _ = executed(tmp_path / "b", noise_like, method, **options)
@@ -241,9 +241,9 @@ SCORED = """
 
 
 def test_the_weights_that_are_scored_are_those_that_are_trained(site, tmp_path):
-    """GraSP's code scores other linear weights than it prunes, SNIP's draws new ones after pruning: ours keeps them.
+    """GraSP's code scores other linear weights than it prunes, and SNIP's redraws weights after pruning.
 
-    At a learning rate of 0 what is saved is the scored weight, bit for bit, at the highest scores and nowhere else.
+    Here, at a learning rate of 0, the saved weights are the scored ones, bit for bit, at the highest scores only.
     """
     module = site.add("scored", SCORED).partition(":")[0]
     run(tmp_path, "thing", 0.9, overrides={"lr": 0.0, "epochs": 1})

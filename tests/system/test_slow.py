@@ -1,4 +1,4 @@
-"""The long commands, exactly as users type them. Minutes each: `tox -e slow`."""
+"""Commands that take minutes each, exactly as users type them (`tox -e slow`)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ CIFAR10 = os.environ.get("PRUNEBOARD_CIFAR10", "")
 
 
 def pruneboard(folder, arguments):
-    """Run one command in `folder` and return what it printed."""
+    """Run one command in `folder`, and return its standard output."""
     command = [sys.executable, "-m", "pruneboard", *arguments.split()]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 def records(folder):
-    """Every record below `folder`."""
+    """Return every record below `folder`."""
     return [json.loads(path.read_text()) for path in Path(folder).rglob("run.json")]
 
 
 @pytest.mark.parametrize(("model", "at_least"), [("resnet50", 0.90), ("resnet18", 0.95)])
-def test_the_main_command(tmp_path, model, at_least):
-    """One command, no other flag, gives a believable network: 90 % sparse and right on nearly all digits."""
+def test_the_main_command_gives_an_accurate_network(tmp_path, model, at_least):
+    """One command without further options gives a network that is 90 % sparse and right on nearly all digits."""
     pruneboard(tmp_path, f"run --method probmask --model {model} --sparsity 0.9")
     (made,) = records(tmp_path)
     assert made["metrics"]["test"]["top1"] >= at_least
@@ -59,7 +59,7 @@ needs_cifar10 = pytest.mark.skipif(
 
 
 def assert_exact(results, method, track, **changes):
-    """Four short runs keep exactly n - round(sparsity n) positions, none of the others being non-zero."""
+    """Assert that short runs at four sparsities keep exactly n - round(sparsity n) positions, and no other non-zero."""
     for sparsity in (0.5, 0.9, 0.98, 0.999):
         made = runs.run(results, method, sparsity, track=track, **changes)["sparsity"]
         assert made["kept"] == made["prunable"] - round(sparsity * made["prunable"])
@@ -68,21 +68,21 @@ def assert_exact(results, method, track, **changes):
 
 @pytest.mark.parametrize(("method", "track"), WITH_TRACKS)
 def test_every_method_keeps_exactly_its_budget_on_digits(tmp_path, method, track):
-    """At .5, .9, .98 and .999, on the whole of digits."""
+    """The count is exact at .5, .9, .98 and .999, on the whole of digits."""
     assert_exact(tmp_path, method, track, limit_train=None, overrides={"epochs": 1, "batch_size": 64})
 
 
 @needs_cifar10
 @pytest.mark.parametrize(("method", "track"), WITH_TRACKS)
 def test_every_method_keeps_exactly_its_budget_on_cifar10(tmp_path, method, track):
-    """At .5, .9, .98 and .999, on real CIFAR-10."""
+    """The count is exact at .5, .9, .98 and .999, on real CIFAR-10."""
     overrides = {"epochs": 1, "batch_size": 64}
     assert_exact(tmp_path, method, track, dataset="folder", data_dir=CIFAR10, limit_train=1000, overrides=overrides)
 
 
 @pytest.mark.parametrize("dataset", ["digits", pytest.param("folder", marks=needs_cifar10)])
-def test_emerging_sparsity_is_listed_where_it_is_measured(tmp_path, dataset):
-    """STR without a target is off target, never ranked, and stands at the zeros that were counted."""
+def test_emerging_sparsity_is_listed_at_its_measured_value(tmp_path, dataset):
+    """STR without a target is off target and not ranked, and its row is at the measured share of zeros."""
     place = {"data_dir": CIFAR10} if dataset == "folder" else {}
     made = runs.run(tmp_path, "str", 0.9, options={"mode": "faithful"}, dataset=dataset, **place)
     (board,) = folders.compare([tmp_path])
@@ -93,7 +93,7 @@ def test_emerging_sparsity_is_listed_where_it_is_measured(tmp_path, dataset):
 
 @pytest.mark.parametrize("method", ["edge-popup", "probmask"])
 def test_supermasks_are_far_above_a_random_mask(tmp_path, method):
-    """On digits at .5, in each of three seeds: 20 points above the random mask; shuffled, it falls back to that."""
+    """On digits at .5, each of three seeds is 20 points above the random mask; shuffled, it falls back to that."""
     common = "--track supermask --model test_resnet --sparsity 0.5 --seeds 3"
     pruneboard(tmp_path, f"run --method random {common}")
     pruneboard(tmp_path, f"run --method {method} {common}")
@@ -111,7 +111,7 @@ def test_supermasks_are_far_above_a_random_mask(tmp_path, method):
 
 
 @needs_cifar10
-def test_real_images(tmp_path):
+def test_methods_train_on_cifar10_from_a_folder(tmp_path):
     """The methods train on real CIFAR-10 from a folder, and `compare` shows all of them."""
     common = f"--model resnet20_cifar --dataset folder --data-dir {CIFAR10} --epochs 3 --limit-train 10000"
     pruneboard(tmp_path, f"run --method dense {common}")

@@ -174,7 +174,7 @@ class ReplacesTheAudit(Sound):
     """It replaces the function that counts what is left."""
 
     def before_step(self, layers, at):
-        audit.audit = accept
+        audit.check_budget = accept
         Sound.before_step(self, layers, at)
 
 

@@ -33,7 +33,7 @@ def rank_sum():
 
     from pruneboard.training import engine
 
-    engine.boot(torch.device("cpu"))
+    engine.start_deepspeed(torch.device("cpu"))
     ranks = torch.tensor([int(os.environ["RANK"]) + 1])
     distributed.all_reduce(ranks)
     return int(ranks)

@@ -283,16 +283,27 @@ def test_a_pruner_of_a_script(tmp_path, last, expected):
 
 def test_what_is_replaced_in_the_harness_is_put_back():
     """A function, its code, a constant, a method and an item of a table are noticed, and whole again afterwards."""
-    before = (audit.audit, scores.kept_of.__code__, loop.CHECK_EVERY, loop.Losses.add, dict(optim._RULES))
+    before = (audit.check_budget, scores.kept_of.__code__, loop.CHECK_EVERY, loop.LossMeter.add, dict(optim._RULES))
     with referee.guarded() as replaced:
-        audit.audit = print
+        audit.check_budget = print
         scores.kept_of.__code__ = (lambda n, sparsity: n).__code__
         loop.CHECK_EVERY = 0
-        loop.Losses.add = print
+        loop.LossMeter.add = print
         optim._RULES["sgd"] = print
-    parts = ("experiment.audit.audit", "scores.kept_of", "training.loop.CHECK_EVERY", "training.loop.Losses.add")
+    parts = (
+        "experiment.audit.check_budget",
+        "scores.kept_of",
+        "training.loop.CHECK_EVERY",
+        "training.loop.LossMeter.add",
+    )
     assert set(replaced) == {f"pruneboard.{part}" for part in (*parts, "training.optim._RULES")}
-    assert before == (audit.audit, scores.kept_of.__code__, loop.CHECK_EVERY, loop.Losses.add, dict(optim._RULES))
+    assert before == (
+        audit.check_budget,
+        scores.kept_of.__code__,
+        loop.CHECK_EVERY,
+        loop.LossMeter.add,
+        dict(optim._RULES),
+    )
 
 
 def test_a_harness_that_is_left_alone_is_whole():

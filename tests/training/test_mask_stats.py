@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 
 import runs
 from pruneboard.api import Layer, Mask
-from pruneboard.training.mask_stats import MaskWatch
+from pruneboard.training.mask_stats import MaskTracker
 
 
 def layers_of(*shapes):
-    """Layers with masks over weights that are nowhere 0."""
+    """Return layers with masks, whose weights are nowhere 0."""
     weights = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
     return [Layer(i, f"layer{i}", weight, Mask(weight), None) for i, weight in enumerate(weights)]
 
 
 @given(masks=st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=4))
 @settings(deadline=None, max_examples=30)
-def test_flips_are_the_positions_that_changed_since_the_last_look(masks):
-    """removed, restored and flips equal a count position by position, beginning with masks that keep everything."""
-    layers, watch = layers_of((2, 3), (6,)), MaskWatch()
+def test_flips_are_the_positions_that_changed_since_the_last_update(masks):
+    """removed, restored and flips equal a count position by position, starting with masks that keep everything."""
+    layers, watch = layers_of((2, 3), (6,)), MaskTracker()
     before = [True] * 12
     for mask in masks:
         layers[0].gate.set(torch.tensor(mask[:6]).reshape(2, 3))
@@ -44,11 +44,11 @@ def test_flips_are_the_positions_that_changed_since_the_last_look(masks):
         before = mask
 
 
-def test_kept_zeros_are_zeros_of_the_weights_and_no_holes_of_the_mask():
-    """Sparsity counts zeros of the folded weights, the mask counts positions."""
+def test_a_kept_zero_counts_as_zero_and_as_kept():
+    """Sparsity counts zeros of the folded weights, the mask statistics count positions."""
     (layer,) = layers = layers_of((4,))
     layer.dense.data[0] = 0
-    found = MaskWatch().update(layers)
+    found = MaskTracker().update(layers)
     assert (found["sparsity"], found["mask"]["kept"], found["mask"]["flips"]) == (0.25, 4, 0)
 
 
@@ -58,8 +58,8 @@ METHODS += [("edge-popup", 0.5, "supermask"), ("snip", 0.9, "prune"), ("synflow"
 
 
 @pytest.mark.parametrize(("method", "sparsity", "track"), METHODS)
-def test_every_method_writes_the_same_lines(tmp_path, method, sparsity, track):
-    """Every line of metrics.jsonl has sparsity overall and per layer, mask statistics, and diagnostics of its own."""
+def test_every_method_has_the_same_fields_in_metrics(tmp_path, method, sparsity, track):
+    """Every line of metrics.jsonl has sparsity, sparsity per layer, mask statistics, and the method's diagnostics."""
     record = runs.run(tmp_path, method, sparsity, track=track)
     lines = [json.loads(line) for line in (runs.folder(tmp_path) / "metrics.jsonl").read_text().splitlines()]
     names = [layer["name"] for layer in record["sparsity"]["layers"]]

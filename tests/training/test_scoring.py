@@ -1,4 +1,4 @@
-"""The model as scoring methods see it: open branches, float64, no chance, lent for the time of scoring only."""
+"""The model view for scoring methods, its stream of images, and gradients of effective weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ import torch
 from torch import nn
 
 import networks  # noqa: F401 - registers the tiny ones
-from pruneboard.api import MaskPruner
+from pruneboard.api import Mask, MaskPruner
 from pruneboard.errors import RunError
-from pruneboard.experiment import start
-from pruneboard.experiment.lifecycle import run
-from pruneboard.experiment.listeners import Silent
 from pruneboard.experiment.prepare import prepare
 from pruneboard.models import build_frozen, gated_layers, is_scale
 from pruneboard.training import gates, loop
-from pruneboard.training.scoring import OVER, View, endless_batches, lent
-from runs import tiny
+from pruneboard.training.scoring import (
+    SCORING_OVER,
+    ScoringView,
+    dense_gradients,
+    endless_batches,
+    valid_during_scoring,
+)
+from runs import run, tiny
+from training_cases import built as built_training
 
 LAST_SCALES = {
     "test_resnet": {"layer1.0.bn2.weight", "layer2.0.bn2.weight", "layer3.0.bn3.weight", "layer4.0.bn2.weight"},
@@ -35,32 +39,29 @@ class Keep(MaskPruner):
 
 
 def built(name="test_resnet"):
-    """A network as timm starts it, with a seed of its own."""
+    """Return a network with timm's initial weights, the same at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return timm.create_model(name, num_classes=10)
 
 
 def viewed(net, **changes):
-    """A view of a copy of `net` with gates."""
+    """Return a view of a copy of `net` with gates, and the copy."""
     net = copy.deepcopy(net)
     targets = gated_layers(net)
-    gates.store_scalars(net)
-    layers = gates.attach(Keep(sparsity=0.0), targets, gates.DrawClock(0), hits_target=True)
-    return View(net, layers, 32, changes.get("label_smoothing", 0.0)), net
+    gates.unsqueeze_scalars(net)
+    layers = gates.attach(Keep(sparsity=0.0), targets, gates.DrawKey(0), hits_target=True)
+    return ScoringView(net, layers, 32, changes.get("label_smoothing", 0.0)), net
 
 
 def images(count=4, dtype=torch.float32):
-    """Always the same."""
+    """Return images, the same at every call."""
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
-
-
-# Branches
 
 
 @pytest.mark.parametrize("name", LAST_SCALES)
 def test_every_branch_is_open(name):
-    """What a view computes is the network whose last scales are 1, and nothing of the network itself changes."""
+    """A view computes the network whose last scales are 1, and does not change the network itself."""
     net = built(name)
     closed = {n for n, p in net.named_parameters() if not p.any() and not n.endswith("bias")}
     assert closed == LAST_SCALES[name]
@@ -78,7 +79,7 @@ def test_every_branch_is_open(name):
 
 @pytest.mark.parametrize("name", LAST_SCALES)
 def test_every_layer_of_an_opened_network_has_a_gradient(name):
-    """Without that rule a residual branch has no gradient at all before the first step, and would be emptied."""
+    """As timm starts it, a residual branch has no gradient before the first step, and scoring would empty it."""
     view, gated = viewed(built(name))
     weights = [layer.dense.detach().requires_grad_() for layer in view.layers]
     batch = images(), torch.arange(4)
@@ -88,8 +89,8 @@ def test_every_layer_of_an_opened_network_has_a_gradient(name):
     assert sum(not bool(g.any()) for g in gradients) >= len(LAST_SCALES[name])
 
 
-def test_scales_that_are_not_all_zero_stay():
-    """A scale with one channel that is not 0 is as it is, and so are shifts and prunable weights."""
+def test_scales_that_are_not_all_zero_are_kept():
+    """A scale with one channel other than 0 is used as it is, and so are shifts and prunable weights."""
     net = built()
     with torch.no_grad():
         for n in LAST_SCALES["test_resnet"]:
@@ -100,7 +101,7 @@ def test_scales_that_are_not_all_zero_stay():
 
 
 def test_scales_are_normalizations_and_gains():
-    """No shift, no bias and no weight of a convolution or linear layer is one."""
+    """No shift, no bias, and no weight of a convolution or linear layer is a scale."""
     convolution = built("test_nfnet").stages[0][0].conv3
     assert is_scale(nn.BatchNorm2d(1), "weight")
     assert is_scale(convolution, "gain")
@@ -109,13 +110,10 @@ def test_scales_are_normalizations_and_gains():
     assert not is_scale(nn.Linear(1, 1), "weight")
 
 
-# Numbers
-
-
 @pytest.mark.parametrize("name", ["test_resnet", "tiny_skipinit_nfnet", "test_vit", "tiny_tied", "tiny_swin"])
 @pytest.mark.parametrize("training", [True, False])
 def test_float64_images_are_computed_in_float64(name, training):
-    """The logits are those of the same network in float64, and the network itself stays as it was."""
+    """The logits are those of the same network in float64, and the network itself does not change."""
     net = built(name)
     view, gated = viewed(net)
     found = view.logits(images(dtype=torch.float64), training=training)
@@ -133,7 +131,7 @@ def test_float64_images_are_computed_in_float64(name, training):
 
 
 def test_float64_is_differentiable_in_float32_weights():
-    """Gradients come in the weights' own type, and agree with those in float32."""
+    """Gradients have the dtype of the weights, and agree with those computed in float32."""
     view, _ = viewed(built("test_vit"))
     weights = [layer.dense.detach().requires_grad_() for layer in view.layers]
     found = [
@@ -145,12 +143,12 @@ def test_float64_is_differentiable_in_float32_weights():
 
 
 def test_nothing_is_drawn_and_no_mode_changes():
-    """Dropout is off, so that processes agree and a second call repeats the first; modes are restored one by one."""
+    """Dropout is off, so two calls agree; the mode of every module is restored."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.9), nn.Flatten(), nn.Linear(4 * 36, 10))
     net[1].eval()
-    layers = gates.attach(Keep(sparsity=0.0), [("0", net[0]), ("4", net[4])], gates.DrawClock(0), hits_target=True)
+    layers = gates.attach(Keep(sparsity=0.0), [("0", net[0]), ("4", net[4])], gates.DrawKey(0), hits_target=True)
     modes, state = [module.training for module in net.modules()], torch.get_rng_state()
-    view = View(net, layers, 8, 0.0)
+    view = ScoringView(net, layers, 8, 0.0)
     batch = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     for training in (True, False):
         assert torch.equal(view.logits(batch, training=training), view.logits(batch, training=training))
@@ -160,25 +158,22 @@ def test_nothing_is_drawn_and_no_mode_changes():
     assert torch.equal(view.logits(batch), net(batch))
 
 
-# On loan
-
-
-def test_nothing_is_seen_after_scoring():
-    """Batches and view end with `score`: a method that kept them could look at images uncharged."""
+def test_batches_and_view_raise_after_scoring():
+    """A method that keeps them cannot pass images that are not counted."""
     view, _ = viewed(built())
-    with lent(view, iter([1, 2, 3])) as batches:
+    with valid_during_scoring(view, iter([1, 2, 3])) as batches:
         assert next(batches) == 1
         assert view.logits(images()).shape == (4, 10)
     for late in (lambda: next(batches), lambda: view.logits(images()), lambda: view.loss((images(), torch.arange(4)))):
         with pytest.raises(RuntimeError, match="scoring is over") as caught:
             late()
-        assert str(caught.value) == OVER
+        assert str(caught.value) == SCORING_OVER
     assert view.images == 4
 
 
 @pytest.mark.parametrize("late", ["next(KEPT[1])", "KEPT[0].logits(torch.ones(1, 3, 32, 32))"])
-def test_a_method_that_looks_later_fails_its_run(site, tmp_path, late):
-    """A hook that uses what `score` was lent ends the run with the reason."""
+def test_a_method_that_uses_them_later_fails_its_run(site, tmp_path, late):
+    """A hook that uses the view or the batches of `score` ends the run with the reason."""
     source = f"""
     import torch
     from dataclasses import dataclass
@@ -197,29 +192,20 @@ def test_a_method_that_looks_later_fails_its_run(site, tmp_path, late):
     """
     site.add("late", source)
     with pytest.raises(RunError, match="failed in diagnostics: RuntimeError: scoring is over"):
-        run(tiny(tmp_path, "thing"))
+        run(tmp_path, "thing")
 
 
-# Processes
-
-
-def started(place, method, **changes):
-    """A training as the harness starts it, before any weight is scored."""
-    job, dataset = prepare(tiny(place, method, **changes))
-    return start.training(job, dataset, torch.device("cpu"), Silent(), 0.0)
-
-
-def on_the_second_of_two(made):
-    """Let a training have the plan that it would have on the second of two processes."""
+def on_rank_1_of_2(made):
+    """Give a training the plan that it would have on rank 1 of two processes."""
     made.plan = replace(made.plan, rank=1, world=2, micro_batch=made.plan.micro_batch // 2)
     return made
 
 
 @pytest.mark.parametrize(("model", "charged"), [("tiny_mixer", 128), ("test_resnet", 2 * 128)])
 def test_scores_do_not_depend_on_the_number_of_processes(tmp_path, model, charged):
-    """Masks, and the images charged, are those of one process, whether or not images are normalized together."""
-    one, two = (started(tmp_path, "snip", model=model) for _ in range(2))
-    for made in (one, on_the_second_of_two(two)):
+    """Masks and the number of images are those of one process, with and without batch normalization."""
+    one, two = (built_training(tmp_path, "snip", model=model) for _ in range(2))
+    for made in (one, on_rank_1_of_2(two)):
         loop.prune_before_training(made)
     assert one.state.scoring_passes == two.state.scoring_passes == charged
     for a, b in zip(one.layers, two.layers, strict=True):
@@ -227,9 +213,9 @@ def test_scores_do_not_depend_on_the_number_of_processes(tmp_path, model, charge
 
 
 def test_the_stream_is_the_same_for_any_number_of_processes(tmp_path):
-    """The micro-batch that is asked for, in the same order and with the same crops, for ever."""
-    one, two = (started(tmp_path, "magnitude", model="tiny_mixer") for _ in range(2))
-    streams = [endless_batches(made.dataset, made.plan, 16) for made in (one, on_the_second_of_two(two))]
+    """It yields the requested micro-batch in the same order with the same crops, and does not end with the epoch."""
+    one, two = (built_training(tmp_path, "magnitude", model="tiny_mixer") for _ in range(2))
+    streams = [endless_batches(made.dataset, made.plan, 16) for made in (one, on_rank_1_of_2(two))]
     found = [list(islice(stream, 20)) for stream in streams]  # an epoch has eight of them
     for (a, labels), (b, others) in zip(*found, strict=True):
         assert a.shape == (16, 3, 32, 32)
@@ -239,8 +225,43 @@ def test_the_stream_is_the_same_for_any_number_of_processes(tmp_path):
 
 
 def test_a_frozen_network_is_open_already():
-    """On the supermask track gains are 1 to begin with, and the view changes nothing."""
+    """On the supermask track all gains start at 1, so the view computes the network as it is."""
     job, _ = prepare(tiny("unused", "random", track="supermask", sparsity=0.5))
     net = build_frozen(job.plan, init="signed-constant", keep_ratio=0.5, seed=0)
     view, _ = viewed(net)
     torch.testing.assert_close(view.logits(images()), net.train()(images()))
+
+
+def test_dense_gradient_is_the_gradient_of_the_effective_weight():
+    """Summed over two backward passes, it equals autograd's gradient with respect to `weight * keep`."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 4, bias=False))
+    inputs = torch.randn(3, 6)
+
+    class Half(MaskPruner):
+        pass
+
+    layers = gates.attach(Half(sparsity=0.5), [("0", net[0])], gates.DrawKey(0), hits_target=True)
+    layers[0].gate.set(torch.arange(24).reshape(4, 6) % 2)
+    with dense_gradients(layers, wanted=True) as found:
+        for _ in range(2):
+            net(inputs).square().sum().backward()
+    effective = (layers[0].dense * layers[0].gate.keep).detach().requires_grad_()
+    (expected,) = torch.autograd.grad((inputs @ effective.T).square().sum(), effective)
+    torch.testing.assert_close(found[0], 2 * expected)
+    assert isinstance(layers[0].gate, Mask)
+
+
+def test_view_has_no_side_effect():
+    """Logits under other weights leave weights, statistics, mode and gradients unchanged."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    layers = gates.attach(Keep(sparsity=0.0), [("0", net[0]), ("4", net[4])], gates.DrawKey(0), hits_target=True)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    view = ScoringView(net.eval(), layers, 8, 0.0)
+    images = torch.randn(5, 3, 8, 8)
+    doubled = [2 * layer.dense.detach() for layer in layers]
+    assert not torch.equal(view.logits(images, doubled), view.logits(images))
+    assert view.logits(images, training=False, rest=torch.abs).shape == (5, 10)
+    assert view.images == 15
+    assert not net.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())

@@ -22,7 +22,7 @@ from pruneboard.errors import PruneboardError
 from pruneboard.records import provenance
 from pruneboard.records.schema import Record, lookup
 from pruneboard.records.verdicts import RunCheck
-from pruneboard.training.evaluate import Scores, evaluate
+from pruneboard.training.evaluate import Metrics, evaluate
 
 EMBEDDED = ("digits",)
 """Data sets that are included in pruneboard."""
@@ -113,14 +113,14 @@ def _check_data(record: Record, dataset: Dataset) -> RunCheck:
     return RunCheck("evaluation.data", "ok")
 
 
-def _evaluate(record: Record, network: nn.Module, dataset: Dataset, split: Split) -> Scores:
+def _evaluate(record: Record, network: nn.Module, dataset: Dataset, split: Split) -> Metrics:
     size = lookup(record, "engine.micro_batch")  # as in the run: another batch size may sum in another order
     size = size if type(size) is int and 1 <= size <= _MAX_BATCH else 64
     batches = eval_batches(split, dataset, BatchPlan.for_evaluation(size, _CPU))
     return evaluate(network, batches, len(dataset.classes), lambda totals: totals)
 
 
-def _check_split(record: Record, split: str, found: Scores) -> RunCheck:
+def _check_split(record: Record, split: str, found: Metrics) -> RunCheck:
     recorded, tolerance = record["metrics"][split], tolerance_for(record, found.count)
     problems = list(_problems(recorded, found, tolerance))
     correct = recorded.get("correct", round(recorded["top1"] * found.count))
@@ -132,7 +132,7 @@ def _check_split(record: Record, split: str, found: Scores) -> RunCheck:
     )
 
 
-def _problems(recorded: dict[str, Any], found: Scores, tolerance: Tolerance) -> Iterator[str]:
+def _problems(recorded: dict[str, Any], found: Metrics, tolerance: Tolerance) -> Iterator[str]:
     if recorded.get("count", found.count) != found.count:
         yield f"the split has {found.count} images; the record says {recorded['count']}"
     correct = recorded.get("correct", round(recorded["top1"] * found.count))

@@ -1,4 +1,4 @@
-"""What training does to weights and gates once masks are there: momentum, weight decay, and what may move."""
+"""What the optimizer does to pruned weights and to gates: momentum, weight decay, and what may move."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pruneboard.api import Gate, GateOptimizer, MaskPruner, Pruner
 from pruneboard.models import prunable_layers
 from pruneboard.scores import budget, set_masks, top_k
 from pruneboard.spec import Recipe
-from pruneboard.training.gates import DrawClock, attach, fold, gate_parameters
+from pruneboard.training.gates import DrawKey, attach, fold, gate_parameters
 from pruneboard.training.optim import GATES, GroupedOptimizer, parameter_groups
 
 RECIPE = Recipe(name="x", epochs=1, batch_size=8, lr=0.1, image_size=8, momentum=0.9, weight_decay=5e-3)
@@ -23,11 +23,11 @@ RECIPE = Recipe(name="x", epochs=1, batch_size=8, lr=0.1, image_size=8, momentum
 
 @dataclass(frozen=True, kw_only=True)
 class Masked(MaskPruner):
-    """A mask that keeps everything until told otherwise."""
+    """Masks that keep everything until a test sets them."""
 
 
 class Learned(Gate):
-    """Has one trainable parameter, which its weight may or may not use."""
+    """Has one trainable parameter of the weight's shape."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -46,16 +46,16 @@ class WithLearnedGates(Pruner[Learned]):
 
 
 def gated(pruner):
-    """A small network with gates, its layers, and the optimizer that the harness would give it."""
+    """Return a small network with gates, and its layers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 10))
-    layers = attach(pruner, prunable_layers(net), DrawClock(0), hits_target=True)
+    layers = attach(pruner, prunable_layers(net), DrawKey(0), hits_target=True)
     return net, layers
 
 
 def train(net, optimizer, steps, seed=0):
-    """Take some steps on noise."""
+    """Take some steps on random images."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -67,7 +67,7 @@ def train(net, optimizer, steps, seed=0):
 @given(st.floats(0.1, 0.99), st.integers(1, 5), st.integers(1, 5))
 @settings(deadline=None, max_examples=10)
 def test_momentum_and_decay_do_not_bring_a_pruned_weight_back(sparsity, before, after):
-    """Under the mask they go on moving a pruned weight, and neither the forward pass nor the folded file shows it."""
+    """They still move a pruned weight under its mask, but neither the forward pass nor the folded file shows it."""
     net, layers = gated(Masked(sparsity=sparsity))
     optimizer = GroupedOptimizer(parameter_groups(net, [], RECIPE, None))
     train(net, optimizer, before)
@@ -84,8 +84,8 @@ def test_momentum_and_decay_do_not_bring_a_pruned_weight_back(sparsity, before, 
         assert bool(state[f"{layer.name}.weight"][~gone].all())
 
 
-def test_a_pruned_weight_without_momentum_and_decay_stays_where_it_is():
-    """The mask hides the loss gradient: without the two, nothing else can move the weight underneath."""
+def test_a_pruned_weight_without_momentum_and_decay_does_not_move():
+    """The mask hides the gradient of the loss, and without momentum and decay nothing else moves the weight."""
     net, layers = gated(Masked(sparsity=0.7))
     set_masks(layers, top_k([layer.dense.abs() for layer in layers], budget(layers)))
     dense = [layer.dense.detach().clone() for layer in layers]
@@ -100,7 +100,7 @@ def test_a_pruned_weight_without_momentum_and_decay_stays_where_it_is():
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
 @pytest.mark.parametrize("declared", [0.0, 0.1])
 def test_gates_decay_only_where_the_method_declares_it(rule, declared):
-    """With gradients of zero the recipe's weight decay moves weights and no score; the method's own moves scores."""
+    """With zero gradients, the recipe's weight decay moves weights only, and the method's own moves scores."""
     net, layers = gated(WithLearnedGates(sparsity=0.5))
     rules = GateOptimizer(rule=rule, lr=0.1, weight_decay=declared)
     optimizer = GroupedOptimizer(parameter_groups(net, gate_parameters(layers), RECIPE, rules))
@@ -115,15 +115,15 @@ def test_gates_decay_only_where_the_method_declares_it(rule, declared):
 
 
 def test_a_rule_without_decay_is_the_default():
-    """A method that says nothing of it gets none, nor the recipe's momentum."""
+    """By default gate parameters have neither weight decay nor the recipe's momentum."""
     net, layers = gated(WithLearnedGates(sparsity=0.5))
     groups = parameter_groups(net, gate_parameters(layers), RECIPE, GateOptimizer(rule="sgd", lr=0.1))
     (gates,) = [group for group in groups if group["name"] == GATES]
     assert (gates["weight_decay"], gates["momentum"], gates.get("nesterov", False)) == (0.0, 0.0, False)
 
 
-def test_evaluation_leaves_masks_and_weights_alone():
-    """Passing images in evaluation mode moves no parameter and no buffer, of a gate or of the network, by a bit."""
+def test_evaluation_changes_no_tensor():
+    """A forward pass in evaluation mode changes no bit of a parameter or buffer, in gates or elsewhere."""
     net, layers = gated(Masked(sparsity=0.5))
     train(net, GroupedOptimizer(parameter_groups(net, [], RECIPE, None)), 2)
     set_masks(layers, top_k([layer.dense.abs() for layer in layers], budget(layers)))

@@ -1,0 +1,94 @@
+"""Observers of a run: metrics, log and event files."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from pruneboard.experiment.listeners import Recorder, log_to_file, logger
+from runs import folder, run
+
+
+def test_tensorboard_events(tmp_path):
+    """With `tensorboard`, the run's folder has event files with one value per epoch."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path, tensorboard=True)
+    events = EventAccumulator(str(folder(tmp_path) / "tensorboard"))
+    events.Reload()
+    assert len(events.Scalars("validation/top1")) == 2
+
+
+ROW = {
+    "epoch": 1,
+    "step": 4,
+    "loss": 2.0,
+    "lr": 0.1,
+    "sparsity": 0.5,
+    "validation": {"top1": 0.25, "loss": 2.0},
+    "mask": {},
+    "layers": {},
+    "diagnostics": {},
+}
+
+
+class Calls:
+    """A listener that remembers its calls."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_step(self, *arguments):
+        self.seen.append(("step", *arguments))
+
+    def on_epoch(self, row):
+        self.seen.append(("epoch", row))
+
+    def on_phase(self, message):
+        self.seen.append(("phase", message))
+
+
+def test_the_recorder_writes_metrics_and_forwards_every_call(tmp_path):
+    """The user's listener gets each call once and in order, and each epoch is a line of metrics.jsonl."""
+    calls = Calls()
+    recorder = Recorder(tmp_path, calls)
+    recorder.on_phase("hardening")
+    recorder.on_step(4, 8, 2.0)
+    recorder.on_epoch(ROW)
+    recorder.on_epoch(ROW | {"epoch": 2})
+    expected = [("phase", "hardening"), ("step", 4, 8, 2.0), ("epoch", ROW), ("epoch", ROW | {"epoch": 2})]
+    assert calls.seen == expected
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [ROW, ROW | {"epoch": 2}]
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_the_log_file_has_messages_from_its_level_on(tmp_path):
+    """Logging is as before after the block, also if it raises."""
+    before = (logger.level, list(logger.handlers))
+
+    def fail():
+        with log_to_file(tmp_path / "log.txt", logging.ERROR):
+            logger.info("quiet")
+            logger.error("loud")
+            raise ValueError("in the block")
+
+    with pytest.raises(ValueError, match="in the block"):
+        fail()
+    logger.error("late")
+    text = (tmp_path / "log.txt").read_text()
+    assert "ERROR loud" in text
+    assert "quiet" not in text
+    assert "late" not in text
+    assert (logger.level, list(logger.handlers)) == before
+
+
+def test_the_log_file_is_created_by_its_first_message_and_only_in_an_existing_folder(tmp_path):
+    """On a host that does not see the run's folder, nothing is created and nothing fails."""
+    with log_to_file(tmp_path / "log.txt", logging.INFO):
+        assert not (tmp_path / "log.txt").exists()
+    with log_to_file(tmp_path / "missing" / "log.txt", logging.INFO):
+        logger.error("unheard")
+    assert list(tmp_path.iterdir()) == []

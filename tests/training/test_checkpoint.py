@@ -1,0 +1,78 @@
+"""Checkpoints: what they contain, when they are saved, and which one a run is resumed from."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+
+from pruneboard.errors import InterruptedRunError, UsageError
+from pruneboard.records import runfolder
+from pruneboard.training import checkpoint
+from resume_cases import RUNS, assert_same_run, first_steps, signal_at
+from runs import folder, run
+
+
+def test_checkpoints_are_saved_every_n_steps_and_two_are_kept(tmp_path, monkeypatch):
+    """With `checkpoint_every=3` in epochs of four steps: 3, 4, 6, 8, 9, 12, and at any time the two newest."""
+    seen = []
+    add = runfolder.add_checkpoint
+
+    def watched(place, step, write):
+        add(place, step, write)
+        seen.append([int(path.stem[-9:]) for path in runfolder.checkpoints(place)])
+
+    monkeypatch.setattr(runfolder, "add_checkpoint", watched)
+    run(tmp_path, overrides={"epochs": 3}, checkpoint_every=3)
+    assert seen == [[3], [4, 3], [6, 4], [8, 6], [9, 8], [12, 9]]
+
+
+def test_a_checkpoint_has_whole_tensors_and_no_pickle(tmp_path, monkeypatch):
+    """Any safetensors reader finds weights and optimizer tensors in their full shapes, and the step in the header."""
+    signal_at(monkeypatch, 3)
+    with pytest.raises(InterruptedRunError):
+        run(tmp_path, "probmask", zero=2)
+    (path,) = runfolder.checkpoints(folder(tmp_path))
+    with safetensors.safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()[checkpoint.METADATA_KEY])["state"]["step"] == 3
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    weight = "fc.parametrizations.weight.original"
+    assert shapes[f"network/{weight}"] == shapes[f"optimizer/momentum_buffer/{weight}"] == (10, 96)
+
+
+def test_a_damaged_checkpoint_is_skipped(tmp_path, monkeypatch):
+    """If the newest file is damaged, the run resumes from the one before; if both are, the message names --force."""
+    for name in ("one", "both"):
+        with monkeypatch.context() as patch:
+            signal_at(patch, 6)
+            with pytest.raises(InterruptedRunError):
+                run(tmp_path / name, "probmask")
+    newest, before = runfolder.checkpoints(folder(tmp_path / "one"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    run(tmp_path / "one", "probmask")
+    assert (before.stem, first_steps(tmp_path / "one")) == ("step-000000004", [0, 4])
+    for path in (tmp_path / "both").rglob("step-*"):
+        path.write_bytes(b"")
+    with pytest.raises(UsageError, match=r"no checkpoint in .* can be read: start again with --force"):
+        run(tmp_path / "both", "probmask")
+    assert len(run(tmp_path / "both", "probmask", force=True)["lifecycle"]["attempts"]) == 1
+    assert_same_run(tmp_path / "one", tmp_path / "both")
+
+
+@pytest.mark.parametrize(("first", "second", "name"), [(0, 1, "str"), (1, 2, "supermask edge-popup"), (2, 0, "str")])
+def test_a_run_resumes_at_another_zero_stage(tmp_path, monkeypatch, first, second, name):
+    """A run that resumes at another ZeRO stage ends as an uninterrupted one, up to rounding, with the exact count."""
+    options = RUNS[name] | {"overrides": {"epochs": 3, "lr": 0.01}}
+    straight = run(tmp_path / "straight", **options)
+    with monkeypatch.context() as patch:
+        signal_at(patch, 6)
+        with pytest.raises(InterruptedRunError):
+            run(tmp_path / "changed", zero=first, **options)
+    changed = run(tmp_path / "changed", zero=second, **options)
+    assert [a["zero"] for a in changed["lifecycle"]["attempts"]] == [first, second]
+    assert changed["sparsity"]["kept"] == straight["sparsity"]["kept"]
+    weights = [safetensors.torch.load_file(folder(tmp_path / n) / "model.safetensors") for n in ("straight", "changed")]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name], rtol=1e-3, atol=1e-4)
