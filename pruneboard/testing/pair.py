@@ -18,7 +18,7 @@ import torch
 
 from pruneboard.processes.launch import free_port
 from pruneboard.processes.process_exit import leave
-from pruneboard.testing import referee, surroundings
+from pruneboard.testing import harness_guard, process_state
 from pruneboard.training import engine
 
 SIZE = 2
@@ -183,7 +183,10 @@ def _carried_out(place: dict[str, str], packed: bytes) -> tuple[Any, str | None]
     os.environ.update(place, OMP_NUM_THREADS="1")
     try:
         task, arguments = pickle.loads(packed)  # noqa: S301 - of our own making
-        with surroundings.settings_kept(), referee.guarded():  # as the next pruner is to meet them too
+        with (
+            process_state.settings_restored(),
+            harness_guard.harness_restored(),
+        ):
             return task(*arguments), None
     except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is an answer
         return None, _line(error)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from mutants_results import OffByOne, PrunesOnce
+from pruneboard.testing.bench import Bench
 from sound import Sound, SoundScores
 
 from pruneboard import scores
@@ -34,7 +35,6 @@ from pruneboard.testing import (
     pruner_checks,
     referee,
 )
-from pruneboard.testing.bench import Bench
 from pruneboard.training import loop, optim
 
 pytest_plugins = ["pytester"]
