@@ -78,7 +78,7 @@ def zero_sparsity_is_dense(subject: CheckSubject) -> None:
 def folds_to_a_plain_network(subject: CheckSubject) -> None:
     """The folded state dict loads into the original network, which then computes the logits of the gated network.
 
-    The gated network is in evaluation mode, at any training step.
+    Both are in evaluation mode; the training step makes no difference.
     """
     result = subject.result
     result.run.progress(result.run.budget.total + 1)  # a gate that draws its weights now draws others

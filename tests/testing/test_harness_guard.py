@@ -1,0 +1,41 @@
+"""What a method replaces in the harness is detected and undone."""
+
+from __future__ import annotations
+
+import pytest
+from sound import Sound
+
+from pruneboard import scores
+from pruneboard.experiment import audit
+from pruneboard.testing import harness_guard, pruner_checks
+from pruneboard.training import loop, optim
+
+
+def test_replacements_are_detected_and_undone():
+    """A function, its code, a constant, a method and an entry of a table are named, and restored after the block."""
+    before = (audit.audit, scores.kept_of.__code__, loop.CHECK_EVERY, loop.Losses.add, dict(optim._RULES))
+    with harness_guard.harness_restored() as replaced:
+        audit.audit = print
+        scores.kept_of.__code__ = (lambda n, sparsity: n).__code__
+        loop.CHECK_EVERY = 0
+        loop.Losses.add = print
+        optim._RULES["sgd"] = print
+    parts = ("experiment.audit.audit", "scores.kept_of", "training.loop.CHECK_EVERY", "training.loop.Losses.add")
+    assert set(replaced) == {f"pruneboard.{part}" for part in (*parts, "training.optim._RULES")}
+    assert before == (audit.audit, scores.kept_of.__code__, loop.CHECK_EVERY, loop.Losses.add, dict(optim._RULES))
+
+
+def test_replacements_are_undone_after_an_error():
+    """A function that is replaced before an error is restored too."""
+    before = audit.audit
+    with pytest.raises(ZeroDivisionError), harness_guard.harness_restored():
+        audit.audit = print
+        raise ZeroDivisionError
+    assert audit.audit is before
+
+
+def test_an_unchanged_harness_gives_no_finding():
+    """Building a pruner's training, in which torch wraps the `step` of an optimizer, is no replacement."""
+    with harness_guard.harness_restored() as replaced:
+        next(iter(pruner_checks(Sound(sparsity=0.9))))(Sound(sparsity=0.9))
+    assert not replaced
