@@ -1,4 +1,4 @@
-"""The committed matrix of which check fails for which faulty pruner, and the code that compares a pruner with its row."""
+"""The committed matrix of checks and faulty pruners, and the code that compares a pruner with its row."""
 
 from __future__ import annotations
 
@@ -80,4 +80,4 @@ def assert_found(pruner, messages):
     """Assert the pruner's row, and that the check in `messages` (row name -> check, text) reports the text."""
     found = assert_row(pruner)
     check, text = messages[name(pruner)]
-    assert text in found[check]
+    assert text in found[check], found[check]

@@ -10,7 +10,7 @@ from sound import Sound
 from pruneboard.testing import execution
 
 MESSAGES = {
-    "WritesInPlace": ("writes-survive-the-next-step", "not zero"),
+    "WritesInPlace": ("writes-survive-the-next-step", "was written in place"),
     "WritesThroughView": ("runs-in-channels-last", "view"),
     "WritesThroughCopy": ("runs-in-channels-last", "positions are kept where the budget is"),
     "CountsDistinctValues": ("runs-under-autocast", "positions are kept where the budget is"),

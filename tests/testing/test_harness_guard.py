@@ -29,9 +29,14 @@ def test_replacements_are_undone_after_an_error():
     """A function that is replaced before an error is restored too."""
     before = audit.audit
     with pytest.raises(ZeroDivisionError), harness_guard.harness_restored():
-        audit.audit = print
-        raise ZeroDivisionError
+        fail_after_replacing()
     assert audit.audit is before
+
+
+def fail_after_replacing():
+    """Replace a function of the harness, and raise an error."""
+    audit.audit = print
+    raise ZeroDivisionError
 
 
 def test_an_unchanged_harness_gives_no_finding():

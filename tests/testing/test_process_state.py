@@ -56,7 +56,7 @@ def test_a_removed_variable_is_restored(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "draw"),
-    [("torch", lambda: torch.rand(1)), ("numpy", np.random.rand), ("Python", random.random)],  # noqa: NPY002
+    [("torch", lambda: torch.rand(1)), ("numpy", np.random.rand), ("Python", random.random)],
 )
 def test_a_draw_changes_the_random_state(name, draw):
     """A draw from a global generator changes the state of that generator only; without a draw nothing changes."""
