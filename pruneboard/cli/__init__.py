@@ -79,7 +79,7 @@ class Program(click.Group):
     is_flag=True,
     expose_value=False,
     is_eager=True,
-    callback=lambda ctx, _, asked: _show_version(ctx) if asked and not ctx.resilient_parsing else None,
+    callback=lambda ctx, _, given: _show_version(ctx) if given and not ctx.resilient_parsing else None,
     help="Show the version and exit.",
 )
 def cli() -> None:

@@ -124,7 +124,7 @@ def pruned_weights_stay_pruned(subject: CheckSubject) -> None:
 
 @check()
 def is_repeatable(subject: CheckSubject) -> None:
-    """Training again with the same seed gives the same bits, whatever the global random states are."""
+    """Training again with the same seed gives the same bits, regardless of the global random states."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - restored below
     try:
         random.seed(12345)

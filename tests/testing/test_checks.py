@@ -55,7 +55,7 @@ class Counting(Sound):
 
 
 def test_a_subject_trains_once():
-    """Several looks at the result use one training; its budget is the number of weights to keep."""
+    """Repeated access to the result uses one training; the budget is the number of weights to keep."""
     subject = CheckSubject(Counting(sparsity=0.8), "prune")
     assert subject.result is subject.result
     assert subject.budget(subject.result) == 1568 - round(0.8 * 1568)

@@ -1,4 +1,4 @@
-"""Which check finds which fault: `matrix.csv` beside this file has a row per faulty pruner and a column per check.
+"""Which check finds which fault: `matrix.csv` in this folder has a row per faulty pruner and a column per check.
 
 By default, each pruner is checked with the cheap checks and the first others that fail, in the test file of the module
 whose checks find it; the whole matrix is slow. `PRUNEBOARD_WRITE_DOCS=1 pytest tests/testing/test_mutants.py` rewrites
