@@ -17,10 +17,6 @@ from pruneboard.testing.trial import Trial, TrialResult
 
 Tier = Literal["core", "advice"]
 
-SPARSITIES = (0.5, 0.777)
-"""Sparsities at which counts are checked in addition to the pruner's own. At 0.777, every layer's share is fractional,
-which reveals counts that are rounded layer by layer."""
-
 
 class CheckFailedError(AssertionError):
     """A pruner breaks a rule; the message says what was found and what to do."""

@@ -44,10 +44,7 @@ def options_can_be_typed(subject: CheckSubject) -> None:
             typed = value if isinstance(value, tuple) or value is None else str(value)
             converted = convert(typed, kind, f"option {name}")
             require(converted == value, f"option {name} reads {value!r} as {converted!r}: correct its annotation")
-            require(
-                value is not None or _readable(kind),
-                f"option {name}: no text can be parsed as {kind}; use int, float, bool or Literal",
-            )
+            require(value is not None or _readable(kind), f"option {name}: no text can be parsed as {kind}")
     except PruneboardError as error:
         raise CheckFailedError(str(error)) from None
 
@@ -98,10 +95,7 @@ def gate_keeps_shape_and_dtype(subject: CheckSubject) -> None:
             gate.train(training)
             effective = gate.folded(weight) if not training else _evaluated(gate, weight)
             found, wanted = (tuple(effective.shape), effective.dtype), (tuple(weight.shape), weight.dtype)
-            require(
-                found == wanted,
-                f"{wanted} became {found} in {'training' if training else 'evaluation'} mode",
-            )
+            require(found == wanted, f"{wanted} became {found} in {'training' if training else 'evaluation'} mode")
         kept = gate.kept(weight)
         found, wanted = (tuple(kept.shape), kept.dtype), (tuple(weight.shape), torch.bool)
         require(found == wanted, f"kept() must return a tensor of {wanted}; found {found}")

@@ -14,19 +14,15 @@ from torch import Tensor
 from pruneboard.errors import PruneboardError
 from pruneboard.experiment import audit
 from pruneboard.scores import kept_of
-from pruneboard.testing.checks import (
-    SPARSITIES,
-    Check,
-    CheckFailedError,
-    CheckSkippedError,
-    CheckSubject,
-    check,
-    require,
-)
+from pruneboard.testing.checks import Check, CheckFailedError, CheckSkippedError, CheckSubject, check, require
 from pruneboard.testing.trial import LAYER_NAMES, KeepAll, Trial, TrialResult, finish, small_network
 from pruneboard.training.state import Training
 
 R = TypeVar("R")
+
+SPARSITIES = (0.5, 0.777)
+"""Sparsities at which counts are checked in addition to the pruner's own. At 0.777, every layer's share is fractional,
+which reveals counts that are rounded layer by layer."""
 
 RENAMED = tuple(f"{chr(ord('z') - place)}{name[::-1]}" for place, name in enumerate(LAYER_NAMES))
 """Other names for the layers, in descending alphabetical order."""
@@ -89,10 +85,7 @@ def folds_to_a_plain_network(subject: CheckSubject) -> None:
     with torch.no_grad():
         given, wanted = plain.eval()(images), gated(images)
     same = torch.allclose(given, wanted, rtol=1e-4, atol=1e-5)
-    require(
-        same,
-        "the folded and the gated network have different logits: folded() must equal forward() in evaluation",
-    )
+    require(same, "the folded and the gated network have different logits: folded() must equal forward() in eval mode")
 
 
 @check(applies=lambda subject: subject.track == "supermask", when="supermask track")
@@ -115,10 +108,7 @@ def pruned_weights_stay_pruned(subject: CheckSubject) -> None:
     for layer, count, before in zip(run.layers, found.counts, run.kept, strict=True):
         weight = found.state[f"{layer.name}.weight"]
         revived = int(((weight != 0) & ~before).sum())
-        require(
-            revived == 0,
-            f"{revived} weights of layer {layer.name} pruned at hardening are nonzero at the end",
-        )
+        require(revived == 0, f"{revived} weights of layer {layer.name} pruned at hardening are nonzero at the end")
         require(count.kept == int(before.sum()), f"layer {layer.name} keeps other positions than at hardening")
 
 
@@ -158,10 +148,7 @@ def reports_small_layers(subject: CheckSubject) -> None:
         return
     if subject.traits.hits_target:
         budget = kept_of(sum(count.n for count in found.counts), subject.pruner.sparsity)
-        require(
-            found.kept == budget,
-            f"with a layer of two weights, it keeps {found.kept} positions where the budget is {budget}",
-        )
+        require(found.kept == budget, f"it keeps {found.kept} positions with a tiny layer where the budget is {budget}")
     audit.audit(found.counts, None)
 
 

@@ -159,10 +159,7 @@ def _result(bound: BoundCheck, pruner: Pruner[Any], expected: str | None) -> Res
         if outcome == "failed":
             outcome, message = "expected", f"{expected} ({message})"
         elif outcome == "passed":
-            outcome, message = (
-                "failed",
-                f"listed as an expected failure ({expected}), but it passes: unlist it",
-            )
+            outcome, message = "failed", f"listed as an expected failure ({expected}), but it passes: unlist it"
     seconds = round(time.perf_counter() - start, 3)
     return Result(bound.name, bound.check.tier, outcome, message, bound.check.rule, seconds)
 

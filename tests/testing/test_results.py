@@ -18,7 +18,7 @@ MESSAGES = {
     "ReadsWholePercents": ("hits-the-target", f"at sparsity {results.SPARSITIES[1]} it keeps"),
     "PrunesAtZero": ("zero-sparsity-is-dense", "at sparsity 0, where it keeps 1567 of 1568 positions"),
     "LearnsAtZero": ("zero-sparsity-is-dense", "differ from dense training"),
-    "KeepsOneOfEach": ("reports-small-layers", BUDGET),
+    "KeepsOneOfEach": ("reports-small-layers", "positions with a tiny layer where the budget is"),
     "NeedsOneOfEach": ("reports-small-layers", "a layer of two weights: expected a ValueError, found"),
     "NeedsThreeWeights": ("reports-small-layers", "a layer of two weights: expected a ValueError, found"),
     "FoldsOtherwise": ("folds-to-a-plain-network", "folded() must equal forward() in evaluation"),
