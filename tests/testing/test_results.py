@@ -21,7 +21,7 @@ MESSAGES = {
     "KeepsOneOfEach": ("reports-small-layers", "positions with a tiny layer where the budget is"),
     "NeedsOneOfEach": ("reports-small-layers", "a layer of two weights: expected a ValueError, found"),
     "NeedsThreeWeights": ("reports-small-layers", "a layer of two weights: expected a ValueError, found"),
-    "FoldsOtherwise": ("folds-to-a-plain-network", "folded() must equal forward() in evaluation"),
+    "FoldsOtherwise": ("folds-to-a-plain-network", "folded() must equal forward() in eval mode"),
     "RescalesFrozenWeights": ("frozen-weights-stay-frozen", "values are not the initial ones"),
     "PrunesOnce": ("pruned-weights-stay-pruned", "pruned at hardening are nonzero at the end"),
     "MasksFollowWeights": ("pruned-weights-stay-pruned", "nonzero at the end"),
