@@ -12,7 +12,7 @@ from distributions import Site
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """An empty folder at the front of `sys.path`; what was imported from it is forgotten."""
+    """An empty folder at the front of `sys.path`; modules imported from it are unloaded afterwards."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))

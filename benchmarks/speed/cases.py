@@ -17,7 +17,7 @@ from pruneboard.draws import key
 from pruneboard.experiment.listeners import NullListener
 from pruneboard.models import ModelPlan
 from pruneboard.spec import Recipe
-from pruneboard.testing.bench import Nowhere
+from pruneboard.testing.trial import NoCheckpoints
 from pruneboard.training import loop
 from pruneboard.training.optim import schedule
 from pruneboard.training.setup import TrainingOptions, build_training
@@ -86,7 +86,7 @@ def training(
         seeds=SEEDS,
         micro_batch=batch,
         device=torch.device("cpu"),
-        checkpointer=Nowhere(),
+        checkpointer=NoCheckpoints(),
     )
     return build_training(options, network, images(10 * batch), NullListener(), time.perf_counter())
 

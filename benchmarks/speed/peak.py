@@ -14,7 +14,7 @@ import torch
 from cases import STEPS, batch_of, bring, training
 
 from pruneboard.processes.memory import peak_memory_bytes, reset_peak_memory
-from pruneboard.testing.bench import Bench, KeepsAll, finish
+from pruneboard.testing.trial import KeepAll, Trial, finish
 from pruneboard.training import loop
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def resident() -> int:
 def main(method: str, track: str, fraction: str, *options: str) -> None:
     """Measure one method on a ResNet-18 at 32 px and batch 8, where weights take more memory than activations."""
     torch.set_num_threads(1)
-    finish(Bench(KeepsAll(sparsity=0.0), "prune").ready())  # loads every module that a step needs
+    finish(Trial(KeepAll(sparsity=0.0), "prune").build())  # loads every module that a step needs
     named = {name: int(value) for name, _, value in (option.partition("=") for option in options)}
     before = resident()
     run = training(method, "resnet18", batch=8, track=track, stem="stock", **named)

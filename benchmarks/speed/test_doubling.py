@@ -52,7 +52,7 @@ def doubling(benchmark):
             "clock": "wall" if clock is time.perf_counter else "processor",
         }
 
-    run.clock = clock
+    run.draw_key = clock
     return run
 
 

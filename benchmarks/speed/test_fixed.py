@@ -15,7 +15,7 @@ from torch.nn import functional
 import pruneboard
 from pruneboard import models
 from pruneboard.experiment.listeners import NullListener
-from pruneboard.testing.bench import Bench, KeepsAll
+from pruneboard.testing.trial import KeepAll, Trial
 
 
 def started(code: str) -> None:
@@ -36,13 +36,13 @@ def test_imports(versus, rounds):
 
 def test_engine_start(versus, rounds):
     """Gates, optimizer and DeepSpeed for a network of 1,568 weights, compared with a network and torch's SGD."""
-    bench = Bench(KeepsAll(sparsity=0.0), "prune")
+    trial = Trial(KeepAll(sparsity=0.0), "prune")
 
     def ours():
-        bench.ready().engine.close()
+        trial.build().engine.close()
 
     def bare():
-        torch.optim.SGD(bench.network().parameters(), lr=0.1, momentum=0.9)
+        torch.optim.SGD(trial.network().parameters(), lr=0.1, momentum=0.9)
 
     versus(Row(section="f", what="engine start", against="a network and torch's SGD"), ours, bare, rounds=rounds(7))
 

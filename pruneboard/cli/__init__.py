@@ -1,6 +1,7 @@
-"""The command line: one module per command, its flags beside it.
+"""The command line: one module per command, which also declares its flags.
 
-A command's module is imported when it is asked for, and imports torch when it runs: help takes a tenth of a second.
+The module of a command is imported only when the command is used, and torch only when it runs, so that `--help` takes a
+tenth of a second.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ COMMANDS = {
     "check": ("check", "Check a pruner against the rules of the board."),
     "compare": ("compare", "Compare all records below one or more folders of results."),
     "completion": ("completion", "Print the completion script of SHELL."),
-    "doctor": ("doctor", "Say what this machine can do and what is wrong."),
+    "doctor": ("doctor", "Check this machine and the installation, and report problems."),
     "export": ("export", "Export a finished run: its folder, or its run.json."),
     "latency": ("latency", "Time a finished run's network on this machine: its folder, or its run.json."),
     "list": ("listing", "List methods (the default), recipes, datasets or models."),
     "merge": ("merge", "Copy the runs of other results folders into one."),
-    "new-plugin": ("new_plugin", "Write a small package with a new method, which works as it stands."),
-    "run": ("run", "Train with a pruner, and record what came out."),
+    "new-plugin": ("new_plugin", "Write a small package with a new method, which works without changes."),
+    "run": ("run", "Train with a pruner, and record the result."),
     "show": ("show", "Show one run: its folder, or its run.json."),
     "status": (
         "status",
@@ -39,7 +40,7 @@ COMMANDS = {
     "sweep": ("sweep", "Execute the missing runs of a board and write its leaderboard."),
     "verify": ("verify", "Verify one run, or every run below some folders."),
 }
-"""Command -> the module here that has it as `command`, and the first sentence of its help."""
+"""Command -> the module that defines it as `command`, and the first sentence of its help."""
 
 
 def _show_version(ctx: click.Context) -> None:
@@ -48,13 +49,13 @@ def _show_version(ctx: click.Context) -> None:
 
 
 def load_command(name: str) -> click.Command:
-    """Return one of `COMMANDS`."""
+    """Import and return one of `COMMANDS`."""
     command: click.Command = import_module(f"{__name__}.{COMMANDS[name][0]}").command
     return command
 
 
 class Program(click.Group):
-    """A group that imports a command's module when the command is asked for, and none to list them."""
+    """A group that imports the module of a command when the command is used, but not to list the commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -67,7 +68,7 @@ class Program(click.Group):
         return load_command(cmd_name) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands with their first sentences."""
+        """Write each command with the first sentence of its help."""
         named = {name: click.Command(name, help=sentence) for name, (_, sentence) in COMMANDS.items()}
         click.Group(commands=named).format_commands(ctx, formatter)
 
@@ -78,7 +79,7 @@ class Program(click.Group):
     is_flag=True,
     expose_value=False,
     is_eager=True,
-    callback=lambda ctx, _, asked: _show_version(ctx) if asked and not ctx.resilient_parsing else None,
+    callback=lambda ctx, _, given: _show_version(ctx) if given and not ctx.resilient_parsing else None,
     help="Show the version and exit.",
 )
 def cli() -> None:
@@ -88,45 +89,45 @@ def cli() -> None:
     pruneboard run --method probmask --model resnet18 --sparsity 0.9
     pruneboard compare results/
 
-    Exit codes: 0 all good; 1 a run failed; 2 wrong usage; 3 a check failed; 4 no record found;
-    75 interrupted, the same command goes on; 130 Ctrl-C.
+    Exit codes: 0 success; 1 a run failed; 2 wrong usage; 3 a check failed; 4 no record found;
+    75 interrupted, run the same command again to resume; 130 Ctrl-C.
     """
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    # Read when torch is loaded. Below an error its network code prints pages about what we say in a line.
+    # torch reads this when it is imported. Its network code would log pages about errors that we report in one line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     exit_process(invoke(sys.argv[1:]))
 
 
 def invoke(arguments: list[str]) -> int:
-    """Run one command and return its exit code; errors become one line on standard error."""
+    """Run one command and return its exit code; print an error as one line on standard error."""
     try:
         code = cli.main(arguments, prog_name="pruneboard", standalone_mode=False)
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
         error.show()
-        _tell_others(arguments, UsageError(error.format_message()))
+        _notify_others(arguments, UsageError(error.format_message()))
         return error.exit_code
     except PruneboardError as error:
         click.echo(f"error: {error}", err=True)
-        _tell_others(arguments, error)
+        _notify_others(arguments, error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
-        # click turns a KeyboardInterrupt, which says what was saved, into an Abort without a word.
+        # click replaces a KeyboardInterrupt, whose message says what was saved, by an Abort without a message.
         click.echo(str(error) or str(error.__cause__ or "") or "interrupted", err=True)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+    except BrokenPipeError:  # the reader closed the pipe, as `| head` does
         sys.stdout = None
         return 0
     return code if isinstance(code, int) else 0
 
 
-def _tell_others(arguments: list[str], error: PruneboardError) -> None:
-    """Let the other processes of a run know why this one never came to it."""
-    with suppress(PruneboardError):  # an environment that names no others
+def _notify_others(arguments: list[str], error: PruneboardError) -> None:
+    """Send the error to the other processes of a distributed run, which would otherwise wait for this one."""
+    with suppress(PruneboardError):  # the environment variables of the launcher are invalid
         world = World.current()
         if world.size > 1 and arguments[:1] == ["run"]:
             from pruneboard.processes import rendezvous

@@ -1,4 +1,4 @@
-"""`pruneboard check`: does a pruner keep the rules of the board?"""
+"""`pruneboard check`: check a pruner against the rules of the board."""
 
 from __future__ import annotations
 
@@ -18,44 +18,42 @@ if TYPE_CHECKING:
     from pruneboard.api import Pruner
     from pruneboard.testing import Result
 
-USUAL = 0.9
-"""The sparsity at which a pruner is checked where none is given."""
+DEFAULT_SPARSITY = 0.9
 
 
 @click.command("check")
 @click.argument("name", metavar="NAME|MODULE:CLASS", shell_complete=flags.complete(flags.method_names))
-@click.option("--sparsity", "-s", metavar="FRACTION", help=f"Where it is checked, besides others.  [default: {USUAL}]")
+@click.option("--sparsity", "-s", metavar="FRACTION", help=f"Also check at this.  [default: {DEFAULT_SPARSITY}]")
 @click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="An option of the method; repeatable.")
 @click.option(
     "--expect",
     multiple=True,
     metavar="CHECK=REASON",
-    help="A check that fails for a reason you accept; one that passes all the same fails. Repeatable.",
+    help="Accept that a check fails, for a stated reason; if it passes, this is an error. Repeatable.",
 )
-@click.option("--rules", is_flag=True, help="Print every check and its rule, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@click.option("--rules", is_flag=True, help="Print every check with its rule, and exit.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     name: str, sparsity: str | None, option: tuple[str, ...], expect: tuple[str, ...], *, rules: bool, as_json: bool
 ) -> None:
     """Check a pruner against the rules of the board.
 
-    NAME is an installed method, MODULE:CLASS a class that need not be installed; its module is looked for in the
-    current folder too. Every check that applies to it, by what it declares, is tried on a small network, on each of its
-    tracks, in one process and in two; that takes half a minute. Core checks are required for a place on a board,
-    advice is not.
+    NAME is an installed method. MODULE:CLASS is a class that need not be installed; its module may be in the current
+    folder. Every check that applies to the method's traits runs on a small network, on each track of the method, in one
+    process and in two, which takes half a minute. Core checks are required for a place on a board, advice is not.
 
-    Ends with 3 if a core check fails.
+    Exits with 3 if a core check fails.
     """
     given = check_sparsity(sparsity) if sparsity is not None else None
     expected = dict(_reason(text) for text in expect)
     info = registry.from_target(name) if ":" in name else registry.find(name)
-    pruner = _built(info, given, flags.options(option))
+    pruner = _build(info, given, flags.parse_options(option))
     if rules:
         _print_rules(pruner, as_json=as_json)
         return
     if not as_json:
         click.echo(f"{_line(info.origin)}\n{_line(repr(pruner))}\n")
-    found = _checked(pruner, expected, as_json=as_json)
+    found = _run_checks(pruner, expected, as_json=as_json)
     counts = Counter(result.outcome for result in found)
     if as_json:
         head = {"method": info.name, "distribution": info.distribution, "version": info.version, "object": info.target}
@@ -68,26 +66,26 @@ def command(
         raise ConformanceError(f"{info.name} breaks {len(broken)} core rules: {', '.join(broken)}")
 
 
-def _built(info: registry.PrunerInfo, sparsity: float | None, options: dict[str, str]) -> Pruner[Any]:
-    """Build the pruner at the given sparsity, or at the usual one where it takes it."""
+def _build(info: registry.PrunerInfo, sparsity: float | None, options: dict[str, str]) -> Pruner[Any]:
+    """Build the pruner at the given sparsity, or else at the default one if the method accepts it."""
     if sparsity is not None:
         return registry.build(info, sparsity, options)
     try:
-        return registry.build(info, USUAL, options)
+        return registry.build(info, DEFAULT_SPARSITY, options)
     except UsageError:
         with suppress(UsageError):
-            return registry.build(info, None, options)  # a control that takes none
+            return registry.build(info, None, options)  # a control without a sparsity
         raise
 
 
-def _checked(pruner: Pruner[Any], expected: dict[str, str], *, as_json: bool) -> list[Result]:
+def _run_checks(pruner: Pruner[Any], expected: dict[str, str], *, as_json: bool) -> list[Result]:
     from pruneboard.testing import check_pruner
 
     return check_pruner(pruner, expected, listener=(lambda _: None) if as_json else _print)
 
 
 def _print(result: Result) -> None:
-    """Print a check's line, and below it what was found and the rule where it failed."""
+    """Print the line of a check and, if it failed, what was found and the rule below it."""
     outcome = result.outcome.upper() if result.outcome == "failed" else result.outcome
     note = f"  {_line(result.message)}" if result.outcome in ("skipped", "expected") else ""
     click.echo(f"{result.tier:7} {result.check:40} {outcome:8} {result.seconds:5.1f} s{note}")

@@ -1,4 +1,4 @@
-"""`pruneboard completion`: the script that teaches a shell our commands and flags."""
+"""`pruneboard completion`: print the script with which a shell completes commands and options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pruneboard doctor`: what this machine can do, and what is wrong with it."""
+"""`pruneboard doctor`: check the machine and the installation."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ LOW_DISK = 2 * 1024**3
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line: what was looked at, how it is, and what to do where something is wrong."""
+class Diagnosis:
+    """One line of the report: what was examined, its status, and what was found or what to do."""
 
     status: Literal["ok", "note", "wrong"]
     what: str
@@ -35,12 +35,12 @@ class Finding:
 
 @click.command("doctor")
 @click.option("--results", type=click.Path(), default="results", show_default=True, help="The results folder to check.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(results: str, *, as_json: bool) -> int:
-    """Say what this machine can do and what is wrong.
+    """Check this machine and the installation, and report problems.
 
-    Trains two steps through DeepSpeed, loads every installed pruner, and looks at devices, disk and
-    versions. Exit code 0 when a run can work here, 1 when something stops it.
+    Trains two steps with DeepSpeed, imports every installed pruner, and examines devices, disk space and
+    versions. Exits with 0 if runs can work here, and with 1 if a problem prevents them.
     """
     findings = [
         finding
@@ -59,32 +59,32 @@ def command(results: str, *, as_json: bool) -> int:
     return code
 
 
-def _versions() -> Iterator[Finding]:
-    yield Finding("ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+def _versions() -> Iterator[Diagnosis]:
+    yield Diagnosis("ok", "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in ("pruneboard", *provenance.PACKAGES, "scipy", "entrypoints"):
         version = provenance.version_of(name)
-        yield Finding("ok" if version else "wrong", name, version or f"not installed: pip install {name}")
+        yield Diagnosis("ok" if version else "wrong", name, version or f"not installed: pip install {name}")
 
 
-def _devices() -> Iterator[Finding]:
+def _devices() -> Iterator[Diagnosis]:
     import torch
 
-    yield Finding("ok", "cpu", f"{provenance.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    yield Diagnosis("ok", "cpu", f"{provenance.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
     if not torch.cuda.is_available():
-        yield Finding("note", "cuda", "no device that torch can use: runs go to the CPU")
+        yield Diagnosis("note", "cuda", "torch finds no CUDA device: runs use the CPU")
         return
     for index in range(torch.cuda.device_count()):
         memory = torch.cuda.get_device_properties(index).total_memory / 1024**3
-        yield Finding("ok", f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
+        yield Diagnosis("ok", f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
 
 
-def _deepspeed() -> Iterator[Finding]:
+def _deepspeed() -> Iterator[Diagnosis]:
     try:
         loss = _two_steps()
-    except Exception as error:  # noqa: BLE001 - whatever stops DeepSpeed here is the finding
-        yield Finding("wrong", "deepspeed engine", f"two steps failed: {type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 - reports whatever DeepSpeed raises
+        yield Diagnosis("wrong", "deepspeed engine", f"two steps failed: {type(error).__name__}: {error}")
         return
-    yield Finding("ok", "deepspeed engine", f"two training steps done, loss {loss:.3f}")
+    yield Diagnosis("ok", "deepspeed engine", f"two training steps done, loss {loss:.3f}")
 
 
 def _two_steps() -> float:
@@ -106,29 +106,29 @@ def _two_steps() -> float:
     return float(loss.detach())
 
 
-def _plugins() -> Iterator[Finding]:
+def _plugins() -> Iterator[Diagnosis]:
     for info in registry.installed():
         what = f"method {info.name}"
         problem = registry.problem(info)
         if problem:
-            yield Finding("wrong" if info.distribution == "pruneboard" else "note", what, problem)
+            yield Diagnosis("wrong" if info.distribution == "pruneboard" else "note", what, problem)
         else:
-            yield Finding("ok", what, f"{info.distribution} {info.version} ({info.target})")
+            yield Diagnosis("ok", what, f"{info.distribution} {info.version} ({info.target})")
 
 
-def _disk(results: str) -> Iterator[Finding]:
+def _disk(results: str) -> Iterator[Diagnosis]:
     try:
         store.check_writable(results)
     except PruneboardError as error:
-        yield Finding("wrong", "results folder", str(error))
+        yield Diagnosis("wrong", "results folder", str(error))
         return
     folder = Path(results).absolute()
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     status: Literal["ok", "note"] = "ok" if free > LOW_DISK else "note"
-    yield Finding(status, "results folder", f"{results} can be written, {free / 1024**3:.0f} GiB free")
+    yield Diagnosis(status, "results folder", f"{results} can be written, {free / 1024**3:.0f} GiB free")
 
 
-def _extras() -> Iterator[Finding]:
+def _extras() -> Iterator[Diagnosis]:
     version = provenance.version_of("tensorboard")
-    missing = "not installed; only --tensorboard needs it: pip install 'pruneboard[tensorboard]'"
-    yield Finding("ok" if version else "note", "tensorboard", version or missing)
+    missing = "not installed, needed only for --tensorboard: pip install 'pruneboard[tensorboard]'"
+    yield Diagnosis("ok" if version else "note", "tensorboard", version or missing)

@@ -1,4 +1,4 @@
-"""Flags that several commands have: options of a method, and names to complete."""
+"""Helpers for flags that several commands have: `--option KEY=VALUE`, and shell completion of names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 
-def options(texts: Iterable[str]) -> dict[str, str]:
-    """Return the options of a method as `--option KEY=VALUE` gives them, dashes in names read as underscores.
+def parse_options(texts: Iterable[str]) -> dict[str, str]:
+    """Parse the values of `--option KEY=VALUE` into the options of a method; hyphens in names become underscores.
 
     Raises:
-        UsageError: one of them is no KEY=VALUE.
+        UsageError: a value is not of the form KEY=VALUE.
     """
     return dict(_key_value(text) for text in texts)
 
@@ -30,15 +30,15 @@ def _key_value(text: str) -> tuple[str, str]:
 
 
 def complete(names: Callable[[], list[str]]) -> Callable[..., list[CompletionItem]]:
-    """Return what completes a word from `names` in a shell."""
+    """Return a click callback that completes a word from `names`."""
 
-    def completed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def matching(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
         del ctx, param
         return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
 
-    return completed
+    return matching
 
 
 def method_names() -> list[str]:

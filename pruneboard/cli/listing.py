@@ -1,4 +1,4 @@
-"""`pruneboard list`: what can be named on the command line."""
+"""`pruneboard list`: list the methods, recipes, data sets and models that can be used on the command line."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ from pruneboard.report import plain, render
 
 KINDS = ("methods", "recipes", "datasets", "models")
 DATASETS = {
-    "digits": "8x8 digits of UCI (scikit-learn's) shown at 32 px; embedded, needs no network",
-    "cifar10": "torchvision's CIFAR-10, from --data-dir, or fetched with --download",
-    "cifar100": "torchvision's CIFAR-100, likewise",
-    "folder": "any train/<class>/*, test/<class>/* (or val/) tree under --data-dir",
-    "imagenet": "train/<class>/*, val/<class>/* under --data-dir, streamed through timm's transforms",
+    "digits": "8x8 digits of UCI (as in scikit-learn), scaled to 32 px; embedded, needs no network",
+    "cifar10": "torchvision's CIFAR-10, from --data-dir, or downloaded with --download",
+    "cifar100": "torchvision's CIFAR-100, from --data-dir, or downloaded with --download",
+    "folder": "any folder --data-dir with train/<class>/* and test/<class>/* (or val/)",
+    "imagenet": "a folder --data-dir with train/<class>/* and val/<class>/*, streamed through timm's transforms",
 }
 
 
 @click.command("list")
 @click.argument("kind", type=click.Choice(KINDS), default="methods")
 @click.argument("pattern", default="*")
-@click.option("--check", is_flag=True, help="Import every method; say why one cannot be used, and end with 3.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@click.option("--check", is_flag=True, help="Import every method, and exit with 3 if one cannot be used.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(kind: str, pattern: str, *, check: bool, as_json: bool) -> None:
     """List methods (the default), recipes, datasets or models.
 
-    PATTERN filters names, as in `pruneboard list models 'resnet*'`. Listing methods imports none of them, unless
-    --check asks for it.
+    PATTERN filters names, as in `pruneboard list models 'resnet*'`. Methods are imported only with --check.
     """
     if check and kind != "methods":
-        raise UsageError(f"--check imports methods; leave it out to list {kind}")
+        raise UsageError(f"--check applies to methods only; leave it out to list {kind}")
     rows = _ROWS[kind](pattern)
     problems = _check(rows) if check else []
     if as_json:
@@ -46,13 +45,11 @@ def command(kind: str, pattern: str, *, check: bool, as_json: bool) -> None:
         _print(rows, problems)
     if problems:
         count = sum(bool(row["problem"]) for row in rows)
-        raise ConformanceError(
-            f"{count} of {len(rows)} methods cannot be used; each line above says why and what to do"
-        )
+        raise ConformanceError(f"{count} of {len(rows)} methods cannot be used; the lines above say why and what to do")
 
 
 def _check(rows: list[dict[str, Any]]) -> list[str]:
-    """Give every method of `rows` its `problem`, None where it can be used, and return each of them once."""
+    """Set the `problem` of every method in `rows` (None if it can be used), and return the distinct problems."""
     for row in rows:
         info = registry.PrunerInfo(row["method"], row["distribution"], row["version"], row["object"])
         row["problem"] = registry.problem(info)

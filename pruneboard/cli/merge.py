@@ -1,4 +1,4 @@
-"""`pruneboard merge`: several results folders into one."""
+"""`pruneboard merge`: combine several results folders into one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pruneboard.errors import StoreError
 from pruneboard.records import merging
 
 SHOWN = 20
-"""Conflicts that are printed; the rest is counted, and all stand in the JSON document."""
+"""Number of conflicts that are printed. The rest is only counted; the JSON document contains all."""
 
 _COUNTED = {
     "copied": "copied",
@@ -36,16 +36,16 @@ _ALWAYS = ("copied", "upgraded", "already_there")
     metavar="DEST",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="The results folder that all runs go to; it is made where it is missing.",
+    help="The results folder to copy all runs into; it is created if it does not exist.",
 )
-@click.option("--no-weights", is_flag=True, help="Leave model.safetensors out.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
+@click.option("--no-weights", is_flag=True, help="Do not copy model.safetensors.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines.")
 def command(sources: tuple[Path, ...], into: Path, *, no_weights: bool, dry_run: bool, as_json: bool) -> None:
     """Copy the runs of other results folders into one.
 
-    A finished record takes the place of an unfinished one, and failures are kept. Two finished records of one run
-    that measured different things are a conflict: all conflicts are listed, and nothing is copied.
+    A finished record replaces an unfinished one, and failures are kept. Two finished records of one run with different
+    measurements are a conflict: all conflicts are listed, and nothing is copied.
     """
     plan = merging.plan_merge(sources, into, weights=not no_weights)
     summary = plan.summary()

@@ -1,4 +1,4 @@
-"""`pruneboard new-plugin`: the package of a new method, ready to install."""
+"""`pruneboard new-plugin`: write the package of a new method, ready to install."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pruneboard.cli import scaffold
     type=click.Path(path_type=Path),
     default=".",
     show_default=True,
-    help="An existing folder: the package is written into it, as pruneboard-NAME.",
+    help="An existing folder; the package is written to pruneboard-NAME in it.",
 )
 def command(name: str, parent: Path) -> None:
-    """Write a small package with a new method, which works as it stands.
+    """Write a small package with a new method, which works without changes.
 
-    NAME is what --method will take. The package has one module with the method, its entry point, a test of the
-    rules of the board, a README, and a workflow for GitHub.
+    NAME is the name of the method, as used with --method. The package contains a module with the method, its entry
+    point, a test of the rules of the board, a README, and a workflow for GitHub.
     """
     folder = scaffold.create(name, parent)
     place = shlex.quote(str(folder))

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live bar on a terminal, a line per epoch elsewhere; all on stderr."""
+"""Progress of a run on standard error: a live bar on a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class LineProgress:
-    """One plain line per epoch: for logs, pipes and batch jobs."""
+    """Prints one plain line per epoch, for logs, pipes and batch jobs."""
 
     def __init__(self) -> None:
-        """Start before the first step."""
+        """Create the listener before the first step."""
         self._total = 0
-        self._first: tuple[int, float] | None = None  # a run may go on from a checkpoint
+        self._first: tuple[int, float] | None = None  # a resumed run does not start at step 0
 
     def on_step(self, step: int, total: int, loss: float) -> None:
-        """Remember the budget, and when which step was first seen."""
+        """Store the budget, and the first step with its time."""
         del loss
         self._total = total
         self._first = self._first or (step, time.monotonic())
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
-        """Print the epoch, and the time left at the pace so far."""
+        """Print the epoch, and the remaining time at the average speed so far."""
         step = row["step"]
         first, since = self._first or (step, time.monotonic())
         left = (time.monotonic() - since) / max(1, step - first) * max(0, self._total - step)
@@ -35,37 +35,37 @@ class LineProgress:
         print(line, file=sys.stderr, flush=True)
 
     def on_phase(self, message: str) -> None:
-        """Print it."""
+        """Print the message."""
         print(message, file=sys.stderr, flush=True)
 
 
 class LiveProgress:
-    """A bar with epoch, loss, validation top-1, sparsity, the method's diagnostic and the time left."""
+    """Shows a bar with epoch, loss, validation top-1, sparsity, the method's diagnostics and the remaining time."""
 
     def __init__(self) -> None:
-        """Start before the first step; the bar appears with it (so that this object can be sent to a process)."""
+        """Create the listener; the bar itself is created at the first step, because it cannot be pickled."""
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._row = ""
 
     def on_step(self, step: int, total: int, loss: float) -> None:
-        """Move the bar."""
-        bar = self._started(step, total)
+        """Advance the bar, and stop it after the last step."""
+        bar = self._start(step, total)
         bar.update(self._task, completed=step, loss=f"loss {loss:.3f}", row=self._row)
         if step == total:
             bar.stop()
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
-        """Show the epoch's figures beside the bar."""
+        """Show the figures of the epoch next to the bar."""
         self._row = f"epoch {row['epoch']}: {_figures(row)}"
         if self._bar is not None:
             self._bar.update(self._task, row=self._row)
 
     def on_phase(self, message: str) -> None:
-        """Print it above the bar."""
+        """Print the message above the bar."""
         (self._bar.console if self._bar is not None else Console(stderr=True)).print(message, style="dim")
 
-    def _started(self, step: int, total: int) -> Progress:
+    def _start(self, step: int, total: int) -> Progress:
         if self._bar is None:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn())
             self._bar = Progress(*columns, TextColumn("{task.fields[row]}"), console=Console(stderr=True))

@@ -29,7 +29,7 @@ SOURCES = {
 
 
 def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add one flag per recipe field; its help is the field's line in the docstring of `Recipe`."""
+    """Add one flag per recipe field; its help is the description of the field in the docstring of `Recipe`."""
     described = _attribute_help(Recipe.__doc__ or "")
     for name, kind in reversed(RECIPE_FIELDS.items()):
         flag = "--" + name.replace("_", "-")
@@ -40,7 +40,7 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _attribute_help(docstring: str) -> dict[str, str]:
-    """Return name -> text of the `Attributes:` section of a Google docstring."""
+    """Parse the `Attributes:` section of a Google docstring into name -> description."""
     found: dict[str, str] = {}
     name = ""
     for line in docstring.partition("Attributes:")[2].splitlines():
@@ -53,7 +53,7 @@ def _attribute_help(docstring: str) -> dict[str, str]:
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Make a TOML file the defaults of every flag, refusing keys that no flag has."""
+    """Use a TOML file as the defaults of all flags; a key that is not a flag is an error."""
     del param
     if value is None:
         return None
@@ -76,14 +76,14 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
     "-m",
     required=True,
     shell_complete=flags.complete(flags.method_names),
-    help="An installed pruner; `pruneboard list` shows them.",
+    help="An installed pruner, as shown by `pruneboard list`.",
 )
 @click.option(
     "--model",
     required=True,
     help="Any timm classifier, or resnet8_cifar, resnet20_cifar, resnet32_cifar, vgg19_cifar.",
 )
-@click.option("--sparsity", "-s", metavar="FRACTION", help="Fraction of zeros over the prunable weights, in [0, 1).")
+@click.option("--sparsity", "-s", metavar="FRACTION", help="Fraction of zeros among the prunable weights, in [0, 1).")
 @click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="An option of the method; repeatable.")
 @click.option("--track", type=str, help="prune (weights are trained) or supermask (only masks are learned).")
 @click.option(
@@ -94,40 +94,40 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
     shell_complete=flags.complete(lambda: ["digits", "cifar10", "cifar100", "folder", "imagenet"]),
     help="digits, cifar10, cifar100, folder or imagenet.",
 )
-@click.option("--data-dir", type=click.Path(), help="Where the data set is.")
-@click.option("--download", is_flag=True, help="Fetch cifar10 or cifar100 into --data-dir when it is not there.")
-@click.option("--limit-train", type=int, metavar="N", help="Use only the first N training images, class by class.")
+@click.option("--data-dir", type=click.Path(), help="Folder of the data set.")
+@click.option("--download", is_flag=True, help="Download cifar10 or cifar100 into --data-dir if it is not there.")
+@click.option("--limit-train", type=int, metavar="N", help="Use only N training images, the first of each class.")
 @click.option(
     "--recipe",
     shell_complete=flags.complete(recipe_names),
-    help="Name or .toml path of the training; by default the data set's own.",
+    help="Training recipe: a name or the path of a .toml file; by default the recipe of the data set.",
 )
 @recipe_options
 @click.option(
     "--init",
     help="random (default), pretrained (timm's, downloaded) or FILE.safetensors; on the supermask track "
-    "signed-constant (default) or kaiming-normal, with -scaled for fan-in times the share kept.",
+    "signed-constant (default) or kaiming-normal; with -scaled, fan-in is multiplied by the share kept.",
 )
-@click.option("--ablation", help="Supermask track: measure a shuffled-mask, or redrawn-weights, instead of the result.")
-@click.option("--stem", type=str, help="stock or small; by default small on real images of 64 px and below.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Every draw of the run derives from it.")
-@click.option("--seeds", metavar="N|A,B,...", help="Several runs: 6 means 0..5, 3,7 a list; instead of --seed.")
+@click.option("--ablation", help="Supermask track: evaluate a control instead, shuffled-mask or redrawn-weights.")
+@click.option("--stem", type=str, help="stock or small; by default small for real images of 64 px and below.")
+@click.option("--seed", type=int, default=0, show_default=True, help="All random numbers of the run derive from it.")
+@click.option("--seeds", metavar="N|A,B,...", help="Seeds of several runs: 6 means 0 to 5, 3,7 is a list.")
 @click.option(
     "--tuning-trials",
     type=int,
     metavar="N",
     default=0,
     show_default=True,
-    help="Sets of options of this method that were tried on this data before these were chosen; recorded.",
+    help="Number of option sets tried for this method on this data before choosing these; recorded.",
 )
-@click.option("--tuning-source", metavar="TEXT", help="Where the options come from: a paper, or a search; recorded.")
+@click.option("--tuning-source", metavar="TEXT", help="Source of the options, such as a paper or a search; recorded.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, or bf16 (autocast).")
 @click.option("--zero", type=int, default=0, show_default=True, help="DeepSpeed ZeRO stage: 0, 1 or 2.")
 @click.option(
     "--compile",
     is_flag=True,
-    help="torch.compile for the training passes: the same steps up to rounding, after a minute or several of "
-    "compiling. Meant for long runs; on a CPU it can be slower than without.",
+    help="Use torch.compile for the training passes: the same steps up to rounding, after minutes of compilation. "
+    "Meant for long runs; can be slower on a CPU.",
 )
 @click.option("--procs", type=int, default=1, show_default=True, help="Processes on this machine.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
@@ -137,42 +137,42 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
     metavar="N",
     default=1000,
     show_default=True,
-    help="Steps between checkpoints, besides one at the end of every epoch; 0: only there.",
+    help="Steps between checkpoints, in addition to one at the end of every epoch; 0 for only those.",
 )
 @click.option(
-    "--results", type=click.Path(), default="results", show_default=True, help="Folder that holds one folder per run."
+    "--results", type=click.Path(), default="results", show_default=True, help="Results folder: one folder per run."
 )
 @click.option(
     "--force",
     is_flag=True,
-    help="Start again, although it is done (the record moves to superseded/) or could go on.",
+    help="Start again even if the run is finished (its record moves to superseded/) or can be resumed.",
 )
-@click.option("--tensorboard", is_flag=True, help="Write event files into the run's folder.")
-@click.option("--dry-run", is_flag=True, help="Print what would run and where each value came from, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, logs on standard error.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress; the summary stays.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard event files to the run's folder.")
+@click.option("--dry-run", is_flag=True, help="Print every value of the run and its source, and exit.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document; progress goes to standard error.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress, only the summary.")
 @click.option(
     "--config",
     type=click.Path(),
     is_eager=True,
     callback=_read_config,
     expose_value=False,
-    help="TOML file of defaults for these flags; [options] holds the method's.",
+    help="TOML file with defaults for these flags; its table [options] has the options of the method.",
 )
 @click.pass_context
 def command(
     ctx: click.Context, /, *, dry_run: bool, as_json: bool, quiet: bool, seed: int, seeds: str | None, **given: Any
 ) -> int:
-    """Train with a pruner, and record what came out.
+    """Train with a pruner, and record the result.
 
     \b
     pruneboard run --method probmask --model resnet18 --sparsity 0.9
     pruneboard run --method magnitude --model resnet20_cifar --dataset folder --data-dir DIR --sparsity 0.95
 
-    A run that is already done, with the same method version, options, data and training, is not repeated.
-    One that was stopped goes on from its last checkpoint, on any number of processes.
+    A finished run with the same method version, options, data and training is not repeated.
+    An interrupted run resumes from its last checkpoint, with any number of processes.
     """
-    specs = [build_spec(given, one) for one in seed_list(seeds, seed)]
+    specs = [build_spec(given, number) for number in seed_list(seeds, seed)]
     for spec in specs[:1]:
         registry.find(spec.method)
     if dry_run:
@@ -189,18 +189,18 @@ def build_spec(given: Mapping[str, Any], seed: int) -> RunSpec:
     """Return the spec that the flags describe."""
     values = dict(given)
     overrides = {name: values.pop(name) for name in RECIPE_FIELDS}
-    options = flags.options(values.pop("option"))
+    options = flags.parse_options(values.pop("option"))
     if values["sparsity"] is not None:
         values["sparsity"] = check_sparsity(values["sparsity"])
     spec = RunSpec(
         **values, options=options, seed=seed, overrides={k: v for k, v in overrides.items() if v is not None}
     )
-    load_recipe(spec.recipe or default_recipe_of(spec.dataset), spec.overrides)  # refused before torch is loaded
+    load_recipe(spec.recipe or default_recipe_of(spec.dataset), spec.overrides)  # refused before torch is imported
     return spec
 
 
 def default_recipe_of(dataset: str) -> str:
-    """Return the data set's recipe, or say that there is no such data set."""
+    """Return the default recipe of a data set, or raise an error if there is no such data set."""
     known = [name for recipe in recipe_names() for name in load_recipe(recipe).default_for]
     if dataset not in known:
         raise UnknownNameError("data set", dataset, known)
@@ -208,7 +208,7 @@ def default_recipe_of(dataset: str) -> str:
 
 
 def seed_list(seeds: str | None, seed: int) -> list[int]:
-    """Return the seeds asked for: `6` means 0..5, `3,7` a list."""
+    """Return the seeds: with `--seeds 6` 0 to 5, with `--seeds 3,7` 3 and 7, else the one of `--seed`."""
     if seeds is None:
         return [seed]
     try:
@@ -223,28 +223,28 @@ def seed_list(seeds: str | None, seed: int) -> list[int]:
 
 
 def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
-    """Run every seed, going on after a failed one; return the exit code. Only the first process speaks."""
+    """Run every seed, even after a failed one, and return the exit code. Only the first process prints."""
     from pruneboard.experiment import lifecycle
     from pruneboard.processes import rendezvous
 
     memory.keep_freed_memory()
-    speaks = World.current().is_main
+    is_main = World.current().is_main
     records: list[dict[str, Any] | None] = []
     code = 0
     for spec in specs:
         try:
-            record = lifecycle.run(spec, _listener() if speaks and not quiet else None)
+            record = lifecycle.run(spec, _listener() if is_main and not quiet else None)
         except RunError as error:
-            click.echo(f"error: {_which(spec, specs)}{error}", err=True)  # every process's own reason
+            click.echo(f"error: {_which(spec, specs)}{error}", err=True)  # every process reports its own error
             code = error.exit_code
             records.append(error.record)
             if rendezvous.is_broken():
                 break
             continue
         records.append(record)
-        if speaks and not as_json:
+        if is_main and not as_json:
             _print_summary(record)
-    if speaks and as_json:
+    if is_main and as_json:
         click.echo(json.dumps(records if len(specs) > 1 else records[0], indent=2, sort_keys=True))
     return code
 
@@ -266,7 +266,7 @@ def _listener() -> Any:
 
 
 def _print_plan(ctx: click.Context, spec: RunSpec, *, as_json: bool) -> None:
-    """Print every value and where it came from; the data and the model are looked at, nothing is written."""
+    """Print every value and its source. Reads the data and builds the model, but writes nothing."""
     from pruneboard.experiment.prepare import prepare
 
     job, _ = prepare(spec)

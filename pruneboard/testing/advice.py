@@ -1,4 +1,4 @@
-"""What is not required for a place on a board, and makes a method easier to use and to trust."""
+"""Advice, not required for a place on a board: checks that make a method easier to use and to trust."""
 
 from __future__ import annotations
 
@@ -10,69 +10,69 @@ import re
 import torch
 
 from pruneboard import registry
-from pruneboard.testing.subject import Check, CheckSkippedError, Subject, check, require
+from pruneboard.testing.checks import Check, CheckSkippedError, CheckSubject, check, require
 
 _REFERENCE = re.compile(r"arxiv|doi|https?://|\b(19|20)\d\d\b", re.IGNORECASE)
 
 
-@check("advice", applies=lambda subject: subject.traits.control != "dense", when="it prunes", trains=False)
-def cites_its_source(subject: Subject) -> None:
-    """The docstring of the class names the paper or the code that the method comes from."""
+@check("advice", applies=lambda subject: subject.traits.control != "dense", when="the method prunes", trains=False)
+def cites_its_source(subject: CheckSubject) -> None:
+    """The docstring of the class or its module names the paper or the code that the method is based on."""
     text = inspect.getdoc(type(subject.pruner)) or ""
     module = inspect.getmodule(type(subject.pruner))
     text += (module and inspect.getdoc(module)) or ""
-    require(bool(_REFERENCE.search(text)), "name the paper: an arXiv number, a DOI, a link or a year")
+    require(bool(_REFERENCE.search(text)), "name the source in the docstring: an arXiv number, a DOI, a link or a year")
 
 
 @check("advice", trains=False)
-def explains_its_options(subject: Subject) -> None:
-    """The docstring of the class says what each option means."""
+def explains_its_options(subject: CheckSubject) -> None:
+    """The docstring of the class explains every option."""
     text = inspect.getdoc(type(subject.pruner)) or ""
     missing = [name for name in registry.option_types(type(subject.pruner)) if not re.search(rf"\b{name}\b", text)]
-    require(not missing, f"the docstring says nothing of {', '.join(missing)}")
+    require(not missing, f"the docstring does not explain {', '.join(missing)}")
 
 
 @check("advice", applies=lambda subject: subject.traits.hits_target, when="the sparsity is a target")
-def reaches_extreme_sparsity(subject: Subject) -> None:
-    """Down to the last two weights of a network counts are exact, and nothing breaks."""
-    n = sum(count.n for count in subject.trained.counts)
-    there = subject.at(1 - 2 / n)
-    found = there.trained.kept
-    require(found == 2, f"asked to keep 2 of {n} weights it keeps {found}")
+def reaches_extreme_sparsity(subject: CheckSubject) -> None:
+    """At a sparsity that leaves two weights in the whole network, training works and the count is exact."""
+    n = sum(count.n for count in subject.result.counts)
+    kept = subject.at(1 - 2 / n).result.kept
+    require(kept == 2, f"with a budget of 2 of {n} weights, it keeps {kept}")
 
 
-@check("advice", applies=lambda subject: subject.learns, when="something is learned")
-def runs_on_a_short_budget(subject: Subject) -> None:
-    """A budget of two steps, in which schedules fall together, ends with the exact count too."""
-    found = subject.bench(recipe={"epochs": 1, "batch_size": 64}).trained()
+@check("advice", applies=lambda subject: subject.takes_steps, when="training takes optimizer steps")
+def runs_on_a_short_budget(subject: CheckSubject) -> None:
+    """With a budget of two steps, where the points of a schedule coincide, the count is exact."""
+    result = subject.trial(recipe={"epochs": 1, "batch_size": 64}).train()
     if subject.traits.hits_target:
-        require(found.kept == subject.budget(found), f"in two steps it keeps {found.kept}, not {subject.budget(found)}")
+        kept, budget = result.kept, subject.budget(result)
+        require(kept == budget, f"with two steps, it keeps {kept} positions where the budget is {budget}")
 
 
 @check("advice")
-def shows_numbers(subject: Subject) -> None:
-    """`diagnostics` returns finite numbers by name, Python's own, for logs and for event files, and changes nothing."""
-    run = subject.trained.run
+def shows_numbers(subject: CheckSubject) -> None:
+    """`diagnostics` returns finite Python numbers by name, for logs and event files, and changes nothing."""
+    run = subject.result.run
     before = {name: tensor.clone() for name, tensor in run.engine.model.state_dict().items()}
     found = run.pruner.diagnostics(run.layers, run.progress(run.budget.total))
     if not found:
-        raise CheckSkippedError("it shows no diagnostics")
+        raise CheckSkippedError("the method has no diagnostics")
     odd = [name for name, value in found.items() if type(value) not in (int, float) or not math.isfinite(value)]
-    require(not odd, f"{', '.join(odd)} is no finite number of Python's own")
+    require(not odd, f"not a finite Python int or float: {', '.join(odd)}")
     after = run.engine.model.state_dict()
     changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
-    require(not changed, f"it changes {', '.join(changed)}: what is shown may not depend on who looks")
+    require(not changed, f"diagnostics() changes {', '.join(changed)}: it must only read")
 
 
 @check("advice", trains=False)
-def checks_its_options(subject: Subject) -> None:
-    """A sparsity outside [0, 1) is refused with a ValueError, also where `__post_init__` checks more."""
+def checks_its_options(subject: CheckSubject) -> None:
+    """A sparsity outside [0, 1) raises a ValueError, also if the class has its own `__post_init__`."""
     for sparsity in (-0.1, 1.0, 90.0, math.nan):
         try:
             dataclasses.replace(subject.pruner, sparsity=sparsity)
         except ValueError:
             continue
-        require(False, f"sparsity {sparsity} is taken: call super().__post_init__() first")  # noqa: FBT003 - found
+        require(False, f"sparsity {sparsity} is accepted: call super().__post_init__() first")  # noqa: FBT003 - always fails
 
 
 CHECKS: tuple[Check, ...] = (

@@ -18,7 +18,7 @@ import torch
 
 from pruneboard.processes.child import Child, stop
 from pruneboard.processes.world import local_environments
-from pruneboard.testing import referee, surroundings
+from pruneboard.testing import harness_guard, process_state
 from pruneboard.training import engine
 
 SIZE = 2
@@ -154,7 +154,11 @@ def _run_packed(variables: dict[str, str], packed: bytes) -> tuple[Any, str | No
     os.environ.update(variables, OMP_NUM_THREADS="1")
     try:
         task, arguments = pickle.loads(packed)  # noqa: S301 - made by this module
-        with surroundings.settings_kept(), referee.guarded():  # the next pruner must find the settings unchanged
+        # The next pruner must find the settings unchanged.
+        with (
+            process_state.settings_restored(),
+            harness_guard.harness_restored(),
+        ):  # the next pruner must find the settings unchanged
             return task(*arguments), None
     except Exception as error:  # noqa: BLE001 - whatever third-party code raises is a finding
         return None, _one_line(error)

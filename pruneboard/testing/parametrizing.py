@@ -1,4 +1,4 @@
-"""The suite as pytest parameters."""
+"""Turns the suite into pytest parameters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pruneboard.api import Pruner
-from pruneboard.testing.subject import Tier
+from pruneboard.testing.checks import Tier
 from pruneboard.testing.suite import check_names, pruner_checks
 
 
@@ -17,7 +17,7 @@ def parametrize_with_checks(
     tiers: Iterable[Tier] = ("core",),
     processes: bool = True,
 ) -> Callable[[Callable[..., Any]], Any]:
-    """Parametrize a test with every check that applies to some pruners.
+    """Parametrize a test with every check that applies to the given pruners.
 
     For instance::
 
@@ -26,13 +26,13 @@ def parametrize_with_checks(
             check(pruner)
 
     Args:
-        pruners: instances, with the options to be checked.
-        expected_failures: name of a check -> why its failure is accepted; it is marked so, strictly.
-        tiers: which checks: `core`, `advice` or both.
-        processes: whether those that take a pair of processes are among them.
+        pruners: instances, with the options to check.
+        expected_failures: name of a check -> why its failure is accepted. The case is marked as a strict xfail.
+        tiers: `core`, `advice` or both.
+        processes: whether to include the checks that use a pair of processes.
 
     Raises:
-        UnknownNameError: a name in `expected_failures` that no check has.
+        UnknownNameError: `expected_failures` names a check that does not exist.
     """
     import pytest
 

@@ -1,4 +1,4 @@
-"""The contract suite: which checks apply to a pruner, and what they came to."""
+"""The contract suite: selects the checks that apply to a pruner, and runs them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 from pruneboard.api import Pruner, Track
 from pruneboard.errors import UnknownNameError
-from pruneboard.testing import advice, engines, interface, manners, pair, referee, results, surroundings
-from pruneboard.testing.subject import Check, Subject, Tier
+from pruneboard.testing import advice, execution, harness_guard, interface, pair, process_state, results, side_effects
+from pruneboard.testing.checks import Check, CheckSubject, Tier
 
 SUITE: tuple[Check, ...] = (
     *interface.CHECKS,
     *results.CHECKS,
-    *manners.CHECKS,
-    *engines.CHECKS,
+    *side_effects.CHECKS,
+    *execution.CHECKS,
     *advice.CHECKS,
 )
-"""Every check, in the order in which they are tried: what fails early explains what fails later."""
+"""Every check, in the order in which they run: an early failure often explains later ones."""
 
 Outcome = Literal["passed", "failed", "skipped", "expected"]
 
@@ -31,48 +31,48 @@ class BoundCheck:
     """A check of one pruner on one track; call it with the pruner.
 
     Attributes:
-        check: the rule.
+        check: the check.
         subject: the pruner and the track.
-        shows_track: whether the name says on which, because the pruner has several.
+        shows_track: whether the name includes the track, because the pruner has several.
     """
 
     check: Check
-    subject: Subject
+    subject: CheckSubject
     shows_track: bool
 
     @property
     def name(self) -> str:
-        """The check's name, with the track in brackets where there are several."""
+        """Name of the check, followed by the track in brackets if the pruner has several."""
         return f"{self.check.name}[{self.subject.track}]" if self.shows_track else self.check.name
 
     def __call__(self, pruner: Pruner[Any]) -> None:
-        """Try the rule.
+        """Run the check.
 
         Raises:
-            AssertionError: the pruner breaks it.
-            unittest.SkipTest: it cannot be tried here.
+            AssertionError: the pruner breaks the rule.
+            unittest.SkipTest: the rule cannot be checked here.
         """
         same = pruner is self.subject.pruner
-        # So that the next pruner meets the harness and the process that this one met.
-        with surroundings.settings_kept(), referee.guarded():
-            self.check.test(self.subject if same else Subject(pruner, self.subject.track))
+        # A faulty pruner must not affect how the next one is checked.
+        with process_state.settings_restored(), harness_guard.harness_restored():
+            self.check.test(self.subject if same else CheckSubject(pruner, self.subject.track))
 
     def __repr__(self) -> str:
-        """Return the name, which is what pytest shows."""
+        """Return the name, which pytest shows."""
         return self.name
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a check came to.
+    """The result of one check.
 
     Attributes:
-        check: its name, with the track in brackets where the pruner has several.
+        check: name of the check, followed by the track in brackets if the pruner has several.
         tier: `core` or `advice`.
-        outcome: `passed`, `failed`, `skipped`, or `expected`: it failed, as was said it would.
-        message: what was found, or why it was skipped or expected; empty where it passed.
+        outcome: `passed`, `failed`, `skipped`, or `expected` for a failure that was listed as expected.
+        message: what was found, or why the check was skipped or its failure expected; empty if it passed.
         rule: the rule.
-        seconds: what it took.
+        seconds: duration of the check.
     """
 
     check: str
@@ -88,11 +88,11 @@ class Result:
 
 
 def pruner_checks(pruner: Pruner[Any]) -> Iterator[BoundCheck]:
-    """Yield the checks that apply to `pruner`, by its traits: those that train, once for each of its tracks.
+    """Yield the checks that apply to `pruner` according to its traits; checks that train come once per track.
 
-    Each is to be called with the pruner. None depends on what the method is called.
+    Call each check with the pruner. No check depends on the name of the method.
     """
-    subjects = [Subject(pruner, track) for track in _tracks(pruner)]
+    subjects = [CheckSubject(pruner, track) for track in _tracks(pruner)]
     for check in SUITE:
         for subject in subjects if check.trains else subjects[:1]:
             if _applies(check, subject):
@@ -105,34 +105,34 @@ def check_pruner(
     *,
     listener: Callable[[Result], None] = lambda _: None,
 ) -> list[Result]:
-    """Try every check that applies and return what each came to; nothing is raised for a broken rule.
+    """Run every check that applies and return the results; a broken rule raises nothing.
 
     Args:
-        pruner: an instance, with the options to be checked.
-        expected_failures: name of a check -> why its failure is accepted. One that passes all the same is a failure.
-        listener: told each result as it is there.
+        pruner: an instance, with the options to check.
+        expected_failures: name of a check -> why its failure is accepted. If such a check passes, it counts as failed.
+        listener: called with each result as soon as it is available.
 
     Raises:
-        UnknownNameError: a name in `expected_failures` that no check has.
+        UnknownNameError: `expected_failures` names a check that does not exist.
     """
     expected = dict(expected_failures or {})
     checks = list(pruner_checks(pruner))
     check_names(expected, checks)
     if any(bound.check.processes for bound in checks):
-        pair.shared_pair()  # they load what they need while the other checks are tried
+        pair.shared_pair()  # starts the processes, which import torch while the other checks run
     found = []
     for bound in checks:
-        result = _tried(bound, pruner, expected.get(bound.name, expected.get(bound.check.name)))
+        result = _result(bound, pruner, expected.get(bound.name, expected.get(bound.check.name)))
         listener(result)
         found.append(result)
     return found
 
 
 def check_names(expected: Iterable[str], checks: Iterable[BoundCheck]) -> None:
-    """Refuse a name that none of `checks` has.
+    """Refuse names that do not occur in `checks`.
 
     Raises:
-        UnknownNameError: naming the nearest.
+        UnknownNameError: with the most similar names.
     """
     known = {name for bound in checks for name in (bound.name, bound.check.name)}
     for name in expected:
@@ -142,26 +142,26 @@ def check_names(expected: Iterable[str], checks: Iterable[BoundCheck]) -> None:
 
 def _tracks(pruner: Pruner[Any]) -> list[Track]:
     known: list[Track] = [track for track in ("prune", "supermask") if track in pruner.tracks]
-    return known or ["prune"]  # so that the checks can say what is wrong with it
+    return known or ["prune"]  # invalid tracks: `traits-are-constant` reports them
 
 
-def _applies(check: Check, subject: Subject) -> bool:
+def _applies(check: Check, subject: CheckSubject) -> bool:
     try:
         return check.applies(subject)
-    except Exception:  # noqa: BLE001 - traits that raise: the check itself says so
+    except Exception:  # noqa: BLE001 - `traits` raises: the check reports it
         return True
 
 
-def _tried(bound: BoundCheck, pruner: Pruner[Any], expected: str | None) -> Result:
+def _result(bound: BoundCheck, pruner: Pruner[Any], expected: str | None) -> Result:
     start = time.perf_counter()
     outcome, message = _outcome(bound, pruner)
     if expected is not None:
         if outcome == "failed":
             outcome, message = "expected", f"{expected} ({message})"
         elif outcome == "passed":
-            outcome, message = "failed", f"listed as an expected failure ({expected}), and it passes: unlist it"
-    took = round(time.perf_counter() - start, 3)
-    return Result(bound.name, bound.check.tier, outcome, message, bound.check.rule, took)
+            outcome, message = "failed", f"listed as an expected failure ({expected}), but it passes: unlist it"
+    seconds = round(time.perf_counter() - start, 3)
+    return Result(bound.name, bound.check.tier, outcome, message, bound.check.rule, seconds)
 
 
 def _outcome(bound: BoundCheck, pruner: Pruner[Any]) -> tuple[Outcome, str]:
@@ -171,7 +171,7 @@ def _outcome(bound: BoundCheck, pruner: Pruner[Any]) -> tuple[Outcome, str]:
         return "skipped", _line(reason)
     except AssertionError as error:
         return "failed", _line(error)
-    except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises is a result
+    except Exception as error:  # noqa: BLE001 - whatever third-party code raises is a result
         return "failed", f"{type(error).__name__}: {_line(error)}"
     return "passed", ""
 

@@ -1,17 +1,18 @@
-"""Who may import whom, asserted over the syntax trees from one table, and what starts without torch."""
+"""The import rules, checked on syntax trees: layers, external packages, plugins, and modules without torch."""
 
 from __future__ import annotations
 
 import ast
 import graphlib
 import re
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from loading import loaded
 
 LAYERS: list[set[str]] = [
     {"errors", "draws", "coerce"},
@@ -22,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"artifacts", "sweeps", "testing"},
     {"cli", "__init__", "__main__"},
 ]
-"""The packages and top-level modules of the harness, lowest first. A package imports from its own level or below."""
+"""The packages and top-level modules of the harness, lowest level first. Imports go to the same level or below."""
 
 NEEDS_TORCH = (
     *("api", "scores", "data", "models", "training", "experiment", "testing", "processes.rendezvous"),
@@ -32,9 +33,7 @@ NEEDS_TORCH = (
     *(f"artifacts.latency.{module}" for module in ("dense_control", "document", "engines", "measure", "sparse_layers")),
     *(f"artifacts.verification.{module}" for module in ("evaluation", "network", "weights")),
 )
-"""Packages and modules that work with tensors. Importing any other one loads none of `HEAVY`."""
-
-HEAVY = ("torch", "torchvision", "timm", "deepspeed", "sklearn")
+"""Packages and modules that use tensors. Importing any other module does not import torch (see loading.py)."""
 
 IMPORTERS = {
     "timm": ("models", "data"),
@@ -53,12 +52,12 @@ IMPORTERS = {
     "markupsafe": ("report",),
     "ray": ("sweeps.executors",),
     "argparse": (),
-    "pickle": ("testing",),  # never from disk: checks that a pruner can be sent to another process
+    "pickle": ("testing",),  # never from files: only to send a pruner to another process
 }
-"""External package -> the only packages and modules of the harness that may import it."""
+"""External package -> the packages and modules of the harness that may import it."""
 
 VOCABULARY = {"dense", "random", "str"}
-"""Names of built-in methods that are also words of the harness: a control, a rule of initialization, Python's type."""
+"""Names of built-in methods with another meaning in the harness: a control, an initialization, Python's type."""
 
 ROOT = Path(__file__).parents[2]
 HARNESS = ROOT / "pruneboard"
@@ -75,7 +74,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def modules() -> list[Module]:
-    """Return every source file of the harness with its dotted name; a package has the name of its folder."""
+    """Return every source file of the harness with its dotted name; the name of a package is that of its folder."""
     names = {path: path.relative_to(HARNESS).with_suffix("").parts for path in sorted(HARNESS.rglob("*.py"))}
     return [
         (path, ".".join(parts[:-1] if parts[1:] and parts[-1] == "__init__" else parts))
@@ -84,12 +83,12 @@ def modules() -> list[Module]:
 
 
 def within(name: str, places: Iterable[str]) -> bool:
-    """Whether a module is one of `places` or lies in one of them."""
+    """Whether a module is one of `places` or inside one of them."""
     return any(name == place or name.startswith(f"{place}.") for place in places)
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line, dotted name) of all imports of a file: late ones and those for type checkers too."""
+    """Yield (line, dotted name) of all imports in a file, including those in functions and for type checkers."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -99,7 +98,7 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def unit_of(name: str) -> str | None:
-    """Return the package or top-level module that a dotted name is in; None outside the harness."""
+    """Return the package or top-level module of a dotted name, or None outside the harness."""
     package, _, rest = f"{name}.".partition(".")
     if package != "pruneboard":
         return None
@@ -108,7 +107,7 @@ def unit_of(name: str) -> str | None:
 
 
 def edges() -> Iterator[tuple[str, int, str, str]]:
-    """Yield (file, line, importing unit, imported unit) within the harness."""
+    """Yield (file, line, importing unit, imported unit) for all imports between units of the harness."""
     for path, module in modules():
         unit = module.partition(".")[0]
         for line, name in imported(path):
@@ -121,7 +120,7 @@ def edges() -> Iterator[tuple[str, int, str, str]]:
 
 
 def test_every_package_is_in_the_table_once():
-    """Each package and top-level module of the harness has exactly one level, and the table names no other."""
+    """Each package and top-level module of the harness has exactly one level, and the table has no other entries."""
     units = [unit for level in LAYERS for unit in level]
     assert len(units) == len(set(units))
     assert {module.partition(".")[0] for _, module in modules()} == set(units)
@@ -135,7 +134,7 @@ def test_the_top_level_stays_small():
 
 
 def test_imports_point_down():
-    """No package imports one on a higher level."""
+    """No package imports from a higher level."""
     up = [
         f"{file}:{line} ({unit} imports {target})" for file, line, unit, target in edges() if _points_up(unit, target)
     ]
@@ -146,16 +145,16 @@ def _points_up(unit, target) -> bool:
     return LEVEL[target] > LEVEL[unit]
 
 
-def test_packages_do_not_import_each_other_in_circles():
-    """The imports between packages of one level have an order too."""
+def test_packages_have_no_import_cycles():
+    """The imports between packages form no cycle, also within one level."""
     graph: dict[str, set[str]] = {}
     for _, _, unit, target in edges():
         graph.setdefault(unit, set()).add(target)
     graphlib.TopologicalSorter(graph).prepare()
 
 
-def test_the_rule_sees_a_violation(tmp_path):
-    """Late imports, aliases and dotted names are all read, so the rules above can fail."""
+def test_violations_are_detected(tmp_path):
+    """Imports in functions, aliases and dotted names are found, so the rules above can fail."""
     source = tmp_path / "bad.py"
     source.write_text(
         "import pruneboard.training.loop as t\nfrom pruneboard import cli, __version__\n"
@@ -176,8 +175,8 @@ def test_the_rule_sees_a_violation(tmp_path):
 
 
 @pytest.mark.parametrize("package", IMPORTERS)
-def test_each_external_package_has_named_importers(package):
-    """No other module imports it, not even inside a function."""
+def test_external_packages_are_imported_in_listed_places_only(package):
+    """No other module imports the package, not even inside a function."""
     found = {
         f"{path.relative_to(ROOT)}:{line}"
         for path, module in modules()
@@ -190,8 +189,8 @@ def test_each_external_package_has_named_importers(package):
 @pytest.mark.parametrize(
     ("package", "place"), [(name, place) for name, places in IMPORTERS.items() for place in places]
 )
-def test_each_named_importer_is_one(package, place):
-    """The table names no place that does not import the package."""
+def test_every_listed_place_imports_the_package(package, place):
+    """Every place in the table does import the package."""
     users = [module for path, module in modules() for _, name in imported(path) if name.partition(".")[0] == package]
     assert any(within(module, (place,)) for module in users)
 
@@ -201,7 +200,7 @@ def test_each_named_importer_is_one(package, place):
 
 @pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)
 def test_plugins_import_the_interface_and_torch_only(folder):
-    """A built-in method uses what a stranger's could: the interface, the shared arithmetic, torch, Python."""
+    """Built-in methods import only the plugin interface, `pruneboard.scores`, torch, numpy and the standard library."""
     allowed = {"torch", "numpy", folder.name, *sys.stdlib_module_names}
     for path in sorted(folder.rglob("*.py")):
         for line, name in imported(path):
@@ -210,15 +209,15 @@ def test_plugins_import_the_interface_and_torch_only(folder):
 
 
 def test_the_harness_imports_no_plugin():
-    """`pruneboard` never imports `pruneboard_*`."""
+    """No module of `pruneboard` imports `pruneboard_*`."""
     assert not [name for path, _ in modules() for _, name in imported(path) if name.startswith("pruneboard_")]
 
 
 def strings(path: Path) -> Iterator[ast.Constant]:
-    """Yield the string constants of a file that are neither docstrings nor help texts."""
+    """Yield the string constants of a file, except docstrings and help texts."""
     prose = {
         id(node.value) for node in ast.walk(tree(path)) if isinstance(node, ast.Expr) and _is_text(node.value)
-    }  # a string that stands alone: docstrings, of attributes too
+    }  # docstrings, including those of attributes
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.keyword) and node.arg in {"help", "epilog"}:
             prose.update(id(part) for part in ast.walk(node.value))
@@ -230,12 +229,12 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def method_names(folders) -> set[str]:
-    """Return the built-in methods' names, those apart that the harness uses in another sense."""
+    """Return the names of built-in methods, except those with another meaning in the harness."""
     return {folder.name.removeprefix("pruneboard_") for folder in folders} - VOCABULARY
 
 
-def test_the_harness_knows_no_method_by_name():
-    """No string of its code holds a built-in method's name or its package's."""
+def test_the_harness_names_no_method():
+    """No string in the harness's code contains the name of a built-in method or its package."""
     assert {"probmask", "magnitude"} <= method_names(PLUGINS)
     words = re.compile(rf"(?i:\b({'|'.join(sorted(method_names(PLUGINS)))})\b)|\bpruneboard_\w")
     found = [
@@ -247,19 +246,11 @@ def test_the_harness_knows_no_method_by_name():
     assert not found
 
 
-# What starts without torch
-
-
-def loaded(code: str) -> set[str]:
-    """Run code in a fresh interpreter and return which of `HEAVY` it loaded."""
-    report = f"\nimport sys\nprint('LOADED', *[name for name in {HEAVY!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.rpartition("LOADED")[2].split())
+# Modules without torch
 
 
 def test_modules_outside_the_list_import_no_torch():
-    """Specs, records, boards, reports and the command line are loaded without torch, timm or DeepSpeed."""
+    """Specs, records, boards, reports and the command line import neither torch, timm nor DeepSpeed."""
     light = [module for _, module in modules() if not within(module, NEEDS_TORCH) and "__" not in module]
     assert {"cli.run", "leaderboard.build", "records.store", "report.page", "sweeps.manifest"} <= set(light)
     assert loaded(f"import pruneboard, {', '.join(f'pruneboard.{module}' for module in light)}") == set()
@@ -267,97 +258,5 @@ def test_modules_outside_the_list_import_no_torch():
 
 @pytest.mark.parametrize("place", NEEDS_TORCH)
 def test_listed_modules_exist(place):
-    """The list of what needs torch names packages and modules that exist."""
+    """Every entry of `NEEDS_TORCH` is an existing package or module."""
     assert any(within(module, (place,)) for _, module in modules())
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["--help"],
-        ["--version"],
-        ["run", "--help"],
-        ["list"],
-        ["list", "recipes"],
-        ["list", "datasets", "--json"],
-        ["compare", "--help"],
-        ["compare", "no-such-folder"],
-        ["show", "no-such-folder"],
-        ["verify", "--help"],
-        ["verify", "no-such-folder"],
-        ["status", "--help"],
-        ["status", "no-such-folder"],
-        ["sweep", "--help"],
-        ["sweep", "no-such-file.toml"],
-        ["export", "--help"],
-        ["export", "no-such-folder"],
-        ["export", "no-such-folder", "--format", "onxx"],
-        ["latency", "--help"],
-        ["latency", "no-such-folder"],
-        ["latency", "no-such-folder", "--engine", "torhc"],
-        ["merge", "--help"],
-        ["merge", "no-such-folder", "--into", "nowhere"],
-        ["new-plugin", "--help"],
-        ["new-plugin", "random"],
-        ["run", "--method", "magnitud", "--model", "resnet18"],
-        ["run", "--method", "magnitude", "--model", "resnet18", "--sparsity", "90"],
-        ["run", "--method", "magnitude", "--model", "resnet18", "--recipe", "digit"],
-    ],
-    ids=" ".join,
-)
-def test_what_reads_or_refuses_starts_without_torch(arguments):
-    """Help, lists, boards and mistyped requests answer without loading torch."""
-    assert loaded(f"from pruneboard.cli import invoke\ninvoke({arguments!r})") == set()
-
-
-def test_boards_are_compared_without_torch(tmp_path):
-    """Reading records, ranking and printing them runs on a laptop."""
-    code = f"""
-import sys
-from pathlib import Path
-sys.path.append({str(ROOT / "tests" / "support")!r})
-import fake_records as records
-from pruneboard.cli import invoke
-for method in ("dense", "magnitude"):
-    for seed in (0, 1):
-        sparsity = None if method == "dense" else 0.9
-        records.put(Path({str(tmp_path)!r}), records.record(method, sparsity, seed))
-assert invoke(["compare", {str(tmp_path)!r}]) == 0
-"""
-    assert loaded(code) == set()
-
-
-def test_the_status_of_a_sweep_is_shown_without_torch(tmp_path):
-    """`status` reads only the manifest and the run folders."""
-    code = f"""
-import sys
-from pathlib import Path
-sys.path.append({str(ROOT / "tests" / "support")!r})
-import fake_records as records
-from pruneboard.sweeps import manifest
-from pruneboard.cli import invoke
-made = records.record("dense", None)
-records.put(Path({str(tmp_path)!r}), made)
-names = dict(dataset="digits", model=made["model"]["name"], track="prune", method="dense", sparsity=None, seed=0)
-hashes = made["hash"], "0" * 64
-runs = [manifest.ManifestEntry(**names | dict(seed=seed), hash=hashes[seed]) for seed in (0, 1)]
-manifest.write({str(tmp_path)!r}, "some", runs, 1)
-assert invoke(["status", {str(tmp_path)!r}]) == 0
-"""
-    assert loaded(code) == set()
-
-
-def test_records_are_verified_without_torch(tmp_path):
-    """Where no weights are, nothing that verification does needs tensors."""
-    published = min((ROOT / "results").rglob("run.json")).parent
-    code = f"""
-from pruneboard.cli import invoke
-assert invoke(["verify", {str(published)!r}, "--out", {str(tmp_path)!r}]) == 0
-"""
-    assert loaded(code) == set()
-
-
-def test_what_is_looked_for_is_what_gets_loaded():
-    """The probe above sees torch where it is: the interface needs it."""
-    assert "torch" in loaded("import pruneboard.api")

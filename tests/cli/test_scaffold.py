@@ -1,4 +1,4 @@
-"""`new-plugin`: what it writes is complete, clean and works; what it cannot write leaves nothing behind."""
+"""The generated package of a new method: it is complete, clean and works, and an error leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import keyword
 import re
 import resource
-import shlex
 import subprocess
 import sys
 import types
@@ -16,13 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from pruneboard import registry
 from pruneboard.api import Progress
-from pruneboard.cli import invoke, load_command, scaffold
+from pruneboard.cli import scaffold
 from pruneboard.errors import UsageError
 from pruneboard.scores import still_kept
 from pruneboard.training import gates
@@ -35,7 +34,7 @@ else:
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["mine", "soft-threshold-2", "mask", "value-error", "abcdefghijklmno-pqrstuvwxyz12345"]
-"""An ordinary one, one with digits, two whose classes would have names that are taken, and one of the longest."""
+"""A plain name, one with digits, two whose class names are reserved, and one of maximum length."""
 
 FOLDER = "pruneboard-mine"
 words = st.from_regex(r"[a-z][a-z0-9]{0,5}(-[a-z0-9]{1,4}){0,4}", fullmatch=True)
@@ -43,7 +42,7 @@ words = st.from_regex(r"[a-z][a-z0-9]{0,5}(-[a-z0-9]{1,4}){0,4}", fullmatch=True
 
 @pytest.fixture
 def package(tmp_path):
-    """The package of a method called `mine`."""
+    """The package of a method named `mine`."""
     return scaffold.create("mine", tmp_path)
 
 
@@ -55,7 +54,7 @@ def method_source(name="mine"):
 
 @pytest.fixture
 def mine(site):
-    """The generated class, installed as a stranger's."""
+    """The generated class, installed as a third-party plugin."""
     source = method_source()
     site.add(
         "pruneboard_mine", source, module="stranger_mine", points="[pruneboard.pruners]\nmine = stranger_mine:Mine\n"
@@ -70,8 +69,8 @@ def mine(site):
     "name",
     ["", "Mine", "my_method", "2nd", "-a", "a-", "a--b", "a b", "a/b", "..", "a.b", "é", "mine\n", "x" * 33, "--help "],
 )
-def test_names_that_are_not_allowed_are_refused(tmp_path, name):
-    """Anything but lowercase letters, digits and single hyphens is answered with what is allowed."""
+def test_invalid_names_are_refused(tmp_path, name):
+    """An error for anything but lowercase letters, digits and single hyphens says what is allowed."""
     with pytest.raises(UsageError, match="lowercase letters, digits and single hyphens") as caught:
         scaffold.create(name, tmp_path)
     assert repr(name) in str(caught.value)
@@ -79,7 +78,7 @@ def test_names_that_are_not_allowed_are_refused(tmp_path, name):
 
 
 def test_names_of_installed_methods_are_refused(site, tmp_path):
-    """A built-in method's name and a stranger's are refused, with the distribution that has them."""
+    """Names of built-in and of third-party methods are refused, with the distribution that owns them."""
     site.add("their_pruner", version="0.7.1")
     for name, owner in (("magnitude", "pruneboard "), ("thing", "their_pruner 0.7.1: choose another name")):
         with pytest.raises(UsageError, match=f"method '{name}' is installed already, from {owner}"):
@@ -89,9 +88,8 @@ def test_names_of_installed_methods_are_refused(site, tmp_path):
 @given(words)
 @settings(deadline=None, max_examples=30)
 def test_every_allowed_name_gives_a_class_and_a_module(name):
-    """The class is an identifier that hides nothing which the module uses, the module one that can be imported."""
-    if len(name) > scaffold.LONGEST:
-        return
+    """The class name is an identifier that the module does not use otherwise, and the module can be imported."""
+    assume(len(name) <= scaffold.MAX_NAME_LENGTH)
     cls = scaffold.class_name(name)
     assert cls.isidentifier()
     assert not keyword.iskeyword(cls)
@@ -109,16 +107,16 @@ def imported(tree):
     return {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
 
 
-def test_taken_names_are_those_the_module_imports():
-    """The list of names that no class may have is the list of imports that look like classes."""
-    assert {name for name in imported(ast.parse(method_source())) if name[0].isupper()} == scaffold.TAKEN
+def test_reserved_names_are_those_the_module_imports():
+    """The reserved class names are the capitalized names that the module imports."""
+    assert {name for name in imported(ast.parse(method_source())) if name[0].isupper()} == scaffold.RESERVED
 
 
 # Files
 
 
 def test_the_package_is_complete(package):
-    """It has its project file, one module, the contract test, a README, a workflow and a .gitignore; and no more."""
+    """It has a project file, a module, a test of the rules, a README, a workflow and a .gitignore, and nothing else."""
     found = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
     assert found == {
         "pyproject.toml",
@@ -135,13 +133,13 @@ def test_the_package_is_complete(package):
 
 
 def test_every_template_is_used():
-    """The files that are shipped are those that packages are made from."""
+    """Every template file is used for the package."""
     shipped = {path.name for path in (ROOT / "pruneboard" / "cli" / "scaffold" / "templates").iterdir()}
     assert shipped == set(scaffold.FILES.values())
 
 
 def test_the_project_names_the_method(package):
-    """The project file is TOML with the entry point, the oldest Python, pruneboard, and pytest for its tests."""
+    """The project file has the entry point, the minimum Python, the dependency on pruneboard, and pytest for tests."""
     project = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["project"]["name"] == FOLDER
     assert project["project"]["entry-points"]["pruneboard.pruners"] == {"mine": "pruneboard_mine:Mine"}
@@ -153,7 +151,7 @@ def test_the_project_names_the_method(package):
 
 
 def test_the_workflow_installs_and_tests(package):
-    """The workflow is YAML whose steps install the package, run its tests and check the method."""
+    """The steps of the workflow install the package, run its tests and check the method."""
     workflow = yaml.safe_load((package / ".github/workflows/test.yml").read_text(encoding="utf-8"))
     job = workflow["jobs"]["test"]
     commands = [step["run"] for step in job["steps"] if "run" in step]
@@ -161,8 +159,8 @@ def test_the_workflow_installs_and_tests(package):
     assert {"python-version": "${{ matrix.python }}"} in [step.get("with") for step in job["steps"]]
 
 
-def test_the_permissions_are_the_users(package):
-    """The folder is as readable as any that the user makes."""
+def test_the_folder_has_default_permissions(package):
+    """The folder has the same permissions as any folder that the user creates."""
     other = package.parent / "other"
     other.mkdir()
     assert package.stat().st_mode == other.stat().st_mode
@@ -170,7 +168,7 @@ def test_the_permissions_are_the_users(package):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_package_is_clean_under_default_ruff(tmp_path, name):
-    """Ruff finds nothing in it and would format nothing otherwise, with the settings it has by itself."""
+    """Ruff with default settings finds no problem in it and would not reformat it."""
     folder = scaffold.create(name, tmp_path)
     for arguments in (["check"], ["format", "--check"]):
         call(["ruff", *arguments, "--no-cache", "."], folder)
@@ -178,13 +176,13 @@ def test_the_package_is_clean_under_default_ruff(tmp_path, name):
 
 @pytest.mark.slow
 def test_the_method_is_typed(package):
-    """It passes mypy as strictly as pruneboard does."""
+    """The module passes mypy --strict."""
     cache = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
     call(["mypy", "--strict", *cache, "src/pruneboard_mine.py"], package)
 
 
 def call(arguments, folder):
-    """Run a tool as a module in a folder; fail with what it says."""
+    """Run a tool as a module in a folder; on failure, show its output."""
     command = [sys.executable, "-m", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -195,58 +193,32 @@ def call(arguments, folder):
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
 def test_nothing_is_overwritten(tmp_path, kind):
-    """Whatever has the name already, an empty folder or a link that leads nowhere included, is left as it is."""
+    """An existing folder, file or dangling link with the name is not changed."""
     place = tmp_path / FOLDER
     {"folder": place.mkdir, "file": place.touch, "link": lambda: place.symlink_to("nowhere")}[kind]()
-    with pytest.raises(UsageError, match="is already there, and nothing is overwritten"):
+    with pytest.raises(UsageError, match="exists, and nothing is overwritten"):
         scaffold.create("mine", tmp_path)
     assert list(tmp_path.iterdir()) == [place]
     assert not place.is_dir() or not list(place.iterdir())
 
 
-def test_a_disk_that_refuses_leaves_nothing(tmp_path):
-    """When a file cannot be written whole, no part of the package is there, and the line says why."""
+def test_a_write_error_leaves_nothing(tmp_path):
+    """If a file cannot be written completely, no part of the package is left, and the error says why."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        with pytest.raises(UsageError, match=f"cannot write {tmp_path / FOLDER}: File too large; --path"):
+        with pytest.raises(UsageError, match=f"cannot write {tmp_path / FOLDER}: File too large; choose"):
             scaffold.create("mine", tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("place", ["nowhere", "file"])
-def test_a_parent_that_is_no_folder_is_refused(capfd, tmp_path, place):
-    """`--path` must be there and be a folder; the one line says what it takes."""
-    (tmp_path / "file").touch()
-    assert invoke(["new-plugin", "mine", "--path", str(tmp_path / place)]) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert "--path names a folder that can be written" in err
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-# The command, and the method
-
-
-def test_the_command_says_what_to_do_next(capfd, tmp_path, monkeypatch):
-    """It prints where the method is and three commands, each of which exists with its flags."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "my work").mkdir()
-    assert invoke(["new-plugin", "mine", "--path", "my work"]) == 0
-    first, _, *commands = capfd.readouterr().out.splitlines()
-    assert first == "wrote my work/pruneboard-mine; the method is src/pruneboard_mine.py. Next:"
-    install, check, train = map(shlex.split, commands)
-    assert install == ["pip", "install", "-e", "my work/pruneboard-mine[test]"]
-    assert check[:3] == ["pruneboard", "check", "mine"]
-    assert check[3:] == ["&&", "python", "-m", "pytest", "my work/pruneboard-mine"]
-    assert load_command("run").make_context("run", train[2:]).params["method"] == "mine"
+# The method
 
 
 def test_the_generated_method_runs(mine, tmp_path):
-    """As a stranger's, it is trained, prunes more in each epoch until `end`, and keeps exactly the budget."""
+    """Installed as a third-party plugin, it prunes more in each epoch until `end`, and keeps exactly the budget."""
     record = run(tmp_path, "mine", 0.9, options={"end": 0.75}, overrides={"epochs": 4})
     sparsity = record["sparsity"]
     assert record["method"]["distribution"] == "pruneboard_mine"
@@ -260,8 +232,8 @@ def test_the_generated_method_runs(mine, tmp_path):
 
 @given(st.integers(0, 40), st.floats(0, 0.9))
 @settings(deadline=None, max_examples=20)
-def test_the_generated_method_prunes_along_a_line(step, sparsity):
-    """At any step of a search of 40 the masks keep what the latest update allowed, by rank of the score."""
+def test_the_generated_method_prunes_linearly(step, sparsity):
+    """At every step of a search of 40 steps, the masks keep the top scores of the latest update, as many as planned."""
     module = types.ModuleType("pruneboard_mine")
     sys.modules["pruneboard_mine"] = module  # dataclasses look up their module
     try:
@@ -282,8 +254,8 @@ def test_the_generated_method_prunes_along_a_line(step, sparsity):
     assert not (masks == 0).any() or scores[masks == 1].min() >= scores[masks == 0].max()
 
 
-def test_the_generated_method_refuses_what_means_nothing(mine):
-    """Its option is checked, and the message is the one line a user gets."""
+def test_the_generated_method_checks_its_option(mine):
+    """An invalid value of its option is refused in one line."""
     with pytest.raises(UsageError, match=r"method 'mine': end is a fraction in \(0, 1\]; found 0"):
         registry.build(registry.find("mine"), 0.5, {"end": "0"})
     assert registry.option_types(mine) == {"end": float}

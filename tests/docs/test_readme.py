@@ -1,4 +1,4 @@
-"""What the Markdown files claim: commands parse, examples run, tables equal the code, links lead somewhere."""
+"""The claims of the Markdown pages: commands parse, examples run, tables equal the code, links have targets."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 OTHERS_FLAGS = {"--help", "--nproc-per-node", "--no_local_rank", "--ntasks-per-node", "--distribution", "--sizes"}
-"""Flags of other tools that the pages show, and the one that click adds to every command."""
+"""Flags of other tools that the pages show, and `--help`, which click adds to every command."""
 
 CALLERS = {"-m", "--module", "srun"}
-"""What may stand before a call of pruneboard."""
+"""Words that may precede `pruneboard` in a command."""
 
 TINY = 'model="test_resnet", limit_train=71, overrides={"epochs": 1, "batch_size": 32, "warmup_epochs": 0.0}'
 
@@ -43,13 +43,13 @@ def sections(page):
 
 
 def table(page, header):
-    """The rows of the one table whose first column has this header, as lists of cells."""
+    """The rows of the only table whose first column has this header, as lists of cells."""
     (found,) = re.findall(rf"^\| {re.escape(header)} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", text(page), re.MULTILINE)
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in found.splitlines()]
 
 
 def column(page, header, name):
-    """First cell of each row, without its backticks -> the cell below `name`."""
+    """First cell of each row, without backticks -> the cell in the column `name`."""
     (titles,) = re.findall(rf"^\| ({re.escape(header)} \|.*)\|$", text(page), re.MULTILINE)
     index = [title.strip() for title in titles.split("|")].index(name)
     return {row[0].strip("`"): row[index] for row in table(page, header)}
@@ -61,7 +61,7 @@ def pairs(cell):
 
 
 def commands(page="README.md"):
-    """The arguments of every call of pruneboard in the sh blocks of a page."""
+    """The arguments of every pruneboard command in the sh blocks of a page."""
     found = []
     for line in "".join(blocks("sh", page)).replace("\\\n", " ").splitlines():
         for call in line.split(" && "):
@@ -73,7 +73,7 @@ def commands(page="README.md"):
 
 
 def parsed(arguments):
-    """What click makes of a command line; it refuses what the command does not take."""
+    """The parameters that click parses from a command line; click refuses invalid arguments."""
     command = load_command(arguments[0])
     return command.make_context(arguments[0], arguments[1:]).params
 
@@ -88,7 +88,7 @@ OTHER_PAGES = ("hosts", "submit", "boards", "clusters", "merge", "export", "late
     "arguments", [*commands(), *(call for name in OTHER_PAGES for call in commands(f"docs/{name}.md"))], ids=" ".join
 )
 def test_commands_parse(arguments):
-    """Every command of these pages exists, with these flags and values; a run's spec, recipe and options are valid."""
+    """Every command on these pages exists with its flags and values, and specs, recipes and options are valid."""
     given = parsed(arguments)
     if arguments[0] != "run":
         return
@@ -100,7 +100,7 @@ def test_commands_parse(arguments):
 
 
 def test_commands_are_found():
-    """The search above sees the first command, the one behind `&&`, and the one under torchrun."""
+    """The search finds the first command, one after `&&`, and one started by torchrun."""
     lines = [" ".join(arguments) for arguments in commands()]
     assert "run --method probmask --model resnet18 --sparsity 0.9" in lines
     assert any(line.startswith("run") and "--norm-batch" in line and "--procs" not in line for line in lines)
@@ -108,14 +108,14 @@ def test_commands_are_found():
     assert len(commands("docs/hosts.md")) == 9
 
 
-def test_a_wrong_flag_would_be_seen():
-    """The parser refuses a flag that does not exist, so the test above can fail."""
+def test_an_unknown_flag_is_refused():
+    """The parser refuses a flag that does not exist, so the test of commands can fail."""
     with pytest.raises(Exception, match="--metod"):
         parsed(["run", "--metod", "probmask"])
 
 
-def test_ci_runs_the_load_command_the_readme():
-    """The README's test command stands in `.ci/run` word for word, and in a block of its own."""
+def test_ci_runs_the_test_command_of_the_readme():
+    """The README's test command is in a block of its own, and `.ci/run` contains it word for word."""
     (command,) = [block for block in blocks("sh") if "tox" in block]
     assert command.startswith("python3 -m venv .venv && ")
     assert command in text(".ci/run")
@@ -123,7 +123,7 @@ def test_ci_runs_the_load_command_the_readme():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_flags_in_prose_exist(page):
-    """Every `--flag` that a page names is a flag of some command."""
+    """Every `--flag` on a page is a flag of some command."""
     known = {
         flag for command in map(load_command, COMMANDS) for p in command.params for flag in (*p.opts, *p.secondary_opts)
     }
@@ -135,8 +135,8 @@ def test_flags_in_prose_exist(page):
 # Results
 
 
-def test_results_are_those_of_the_committed_records():
-    """Every line of the README's table of results is printed by `compare` from the records beside it."""
+def test_results_equal_the_committed_records():
+    """`compare` prints every line of the README's table of results from the committed records."""
     (shown,) = [block for block in blocks("text") if "dense control" in block]
     printed = report.terminal(folders.load([ROOT / "results" / "digits-smoke"]), 118, color=False).splitlines()
     assert [line for line in shown.splitlines() if line not in printed] == []
@@ -146,20 +146,38 @@ def test_results_are_those_of_the_committed_records():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_no_merge_is_left_half_done(page):
-    """No page holds the marks of a merge conflict."""
+def test_pages_have_no_conflict_markers(page):
+    """No page contains the markers of a merge conflict."""
     assert not re.search(r"^(<{7}|={7}|>{7})(\s|$)", page.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+WITH_PYTHON = {
+    "README.md": 3,
+    "docs/boards.md": 1,
+    "docs/checks.md": 2,
+    "docs/export.md": 4,
+    "docs/plugins.md": 1,
+    "docs/verify.md": 1,
+}
+"""Page -> number of its Python blocks."""
+
+
+def test_pages_with_python_examples_are_listed():
+    """The pages that the next test compiles are all pages with Python blocks, and it finds every block."""
+    fences = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8").count("```python\n") for page in PAGES}
+    assert {page: count for page, count in fences.items() if count} == WITH_PYTHON
+    assert {page: len(blocks("python", page)) for page in WITH_PYTHON} == WITH_PYTHON
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON)
 def test_python_examples_compile(page):
-    """Every Python block is Python."""
-    for block in blocks("python", page.relative_to(ROOT)):
-        compile(block, str(page), "exec")
+    """Every Python block of the page is valid Python."""
+    for block in blocks("python", page):
+        compile(block, page, "exec")
 
 
 def test_python_examples_run(tmp_path, monkeypatch):
-    """The three lines run and compare, on a smaller network; then the weights load into the timm network."""
+    """On a smaller network, the first example runs and compares, and the second loads the weights into a timm model."""
     monkeypatch.chdir(tmp_path)
     three_lines, loading = blocks("python")[:2]
     assert 'model="resnet18"' in three_lines
@@ -179,12 +197,12 @@ def test_python_examples_run(tmp_path, monkeypatch):
 
 
 def layers(names):
-    """The layers of the record that the README's example made."""
+    """The layers in the record of the README's example."""
     return names["record"]["sparsity"]["layers"]
 
 
 def test_example_pruner_works(site, tmp_path):
-    """The README's pruner, in a package with the README's entry point, is found, built and keeps exactly k."""
+    """The README's pruner, in a package with the README's entry point, is found and keeps exactly the budget."""
     (source,) = [block for block in blocks("python") if "MaskPruner" in block]
     (points,) = [block for block in blocks("toml") if "entry-points" in block]
     group, name, target = re.search(r'entry-points\."([\w.]+)"\]\n(\w+) = "(\w+:\w+)"', points).groups()
@@ -200,7 +218,7 @@ def test_example_pruner_works(site, tmp_path):
 
 
 def built_in():
-    """Name -> class of the methods that come with pruneboard."""
+    """The built-in methods: name -> class."""
     return {info.name: registry.load(info) for info in registry.installed() if info.distribution == "pruneboard"}
 
 
@@ -211,7 +229,7 @@ def built(name):
 
 @pytest.mark.parametrize(("page", "header"), [("README.md", "name"), ("plugins/README.md", "method")])
 def test_method_tables_equal_the_registry(page, header):
-    """Both tables of methods name those installed and no other, with every option and its default."""
+    """Both tables of methods list exactly the built-in methods, with every option and its default."""
     options = column(page, header, "options")
     assert set(options) == set(built_in())
     for name, cls in built_in().items():
@@ -219,8 +237,8 @@ def test_method_tables_equal_the_registry(page, header):
         assert pairs(options[name]) == defaults, name
 
 
-def test_method_table_tells_traits_and_tracks():
-    """The table of `plugins/README.md` has each method's tracks, and the traits that are not the interface's own."""
+def test_method_table_equals_traits_and_tracks():
+    """The table of `plugins/README.md` lists the tracks of each method, and the traits that are not the default."""
     traits, tracks = (column("plugins/README.md", "method", name) for name in ("traits", "track"))
     usual = dataclasses.asdict(Traits())
     for name in built_in():
@@ -241,13 +259,13 @@ def test_each_option_is_explained():
 
 
 def subclasses(cls):
-    """A class and all below it."""
+    """A class and all its direct and indirect subclasses."""
     return {cls, *itertools.chain(*map(subclasses, cls.__subclasses__()))}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/protocol.md"])
 def test_exit_codes_equal_the_errors(page):
-    """The exit codes of both pages are those of the errors, success and Ctrl-C, and no other."""
+    """The exit codes on both pages are exactly those of the errors, of success and of Ctrl-C."""
     if page == "README.md":
         found = {int(row[0]) for row in table(page, "exit code")}
     else:
@@ -258,7 +276,7 @@ def test_exit_codes_equal_the_errors(page):
 
 
 def test_layers_name_every_module():
-    """The table of layers in CONTRIBUTING.md has every module of the harness once."""
+    """The table of layers in CONTRIBUTING.md lists every package and top-level module exactly once."""
     cells = " ".join(row[1] for row in table("CONTRIBUTING.md", "level"))
     named = re.findall(r"`(\w+)`", cells)
     units = {
@@ -268,7 +286,7 @@ def test_layers_name_every_module():
 
 
 def test_board_fields_are_those_of_a_record(tmp_path):
-    """The fields of a board that the protocol lists are exactly those a record has."""
+    """The protocol lists exactly the board fields that a record has."""
     (part,) = [part for part in sections("docs/protocol.md") if part.startswith("Boards")]
     paragraph = part.split("\n\n")[1]
     listed = set(re.findall(r"`(\w+)`", paragraph))
@@ -279,8 +297,8 @@ def test_board_fields_are_those_of_a_record(tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
-    """Every relative link is a file that exists, and a heading of it where one is named."""
+def test_link_targets_exist(page):
+    """The target of every relative link exists, and so does its heading if the link names one."""
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page

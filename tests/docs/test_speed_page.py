@@ -1,4 +1,4 @@
-"""docs/speed.md: made of what was measured, and nothing that was promised is missing from it."""
+"""docs/speed.md is generated from the measurements, and contains every bound of the project."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BOUNDS = [
     ("e", "pruneboard list", "python -c pass", "seconds", 0.3),
     ("e", "pruneboard compare DIR --format none", "python -c pass", "seconds", 0.3),
 ]
-"""What the project set itself: section, what (its beginning), against (a part of it), kind, bound."""
+"""The bounds of the project: section, prefix of the row's name, part of its reference, kind, bound."""
 
 
 @pytest.fixture(scope="module")
@@ -50,22 +50,22 @@ def rows():
     """`benchmarks/speed/rows.py`."""
     spec = importlib.util.spec_from_file_location("speed_rows", SPEED / "rows.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["speed_rows"] = module  # dataclasses look their module up
+    sys.modules["speed_rows"] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     yield module
     del sys.modules["speed_rows"]
 
 
-def test_the_page_is_made_of_what_was_measured(maker):
-    """Every number in the tables of the page comes from `measured.json`."""
+def test_the_page_is_generated_from_the_measurements(maker):
+    """Every number in the tables of the page is from `measured.json`."""
     text = maker.PAGE.read_text(encoding="utf-8")
     assert maker.page(text, MEASURED) == text
     assert len(re.findall("<!-- measured: ", text)) == len(maker._PARTS)
 
 
 @pytest.mark.parametrize(("section", "what", "against", "kind", "bound"), BOUNDS)
-def test_every_bound_stands_in_the_table(section, what, against, kind, bound):
-    """Each bound is held against one row, met or missed."""
+def test_every_bound_has_a_row(section, what, against, kind, bound):
+    """Each bound applies to exactly one row, whether the row meets it or not."""
     [row] = [
         row
         for row in MEASURED["rows"]
@@ -75,14 +75,14 @@ def test_every_bound_stands_in_the_table(section, what, against, kind, bound):
     assert (row["kind"], row["bound"]) == (kind, bound)
 
 
-def test_no_row_has_a_bound_nobody_set():
-    """Bounds on the page are those listed here, no softer ones beside them."""
+def test_no_row_has_another_bound():
+    """The page has no bounds other than those listed here."""
     assert sum(row.get("bound") is not None for row in MEASURED["rows"]) == len(BOUNDS)
 
 
 @pytest.mark.parametrize(("kind", "value"), [("cost", 0.5), ("gain", 2.0), ("seconds", 2.0)])
-def test_a_row_is_the_median_of_the_rounds_ratios(rows, kind, value):
-    """Rounds of 1, 2 and 9 s beside 2, 4 and 3 s: the middle ratio is a half, our middle time 2 s."""
+def test_a_value_is_the_median_over_rounds(rows, kind, value):
+    """For rounds of 1, 2 and 9 s against 2, 4 and 3 s, the median ratio is 0.5 and our median time 2 s."""
     row = rows.Row(section="a", what="", against="", kind=kind)
     ours, reference = [1.0, 2.0, 9.0], [2.0, 4.0, 3.0]
     low, high = row.interval(ours, reference)
@@ -90,13 +90,13 @@ def test_a_row_is_the_median_of_the_rounds_ratios(rows, kind, value):
     assert low <= value <= high
 
 
-def test_states_of_a_run_add_up(rows):
-    """Over several states it is the ratio of all the time, not the mean of the states' ratios."""
+def test_several_states_are_summed(rows):
+    """Over several states of a run, the value is the ratio of total times, not the mean of the ratios."""
     row = rows.Row(section="b", what="", against="", kind="gain", states=2)
     assert row.value([1.0, 1.0, 3.0, 3.0], [10.0, 10.0, 6.0, 6.0]) == 4.0
 
 
 def test_rates_are_per_unit(rows):
-    """Half as many units in the same time is half as fast."""
+    """Twice as many units as the reference in the same time is a gain of 2."""
     row = rows.Row(section="d", what="", against="", kind="gain", ours_units=100, reference_units=50)
     assert row.value([1.0], [1.0]) == 2.0

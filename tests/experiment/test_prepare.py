@@ -17,7 +17,10 @@ from runs import tiny
     ("changes", "message"),
     [
         ({"method": "probmask", "init": "signed-constant"}, "belongs to the supermask track: add --track supermask"),
-        ({"method": "probmask", "track": "supermask", "init": "pretrained"}, "init on the supermask track must be one of"),
+        (
+            {"method": "probmask", "track": "supermask", "init": "pretrained"},
+            "init on the supermask track must be one of",
+        ),
         ({"method": "probmask", "ablation": "shuffled-mask"}, "belongs to the supermask track; this run is on track"),
         ({"method": "magnitude", "track": "supermask"}, "it runs on prune"),
         ({"method": "edge-popup", "track": "prune"}, "it runs on supermask"),

@@ -62,7 +62,9 @@ def test_a_run_is_not_resumed_under_other_code(tmp_path, monkeypatch):
             run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     code = start.provenance.code_versions
-    monkeypatch.setattr(start.provenance, "code_versions", lambda target: code(target) | {"code of the method": "0" * 12})
+    monkeypatch.setattr(
+        start.provenance, "code_versions", lambda target: code(target) | {"code of the method": "0" * 12}
+    )
     with pytest.raises(UsageError, match=r"started with code of the method .*, and it is now 000000000000: .*--force"):
         run(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

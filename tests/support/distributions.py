@@ -1,4 +1,4 @@
-"""Distributions of strangers, written to `sys.path` as an installer would."""
+"""Third-party distributions, written to a folder on `sys.path` as an installer would."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ GOOD = """
 
 
 class Site:
-    """A folder on `sys.path` into which distributions are written as an installer would."""
+    """A folder on `sys.path` that contains installed distributions."""
 
     def __init__(self, folder):
         self.folder = folder
 
     def add(self, distribution, source=GOOD, *, method="thing", version="1.2", module=None, points=None) -> str:
-        """Write one distribution with one module; return the object its entry point names."""
+        """Write a distribution with one module, and return the object that its entry point names."""
         module = module or f"stranger_{next(NUMBER)}"
         (self.folder / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
         info = self.folder / f"{distribution}-{version}.dist-info"

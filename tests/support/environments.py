@@ -1,4 +1,4 @@
-"""Environments of their own for tests: they see what is installed here, and nobody sees what is installed there."""
+"""Virtual environments for tests: they use the packages installed here, and do not change them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 OFFLINE = {
     "PIP_NO_INDEX": "1",
-    "PIP_NO_BUILD_ISOLATION": "0",  # pip's spelling of "no isolation": setuptools is the one that is installed here
+    "PIP_NO_BUILD_ISOLATION": "0",  # in pip, 0 means no isolation: the build uses the setuptools installed here
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "PIP_ROOT_USER_ACTION": "ignore",
 }
@@ -36,43 +36,43 @@ class Environment:
 
     def __init__(self, folder, **variables):
         self.python = folder / "bin" / "python"
-        # As activated; what pruneboard prints is compared, so the terminal of whoever runs the tests must not matter.
+        # As if activated. Tests compare printed tables, so the width must not depend on the terminal.
         path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
         self.variables = {**os.environ, "PATH": path, "VIRTUAL_ENV": str(folder), "COLUMNS": "160", **variables}
 
     def run(self, command, cwd, timeout=300):
-        """Run a list of arguments, or the lines of a script, and return what became of it, both streams as text."""
+        """Run a list of arguments, or a shell script, and return the completed process, with both streams as text."""
         arguments = ["bash", "-euo", "pipefail", "-c", command] if isinstance(command, str) else command
         return subprocess.run(
             arguments, cwd=cwd, env=self.variables, capture_output=True, text=True, check=False, timeout=timeout
         )
 
     def output(self, command, cwd, timeout=300):
-        """Run a command that must succeed, and return its standard output."""
+        """Run a command, assert that it succeeds, and return its standard output."""
         done = self.run(command, cwd, timeout)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def pruneboard(self, cwd, *arguments):
-        """Run the environment's own pruneboard, and return what became of it."""
+        """Run the pruneboard of the environment, and return the completed process."""
         return self.run([self.python, "-m", "pruneboard", *arguments], cwd)
 
     def answers(self, cwd, *commands):
-        """Give several commands to the environment's pruneboard, in one process: code, output and errors of each."""
+        """Run several commands of the environment's pruneboard in one process: exit code, output and errors of each."""
         text = self.output([self.python, "-c", ANSWERS, json.dumps(commands)], cwd)
         return [tuple(answer) for answer in json.loads(text)]
 
 
 def layered(folder):
-    """An environment that sees all of this one, is installed into without a network, and is seen by nobody.
+    """An environment that also uses the packages of the current one, and installs packages without a network.
 
-    `pip` and `pruneboard` are its own: they run with its Python.
+    Its `pip` and `pruneboard` run with its own Python.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=300)
     made = Environment(folder, **OFFLINE)
     (packages,) = (folder / "lib").glob("python*/site-packages")
     outer = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-    lines = [f"import site; site.addsitedir({place!r})\n" for place in outer]  # reads the .pth files there, too
+    lines = [f"import site; site.addsitedir({place!r})\n" for place in outer]  # also reads the .pth files there
     (packages / "outer.pth").write_text("".join(lines), encoding="utf-8")
     for name in ("pip", "pruneboard"):
         script = folder / "bin" / name
@@ -82,13 +82,13 @@ def layered(folder):
 
 
 def fresh(folder):
-    """An environment with nothing in it but pip, which sees nothing of this one and installs from wherever pip does."""
+    """An environment that contains only pip, is isolated, and installs from pip's default index."""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
     return Environment(folder, PYTHONPATH="", PIP_DISABLE_PIP_VERSION_CHECK="1")
 
 
 def copied(source, folder):
-    """A copy of a source tree: a build writes beside the sources."""
+    """A copy of a source tree, because a build writes files next to the sources."""
     for path in sorted(Path(source).rglob("*")):
         if path.is_file() and not {"__pycache__", "build"} & set(path.parts):
             target = folder / path.relative_to(source)

@@ -1,4 +1,4 @@
-"""The Markdown pages of the project, as tests read them."""
+"""Read the Markdown pages of the project."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def text(page="README.md"):
-    """The content of a page."""
+    """The text of a page."""
     return (ROOT / page).read_text(encoding="utf-8")
 
 
 def blocks(language, page="README.md"):
-    """The fenced blocks of one language."""
+    """The contents of the fenced blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL)

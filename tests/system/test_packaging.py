@@ -1,4 +1,4 @@
-"""What is shipped: a wheel with everything a run needs, which works where the source tree is not."""
+"""The wheel contains everything that a run needs, and works without the source tree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 VERSION = "9.8.7"
-"""Written into the copy that is built, so that nothing else installed here can answer in its place."""
+"""The version of the copy that is built; it distinguishes the wheel from any other installed pruneboard."""
 
 PLUGINS = sorted(path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py"))
 DATA = {".toml", ".csv", ".gz", ".html", ".css", ".js", ".jinja"}
@@ -24,7 +24,7 @@ NEEDED = ("pyproject.toml", "README.md", "LICENSE", "pruneboard", "plugins")
 
 
 def sources():
-    """The files a clone would have: git's, new ones included; without git, those that a build needs."""
+    """The files of a clone: those of git, including new ones; without git, the files that a build needs."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -41,7 +41,7 @@ def sources():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel built from a copy of the source tree, offline."""
+    """A wheel that is built offline from a copy of the source tree."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
     for path in sources():
         if path.is_file():
@@ -59,7 +59,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A folder into which that wheel was installed, without its dependencies."""
+    """A folder with that wheel installed, without its dependencies."""
     folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
     call([*pip, "--disable-pip-version-check", "--target", str(folder), str(wheel)], folder)
@@ -67,7 +67,7 @@ def installed(wheel, tmp_path_factory):
 
 
 def call(command, cwd, **environment):
-    """Run a command and return its standard output; fail with what it said."""
+    """Run a command and return its standard output; on failure, show its output."""
     done = subprocess.run(
         command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=300
     )
@@ -76,13 +76,13 @@ def call(command, cwd, **environment):
 
 
 def contents(wheel):
-    """Name -> text of the wheel's files that are text."""
+    """The files of the wheel: name -> content, decoded as text."""
     with zipfile.ZipFile(wheel) as archive:
         return {name: archive.read(name).decode("utf-8", "replace") for name in archive.namelist()}
 
 
-def test_wheel_holds_all_that_a_run_needs(wheel):
-    """Every module, plugin and data file of the tree, the typing marker and the license are in it."""
+def test_the_wheel_contains_all_files_of_a_run(wheel):
+    """The wheel contains every module, plugin and data file of the tree, the typing marker and the license."""
     files = contents(wheel)
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "pruneboard").rglob("*.py")}
     modules |= {
@@ -95,14 +95,14 @@ def test_wheel_holds_all_that_a_run_needs(wheel):
     assert license_text == (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
-def test_wheel_holds_nothing_else(wheel):
-    """No tests, benchmarks or results: only the harness, the plugins and the metadata."""
+def test_the_wheel_contains_nothing_else(wheel):
+    """The wheel contains only the harness, the plugins and metadata: no tests, benchmarks or results."""
     tops = {name.partition("/")[0] for name in contents(wheel)}
     assert tops == {"pruneboard", *PLUGINS, f"pruneboard-{VERSION}.dist-info"}
 
 
-def test_wheel_declares_its_entry_points(wheel):
-    """There is one command, one entry point per plugin folder, and the oldest Python is the one we promise."""
+def test_the_wheel_declares_its_entry_points(wheel):
+    """The wheel has one command, one entry point per plugin folder, and the documented minimum Python version."""
     files = contents(wheel)
     points = files[f"pruneboard-{VERSION}.dist-info/entry_points.txt"]
     assert "pruneboard = pruneboard.cli:main" in points
@@ -114,12 +114,12 @@ def test_wheel_declares_its_entry_points(wheel):
 
 
 def pruneboard(installed, cwd, *arguments):
-    """Run the installed pruneboard as a module, away from the source tree; return its standard output."""
+    """Run the installed pruneboard outside the source tree, and return its standard output."""
     return call([sys.executable, "-m", "pruneboard", *arguments], cwd, PYTHONPATH=str(installed))
 
 
-def test_installed_package_answers(installed, tmp_path):
-    """The version and the methods are the wheel's, not those of whatever else is installed here."""
+def test_the_installed_package_is_the_wheel(installed, tmp_path):
+    """The version and the methods are those of the wheel, not of another installed pruneboard."""
     where = call(
         [sys.executable, "-c", "import pruneboard; print(pruneboard.__file__)"], tmp_path, PYTHONPATH=str(installed)
     )
@@ -129,13 +129,13 @@ def test_installed_package_answers(installed, tmp_path):
     assert {row["object"].partition(":")[0] for row in rows if row["version"] == VERSION} == set(PLUGINS)
 
 
-def test_installed_package_is_fit(installed, tmp_path):
-    """`doctor` finds nothing wrong with it."""
+def test_the_installed_package_passes_doctor(installed, tmp_path):
+    """`doctor` reports no problem."""
     assert json.loads(pruneboard(installed, tmp_path, "doctor", "--json"))["ok"]
 
 
-def test_installed_package_runs(installed, tmp_path):
-    """A small run with a packaged recipe and plugin ends `done`, is verified, and is on the page."""
+def test_the_installed_package_runs(installed, tmp_path):
+    """A small run with a packaged recipe and plugin succeeds, is verified, and appears on the page."""
     small = ["--model", "test_resnet", "--epochs", "1", "--limit-train", "71", "--batch-size", "32"]
     arguments = ["run", "--method", "probmask", "--sparsity", "0.9", *small, "--quiet", "--json"]
     record = json.loads(pruneboard(installed, tmp_path, *arguments))
@@ -149,7 +149,7 @@ def test_installed_package_runs(installed, tmp_path):
     assert "certified" in page
 
 
-def test_installed_package_writes_a_new_one(installed, tmp_path):
-    """The templates of `new-plugin` are in the wheel, and what they make asks for this version or a later one."""
+def test_the_installed_package_writes_new_plugins(installed, tmp_path):
+    """The wheel contains the templates of `new-plugin`, and the new package requires this version or later."""
     pruneboard(installed, tmp_path, "new-plugin", "mine")
     assert f'"pruneboard>={VERSION}"' in (tmp_path / "pruneboard-mine" / "pyproject.toml").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Other people's distributions, built and installed as they would be: one that works, one with each fault beside it."""
+"""Third-party distributions, built and installed as usual: one that works, and several with one fault each."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ BROKEN = {
         "does not define gate; fix or uninstall stranger_gateless",
     ),
 }
-"""Method -> what its one line says: the distribution, the object and the remedy."""
+"""Method -> parts of its one-line error: distribution, object, problem and remedy."""
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Every stranger of `tests/strangers`, built into a wheel and installed in an environment of its own."""
+    """An environment with every distribution of `tests/strangers` installed from a wheel."""
     made = layered(tmp_path_factory.mktemp("environment"))
     trees, wheels = tmp_path_factory.mktemp("trees"), tmp_path_factory.mktemp("wheels")
     projects = [path.parent for path in sorted(STRANGERS.rglob("pyproject.toml"))]
@@ -57,7 +57,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answers(environment, tmp_path_factory):
-    """What `run` says of each broken method, then `list --check --json` and `list --check`; and where it was said."""
+    """The answers of `run` for each broken method, of `list --check --json` and of `list --check`; and the folder."""
     folder = tmp_path_factory.mktemp("empty")
     runs = [["run", "--method", method, "--model", "test_resnet", "--sparsity", "0.9"] for method in BROKEN]
     lists = [["list", "--check", "--json"], ["list", "methods", "g*", "--check"]]
@@ -66,7 +66,7 @@ def answers(environment, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(environment, tmp_path_factory):
-    """A folder in which the stranger's method and a control were run beside the broken ones; and the records."""
+    """A folder with runs of the third-party method and a control, next to the broken methods; and the records."""
     folder = tmp_path_factory.mktemp("work")
     records = {}
     for method, options in (("movement", ["--option", "end=0.5"]), ("magnitude", [])):
@@ -78,12 +78,12 @@ def results(environment, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(environment, results):
-    """What `compare` prints of that folder; the page is written."""
+    """The output of `compare` for that folder; it also writes the page."""
     return environment.output(["pruneboard", "compare", "results"], results[0])
 
 
-def test_nobody_else_sees_them(environment, tmp_path):
-    """They are installed in that environment, and the Python of the tests does not find them."""
+def test_the_environment_is_isolated(environment, tmp_path):
+    """The distributions are installed in that environment only; the Python of the tests does not find them."""
     where = "import importlib.util; print(getattr(importlib.util.find_spec('movement_pruning'), 'origin', None))"
     origin = environment.output([environment.python, "-c", where], tmp_path).strip()
     assert Path(origin).is_relative_to(environment.variables["VIRTUAL_ENV"])
@@ -91,7 +91,7 @@ def test_nobody_else_sees_them(environment, tmp_path):
 
 
 def test_all_are_listed_with_their_origin(environment, tmp_path):
-    """`list` imports nothing, and shows the built-in methods, the stranger's with version, and all that are broken."""
+    """`list` imports nothing, and shows built-in, third-party and broken methods with their origin."""
     rows = json.loads(environment.output(["pruneboard", "list", "--json"], tmp_path))
     found = {(row["method"], row["distribution"]): row for row in rows}
     assert found["movement", "movement_pruning"]["version"] == "0.3.1"
@@ -103,8 +103,8 @@ def test_all_are_listed_with_their_origin(environment, tmp_path):
     )
 
 
-def test_running_a_broken_one_is_one_line(answers):
-    """`run` with each of them ends with 2 and one line: distribution, object, remedy; nothing is written."""
+def test_running_a_broken_method_is_refused_in_one_line(answers):
+    """`run` exits with 2 and one line with distribution, object, problem and remedy; nothing is written."""
     for (method, words), (code, out, error) in zip(BROKEN.items(), answers[0], strict=False):
         assert (code, out, error.count("\n")) == (2, "", 1), method
         assert error.startswith(f"error: method {words[0]}")
@@ -112,8 +112,8 @@ def test_running_a_broken_one_is_one_line(answers):
     assert not list(answers[1].iterdir())
 
 
-def test_list_check_says_what_is_broken(answers):
-    """`list --check` has a line for each that cannot be used and for no other, and ends with 3."""
+def test_list_check_reports_broken_methods(answers):
+    """`list --check` reports exactly the methods that cannot be used, and exits with 3."""
     code, out, error = answers[0][-2]
     rows = json.loads(out)
     problems = {row["method"]: row["problem"] for row in rows if row["problem"]}
@@ -121,19 +121,19 @@ def test_list_check_says_what_is_broken(answers):
     for method, words in BROKEN.items():
         assert all(word in problems[method] for word in words), problems[method]
     assert (code, error.count("\n")) == (3, 1)
-    assert f"6 of {len(rows)} methods cannot be used" in error  # the clash is two of them
+    assert f"6 of {len(rows)} methods cannot be used" in error  # the name that is claimed twice counts as two
 
 
-def test_the_lines_stand_below_the_table(answers):
-    """Without `--json` the table notes them, and below it each has its line, that of a clash once."""
+def test_problems_are_printed_below_the_table(answers):
+    """Without `--json`, the table marks these methods, and each problem is printed once below it."""
     code, out, _ = answers[0][-1]
     assert code == 3
     assert re.search(r"gateless +stranger_gateless +0\.1 .* cannot be used$", out, re.MULTILINE)
     assert [line.split()[1] for line in out.splitlines() if line.startswith("method '")] == ["'gateless'", "'gmp'"]
 
 
-def test_the_strangers_method_runs(results):
-    """It trains with a gate of its own, keeps exactly the budget, and its record names where it came from."""
+def test_the_third_party_method_runs(results):
+    """It trains with its own gate, keeps exactly the budget, and its record names its distribution."""
     record = results[1]["movement"]
     method, sparsity = record["method"], record["sparsity"]
     assert (record["status"], method["distribution"], method["version"]) == ("done", "movement_pruning", "0.3.1")
@@ -142,23 +142,23 @@ def test_the_strangers_method_runs(results):
     assert record["budget"]["harden_step"] == 2
 
 
-def test_another_method_runs_beside_the_broken_ones(results):
-    """A built-in method is not touched by any of them, and starts from the same weights as the stranger's."""
+def test_broken_methods_do_not_affect_others(results):
+    """A built-in method runs, and starts from the same weights as the third-party method."""
     ours, theirs = results[1]["magnitude"], results[1]["movement"]
     assert ours["status"] == "done"
     assert ours["model"]["initial_sha256"] == theirs["model"]["initial_sha256"]
     assert ours["board"]["fingerprint"] == theirs["board"]["fingerprint"]
 
 
-def test_the_strangers_method_is_compared(compared):
-    """It has its row in the one table, above or below the control."""
+def test_the_third_party_method_is_compared(compared):
+    """It has a row in the same table as the control."""
     assert compared.count("/ test_resnet / prune") == 1
     assert re.search(r"^movement +○ \d+\.\d\d \(1\)$", compared, re.MULTILINE)
     assert re.search(r"^magnitude \(baseline\) +○ \d+\.\d\d \(1\)$", compared, re.MULTILINE)
 
 
 def test_the_page_shows_the_method_and_its_distribution(results, compared):
-    """The HTML page has the method with the distribution and version it came from, and so has the CSV."""
+    """The HTML page and the CSV file show the method with its distribution and version."""
     board = results[0] / "results" / "leaderboard"
     page = (board / "leaderboard.html").read_text(encoding="utf-8")
     assert "movement_pruning 0.3.1" in page

@@ -1,4 +1,4 @@
-"""From an empty folder to a row on the board: the commands of `docs/plugins.md`, as they stand there."""
+"""The tutorial in `docs/plugins.md`: its commands lead from an empty folder to a row on the board."""
 
 from __future__ import annotations
 
@@ -20,21 +20,19 @@ from pruneboard.testing import SUITE, check_pruner
 
 PAGE = "docs/plugins.md"
 METHODS = ("mine", "magnitude (baseline)", "random (floor)")
+PYTEST_COMMAND = "python -m pytest pruneboard-mine\n"
 
 
-TESTED = "python -m pytest pruneboard-mine\n"
-
-
-def follow(environment, folder, *, but=""):
-    """Carry out the page's commands in an empty folder, `but` one, and return what they print."""
+def follow(environment, folder, *, skip=""):
+    """Run the commands of the page in an empty folder, except `skip`, and return their output."""
     folder.mkdir()
     commands = "".join(blocks("sh", PAGE))
-    assert but in commands
-    return environment.output(commands.replace(but, ""), folder, timeout=1800)
+    assert skip in commands
+    return environment.output(commands.replace(skip, ""), folder, timeout=1800)
 
 
 def assert_a_row(printed, folder):
-    """The new method stands in the last table beside its controls, with both seeds, from its own distribution."""
+    """Assert that the last table has the new method next to its controls, with both seeds and its distribution."""
     (head,) = re.findall(r"^dense control: \d+\.\d\d ± \d+\.\d\d \(2\)$", printed, re.MULTILINE)
     board = printed[printed.index(head) :]
     for method in METHODS:
@@ -49,19 +47,19 @@ def assert_a_row(printed, folder):
 
 @pytest.mark.slow
 def test_the_tutorial_ends_with_a_row(tmp_path):
-    """Its commands, from an empty folder and without a network, end with the new method in the table of `compare`.
+    """Run without a network, the commands end with the new method in the table of `compare`.
 
-    The one that has pytest try the same checks as `pruneboard check` is left to the slow test.
+    The next test also runs the pytest command, which repeats the checks of `pruneboard check`.
     """
     folder = tmp_path / "empty"
-    printed = follow(layered(tmp_path / "environment"), folder, but=TESTED)
+    printed = follow(layered(tmp_path / "environment"), folder, skip=PYTEST_COMMAND)
     assert re.search(r"^ *mine +pruneboard_mine +0\.1\.0 +pruneboard_mine:Mine", printed, re.MULTILINE)
     assert_a_row(printed, folder)
 
 
 @pytest.mark.slow
-def test_the_tutorial_in_an_environment_of_its_own(tmp_path):
-    """The same where nothing is installed: pruneboard from this source tree, the rest from the package index."""
+def test_the_tutorial_in_a_new_environment(tmp_path):
+    """The commands work in an empty environment, with this pruneboard and dependencies from the package index."""
     tree = tmp_path / "tree"
     for name in ("pruneboard", "plugins"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -75,19 +73,19 @@ def test_the_tutorial_in_an_environment_of_its_own(tmp_path):
 
 
 def test_the_line_to_replace_is_in_the_module():
-    """The lines that the page shows stand in the module that `new-plugin` writes."""
+    """The lines that the page shows are in the module that `new-plugin` writes."""
     (shown,) = blocks("python", PAGE)
     assert textwrap.indent(shown, "    ") in scaffold.files("mine")["src/pruneboard_mine.py"]
 
 
 def test_the_table_of_files_is_that_of_the_package():
-    """The page names the files that are written, and no other."""
+    """The page names exactly the files that `new-plugin` writes."""
     rows = re.findall(r"^\| (`[^|]*) \|", text(PAGE), re.MULTILINE)
     assert {name for row in rows for name in re.findall(r"`([^`]+)`", row)} == set(scaffold.files("mine"))
 
 
 def test_the_names_of_checks_exist():
-    """Every check that the rules name is one of the suite, and every core check is named in a row of them."""
+    """Every check named in docs/rules.md exists, and every core check is named, except those that test no rule."""
     rows = re.findall(r"^\| .* \|$", text("docs/rules.md"), re.MULTILINE)[1:]
     named = {name for row in rows for name in re.findall(r"`([a-z-]+)`", row.split("|")[3])}
     assert named <= {check.name for check in SUITE}
@@ -95,11 +93,11 @@ def test_the_names_of_checks_exist():
 
 
 UNNAMED = {"traits-are-constant", "gradient-reaches-every-layer", "runs-in-channels-last", "runs-on-cuda"}
-"""Core checks that hold no rule against cheating, and say that a method works."""
+"""Core checks that test whether a method works, not a rule of docs/rules.md."""
 
 
 def test_the_readme_of_a_package_holds():
-    """Every command that the README of a generated package shows exists, with its flags."""
+    """Every command in the README of a generated package exists, with its flags."""
     readme = scaffold.files("mine")["README.md"]
     shown = "".join(re.findall(r"^```sh\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)).splitlines()
     calls = [shlex.split(line)[1:] for line in shown if line.startswith("pruneboard ")]
@@ -110,17 +108,17 @@ def test_the_readme_of_a_package_holds():
 
 @pytest.mark.slow
 def test_the_contract_test_is_typed(tmp_path):
-    """The generated test passes mypy as strictly as pruneboard does."""
+    """The generated test passes mypy --strict."""
     folder = scaffold.create("mine", tmp_path)
     options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"), "--strict"]
     command = [sys.executable, "-m", "mypy", *options, "src/pruneboard_mine.py", "tests/test_contract.py"]
-    variables = os.environ | {"MYPYPATH": "src"}  # as where the package is installed
+    variables = os.environ | {"MYPYPATH": "src"}  # as if the package were installed
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_stranger_keeps_the_rules(monkeypatch):
-    """The method of `tests/strangers` passes every core check, and fails none of the advice."""
+def test_the_third_party_example_passes_the_checks(monkeypatch):
+    """The method in `tests/strangers/movement` passes every check, core and advice."""
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "strangers" / "movement" / "src"))
     from movement_pruning import Movement
 

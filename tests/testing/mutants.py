@@ -1,22 +1,22 @@
-"""Every broken pruner, with the options that it is tried with."""
+"""All faulty pruners, with the options they are checked with."""
 
 from __future__ import annotations
 
 import mutants_chance
-import mutants_engines
+import mutants_execution
 import mutants_interface
-import mutants_manners
 import mutants_results
+import mutants_side_effects
 import mutants_state
 
 ADVICE = mutants_interface.ADVICE
-ON_CUDA = mutants_engines.ON_CUDA
+ON_CUDA = mutants_execution.ON_CUDA
 MUTANTS = (
     *mutants_interface.MUTANTS,
     *ADVICE,
     *mutants_results.MUTANTS,
-    *mutants_manners.MUTANTS,
-    *mutants_engines.MUTANTS,
+    *mutants_side_effects.MUTANTS,
+    *mutants_execution.MUTANTS,
     *mutants_state.MUTANTS,
-    *mutants_chance.MUTANTS,  # the last of them ends the processes that it is tried in
+    *mutants_chance.MUTANTS,  # the last one ends the processes it is checked in
 )

@@ -1,6 +1,6 @@
-"""Broken pruners whose masks depend on chance, on the process, or on names.
+"""Faulty pruners whose masks depend on global random states, on the process, or on names.
 
-Each is one of the sound pruners (arXiv:1710.01878, arXiv:1911.13299) with one fault.
+Each is one of the correct pruners (arXiv:1710.01878, arXiv:1911.13299) with one fault.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pruneboard.scores import budget, still_kept
 
 @dataclass(frozen=True, kw_only=True)
 class SeedsFromTheGlobalSeed(Sound):
-    """Its draws at step 0 are keyed on torch's global seed, which is not the run's."""
+    """Seeds its draws at step 0 with torch's global seed instead of the run's seed."""
 
     def scores(self, layers, at):
         if at.step:
@@ -33,13 +33,13 @@ class SeedsFromTheGlobalSeed(Sound):
 
 
 def jittered(layers, draws):
-    """Magnitudes times numbers in [0.5, 1.5)."""
+    """Magnitudes times factors in [0.5, 1.5)."""
     return [layer.dense.detach().abs() * (0.5 + draw) for layer, draw in zip(layers, draws, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShufflesWithTorch(Sound):
-    """It looks at the layers in an order drawn from torch's global state, though nothing depends on the order."""
+    """Draws an order of the layers from torch's global state, although no result depends on the order."""
 
     def scores(self, layers, at):
         torch.randperm(len(layers))
@@ -48,7 +48,7 @@ class ShufflesWithTorch(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class ShufflesWithPython(Sound):
-    """It looks at the layers in an order drawn from Python's global state, though nothing depends on the order."""
+    """Draws an order of the layers from Python's global state, although no result depends on the order."""
 
     def scores(self, layers, at):
         random.shuffle(list(layers))
@@ -56,7 +56,7 @@ class ShufflesWithPython(Sound):
 
 
 class Noisy(Mask):
-    """A mask with noise on the weights while training, from where `noise` says."""
+    """A mask that multiplies the weights by `noise(weight)` in training mode."""
 
     def __init__(self, weight, noise):
         super().__init__(weight)
@@ -68,18 +68,18 @@ class Noisy(Mask):
 
 
 def torch_noise(weight):
-    """Numbers near 1 from torch's global state."""
+    """Factors near 1 from torch's global random state."""
     return 0.95 + 0.1 * torch.rand_like(weight)
 
 
 def numpy_noise(weight):
-    """Numbers near 1 from numpy's global state."""
+    """Factors near 1 from numpy's global random state."""
     return torch.from_numpy(0.95 + 0.1 * np.random.rand(*weight.shape)).to(weight)  # noqa: NPY002 - the fault
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseFromTorch(Sound):
-    """Its gates draw noise from torch's global state, which the harness happens to key."""
+    """Its gates draw noise from torch's global random state, which the harness happens to seed."""
 
     def gate(self, weight):
         return Noisy(weight, torch_noise) if self.sparsity else Mask(weight)
@@ -87,24 +87,24 @@ class NoiseFromTorch(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseFromNumpy(Sound):
-    """Its gates draw noise from numpy's global state, which nothing keys."""
+    """Its gates draw noise from numpy's global random state, which the harness does not seed."""
 
     def gate(self, weight):
         return Noisy(weight, numpy_noise) if self.sparsity else Mask(weight)
 
 
 class DrawsAlways(Mask):
-    """A mask with noise on the weights, in evaluation too."""
+    """A mask that multiplies the weights by noise in evaluation mode too."""
 
     def forward(self, weight):
-        if self._source is None:  # the harness looks at a gate before it can draw
+        if self._source is None:  # the harness evaluates a gate once before the gate can draw
             return super().forward(weight)
         noise = torch.rand(weight.shape, generator=self.draw(), device=weight.device)
         return super().forward(weight) * (0.95 + 0.1 * noise)
 
 
 class DrawsWhenPruned(DrawsAlways):
-    """The same from when it prunes on."""
+    """The same, but only once the mask prunes something."""
 
     def forward(self, weight):
         return super().forward(weight) if not bool(self.keep.all()) else Mask.forward(self, weight)
@@ -112,7 +112,7 @@ class DrawsWhenPruned(DrawsAlways):
 
 @dataclass(frozen=True, kw_only=True)
 class DrawsInEvaluation(Sound):
-    """Its gates draw noise outside training too, so that what is folded depends on the step."""
+    """Its gates draw noise in evaluation mode too, so that the folded weight depends on the step."""
 
     def gate(self, weight):
         return DrawsAlways(weight) if self.sparsity else Mask(weight)
@@ -120,14 +120,14 @@ class DrawsInEvaluation(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class DrawsOncePruned(Sound):
-    """Its gates draw noise outside training too, though not before they prune."""
+    """Its gates draw noise in evaluation mode too, but not before they prune."""
 
     def gate(self, weight):
         return DrawsWhenPruned(weight)
 
 
 class RemembersEvaluation(Mask):
-    """A mask that remembers whether it was ever evaluated."""
+    """A mask that stores whether it was called in evaluation mode."""
 
     def __init__(self, weight):
         super().__init__(weight)
@@ -140,8 +140,8 @@ class RemembersEvaluation(Mask):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationLeavesTraces(Sound):
-    """An evaluation of its gates outside training changes a buffer of theirs."""
+class EvaluationChangesState(Sound):
+    """A call of its gates in evaluation mode changes a buffer."""
 
     def gate(self, weight):
         return RemembersEvaluation(weight)
@@ -149,7 +149,7 @@ class EvaluationLeavesTraces(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class DiffersByRank(Sound):
-    """Every process draws masks of its own; their counts agree."""
+    """Every process draws its own masks; only the counts agree."""
 
     def scores(self, layers, at):
         generator = torch.Generator().manual_seed(int(os.environ.get("RANK", "0")))
@@ -167,16 +167,16 @@ class Sensitive(Mask):
     def forward(self, weight):
         effective = super().forward(weight)
         if effective.requires_grad and not self.final:
-            effective.register_hook(self.see)
+            effective.register_hook(self.accumulate)
         return effective
 
-    def see(self, gradient):
+    def accumulate(self, gradient):
         self.sensitivity.add_(gradient.detach().abs())
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeesOneProcessOnly(Sound):
-    """It prunes by gradients of this process's own images, taken before processes average them."""
+    """Prunes by the gradients of this process's images, before the processes average them."""
 
     def gate(self, weight):
         return Sensitive(weight)
@@ -191,8 +191,8 @@ class SeesOneProcessOnly(Sound):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoesOnSeeing(SeesOneProcessOnly):
-    """Its gates add up gradients after hardening too, when nothing of a gate may change any more."""
+class AccumulatesAfterHardening(SeesOneProcessOnly):
+    """Its gates accumulate gradients after hardening too, when no tensor of a gate may change."""
 
     def harden(self, layers, at, validate):
         Sound.harden(self, layers, at, validate)
@@ -200,7 +200,7 @@ class GoesOnSeeing(SeesOneProcessOnly):
 
 @dataclass(frozen=True, kw_only=True)
 class FirstProcessValidates(Sound):
-    """Only the first process asks for the validation accuracy, and waits for the others."""
+    """Only the first process calls `validate`, and waits for the others."""
 
     def harden(self, layers, at, validate):
         if os.environ.get("RANK", "0") == "0":
@@ -210,7 +210,7 @@ class FirstProcessValidates(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class SparesTheHead(Sound):
-    """It keeps the layer that is called head whole."""
+    """Never prunes the layer named `head`."""
 
     def scores(self, layers, at):
         found = super().scores(layers, at)
@@ -219,7 +219,7 @@ class SparesTheHead(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class SeedsFromTheModel(Sound):
-    """Its draws are keyed on the names of the network's parameters, which it finds through the engine."""
+    """Seeds its draws with the names of the network's parameters, which it gets from the engine."""
 
     def scores(self, layers, at):
         names = ",".join(name for name, _ in at.durable.model.named_parameters())
@@ -237,12 +237,12 @@ MUTANTS = tuple(
         NoiseFromNumpy,
         DrawsInEvaluation,
         DrawsOncePruned,
-        EvaluationLeavesTraces,
+        EvaluationChangesState,
         DiffersByRank,
         SeesOneProcessOnly,
         SparesTheHead,
         SeedsFromTheModel,
-        GoesOnSeeing,
+        AccumulatesAfterHardening,
         FirstProcessValidates,
     )
 )

@@ -1,4 +1,4 @@
-"""Broken pruners whose fault is in the class itself, or in what it says of itself."""
+"""Faulty pruners whose fault is in the class definition, its options, traits, gates or docstring."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from sound import Sound, SoundScores
 
 from pruneboard.api import Mask, Traits
 
-_asked = itertools.count()
+_calls = itertools.count()
 
 
 class NotDecorated(Sound):
-    """It is a class of which only the base is a frozen dataclass (2017)."""
+    """Only its base class is a frozen dataclass (2017)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EqualToNothing(Sound):
-    """It compares by identity, so that a copy in another process is another pruner (2017)."""
+    """Compares by identity, so that its copy in another process is not equal to it (2017)."""
 
     __hash__ = object.__hash__
 
 
 @dataclass(frozen=True, kw_only=True)
 class TakesAFunction(Sound):
-    """Its option `rank` is a function, which neither a command line nor another process can be given (2017)."""
+    """Its option `rank` is a function, which cannot be typed on the command line or pickled (2017)."""
 
     rank: Callable = lambda weight: weight.abs()
 
@@ -38,29 +38,29 @@ class TakesAFunction(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class WrongAnnotation(Sound):
-    """Its option `rate` is annotated as a whole number, and its default is none (2017)."""
+    """Its option `rate` is annotated as an integer, but the default is not one (2017)."""
 
     rate: int = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnknownAnnotation(Sound):
-    """Its option `rates` is of a type that no text can be read as (2017)."""
+    """Its option `rates` has a type that cannot be parsed from text (2017)."""
 
     rates: dict | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChangesItsTraits(Sound):
-    """Its traits are other ones whenever they are asked (2017)."""
+    """Its traits differ from call to call (2017)."""
 
     def traits(self, track):
-        return Traits(harden_at=0.75, control="floor" if next(_asked) % 2 else "baseline")
+        return Traits(harden_at=0.75, control="floor" if next(_calls) % 2 else "baseline")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HardensHalfway(SoundScores):
-    """On the supermask track it declares a share of the budget for fine-tuning (2020)."""
+    """Declares fine-tuning on the supermask track (2020)."""
 
     def traits(self, track):
         return Traits(harden_at=0.75)
@@ -68,20 +68,20 @@ class HardensHalfway(SoundScores):
 
 @dataclass(frozen=True, kw_only=True)
 class UnknownTrack(Sound):
-    """It names a track that there is not (2017)."""
+    """Declares a track that does not exist (2017)."""
 
     tracks = frozenset({"prune", "quantize"})
 
 
-class CountsInBytes(Mask):
-    """A mask that says what it keeps as bytes."""
+class KeptAsBytes(Mask):
+    """A mask whose `kept` returns bytes."""
 
     def kept(self, weight):
         return (self.keep != 0).to(torch.uint8)
 
 
-class Stacked(Mask):
-    """A mask that says what it keeps with a dimension more than the weight has."""
+class KeptWithExtraDimension(Mask):
+    """A mask whose `kept` has one dimension more than the weight."""
 
     def kept(self, weight):
         return (self.keep != 0)[None]
@@ -89,35 +89,35 @@ class Stacked(Mask):
 
 @dataclass(frozen=True, kw_only=True)
 class KeptIsNoBool(Sound):
-    """Its gates say what they keep as bytes (2017)."""
+    """Its gates return `kept` as bytes (2017)."""
 
     def gate(self, weight):
-        return CountsInBytes(weight)
+        return KeptAsBytes(weight)
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptHasAnotherShape(Sound):
-    """Its gates say what they keep with one dimension too many (2017)."""
+    """Its gates return `kept` with one dimension too many (2017)."""
 
     def gate(self, weight):
-        return Stacked(weight)
+        return KeptWithExtraDimension(weight)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Uncited(Sound):
-    """It names no source."""
+    """Names no source."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unexplained(Sound):
-    """It says nothing of one of its options (2017)."""
+    """Does not explain one of its options (2017)."""
 
     patience: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeedsAWeightPerLayer(Sound):
-    """It takes for granted that there is a weight to keep for every layer (2017)."""
+    """Assumes that the budget is at least one weight per layer (2017)."""
 
     def kept(self, layers, at):
         found = Sound.kept(self, layers, at)
@@ -127,7 +127,7 @@ class NeedsAWeightPerLayer(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class DividesTheBudget(Sound):
-    """It prunes four times, however few steps there are (2017)."""
+    """Prunes four times, even if the search has fewer steps (2017)."""
 
     def kept(self, layers, at):
         at.step % (at.harden_step // 4)
@@ -144,14 +144,14 @@ class ShowsTensors(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class ShowsNaN(Sound):
-    """Its diagnostics are no numbers (2017)."""
+    """Its diagnostics are NaN (2017)."""
 
     def diagnostics(self, layers, at):
         return {"threshold": math.nan}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShrinksWhenLookedAt(Sound):
+class DiagnosticsChangeWeights(Sound):
     """Its diagnostics change a weight (2017)."""
 
     def diagnostics(self, layers, at):
@@ -160,8 +160,8 @@ class ShrinksWhenLookedAt(Sound):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForgetsItsBase(Sound):
-    """It checks its option `rate`, and no longer its sparsity (2017)."""
+class SkipsBaseValidation(Sound):
+    """Validates its option `rate`, but no longer its sparsity (2017)."""
 
     rate: float = 0.5
 
@@ -195,8 +195,8 @@ ADVICE = tuple(
         DividesTheBudget,
         ShowsTensors,
         ShowsNaN,
-        ShrinksWhenLookedAt,
-        ForgetsItsBase,
+        DiagnosticsChangeWeights,
+        SkipsBaseValidation,
     )
 )
-"""They break no rule that a board depends on."""
+"""Faults that break no core rule."""

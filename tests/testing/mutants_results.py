@@ -1,6 +1,6 @@
-"""Broken pruners whose fault is in what they keep, what they say they keep, or what the folded network is.
+"""Faulty pruners with a wrong count, a wrong report of it, or a wrong folded network.
 
-Each is one of the sound pruners (arXiv:1710.01878, arXiv:1911.13299) with one fault.
+Each is one of the correct pruners (arXiv:1710.01878, arXiv:1911.13299) with one fault.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pruneboard.api import Gate, Mask, Traits
 from pruneboard.scores import top_k, top_k_per_layer
 
 
-class SaysItPrunes(Mask):
-    """A mask that is reported, and not applied."""
+class ReportsUnappliedMask(Mask):
+    """A mask that is reported but not applied."""
 
     def forward(self, weight):
         return weight.clone()
@@ -23,14 +23,14 @@ class SaysItPrunes(Mask):
 
 @dataclass(frozen=True, kw_only=True)
 class FalseReport(Sound):
-    """Its gates say that they keep the budget, and leave the weights dense."""
+    """Its gates report the budget as kept but leave the weights dense."""
 
     def gate(self, weight):
-        return SaysItPrunes(weight)
+        return ReportsUnappliedMask(weight)
 
 
 class Shrinking(Mask):
-    """A mask that lets kept weights below 0.01 be 0."""
+    """A mask that sets kept weights below 0.01 to 0."""
 
     def forward(self, weight):
         return super().forward(weight) * (weight.abs() > 0.01)
@@ -38,7 +38,7 @@ class Shrinking(Mask):
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimsZeros(Sound):
-    """Its masks keep a random budget, of which its gates set the small weights to 0."""
+    """Its masks keep random positions, and its gates set the small weights among them to 0."""
 
     def gate(self, weight):
         return Shrinking(weight) if self.sparsity else Mask(weight)
@@ -49,7 +49,7 @@ class ClaimsZeros(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class OffByOne(Sound):
-    """It keeps what is above the smallest of the k largest weights, which are k - 1."""
+    """Keeps the weights strictly above the k-th largest, which are k - 1."""
 
     def kept(self, layers, at):
         return Sound.kept(self, layers, at) - 1
@@ -57,7 +57,7 @@ class OffByOne(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class TruncatesTheCount(Sound):
-    """It keeps int((1 - sparsity) * n), where floats make 0.09999 of 1 - 0.9."""
+    """Keeps int((1 - sparsity) * n); in floating point, 1 - 0.9 is slightly less than 0.1."""
 
     def kept(self, layers, at):
         exact = at.step == at.harden_step
@@ -66,7 +66,7 @@ class TruncatesTheCount(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundsEachLayer(Sound):
-    """It rounds the share of each layer by itself, which adds up at its own sparsity of 0.5 and not at others."""
+    """Rounds the share of each layer separately; the sum is right at its sparsity of 0.5, but not at others."""
 
     def masks(self, layers, at):
         kept = [round(layer.dense.numel() * (1 - self.sparsity)) for layer in layers]
@@ -76,7 +76,7 @@ class RoundsEachLayer(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadsWholePercents(Sound):
-    """It prunes by whole percents below 90 %, so that its count is right at its own sparsity."""
+    """Rounds sparsities below 90 % to whole percents; the count is right at its own sparsity."""
 
     def kept(self, layers, at):
         found = Sound.kept(self, layers, at)
@@ -86,7 +86,7 @@ class ReadsWholePercents(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class PrunesAtZero(Sound):
-    """It always prunes at least one weight."""
+    """Always prunes at least one weight."""
 
     def kept(self, layers, at):
         return min(Sound.kept(self, layers, at), count(layers) - 1)
@@ -94,7 +94,7 @@ class PrunesAtZero(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class LearnsAtZero(SoundScores):
-    """Its scores learn at sparsity 0 too, and share the weights' gradient norm there."""
+    """Its scores also learn at sparsity 0, where their gradients change the clipping of the weights' gradients."""
 
     tracks = frozenset({"prune"})
 
@@ -104,7 +104,7 @@ class LearnsAtZero(SoundScores):
 
 @dataclass(frozen=True, kw_only=True)
 class KeepsOneOfEach(Sound):
-    """It keeps at least one weight of every layer, and so more than the budget."""
+    """Keeps at least one weight of every layer, and therefore more than the budget."""
 
     def masks(self, layers, at):
         kept = [max(1, layer.keep) for layer in layers]
@@ -114,7 +114,7 @@ class KeepsOneOfEach(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class NeedsOneOfEach(KeepsOneOfEach):
-    """It looks for the smallest weight that a layer keeps, where a layer may keep none."""
+    """Indexes the smallest kept weight of each layer, which fails if a layer keeps none."""
 
     def masks(self, layers, at):
         for layer, score in zip(layers, self.scores(layers, at), strict=True):
@@ -124,14 +124,14 @@ class NeedsOneOfEach(KeepsOneOfEach):
 
 @dataclass(frozen=True, kw_only=True)
 class NeedsThreeWeights(Sound):
-    """It takes the scale of a layer from its three largest weights, where a layer may have two."""
+    """Scales each layer by its three largest weights, which fails if a layer has two."""
 
     def scores(self, layers, at):
         return [score / score.flatten().topk(3).values.mean() for score in Sound.scores(self, layers, at)]
 
 
 class Rescaling(Mask):
-    """A mask that rescales what is left, in the folded weight only."""
+    """A mask that rescales the kept weights, but only in `folded`."""
 
     def folded(self, weight):
         return super().folded(weight) * (self.keep.numel() / self.keep.sum().clamp(min=1))
@@ -139,7 +139,7 @@ class Rescaling(Mask):
 
 @dataclass(frozen=True, kw_only=True)
 class FoldsOtherwise(Sound):
-    """Its folded weights are rescaled for what is pruned, and those that were trained and validated are not."""
+    """Rescales the folded weights, but not those that were trained and validated."""
 
     def gate(self, weight):
         return Rescaling(weight)
@@ -147,7 +147,7 @@ class FoldsOtherwise(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class RescalesFrozenWeights(SoundScores):
-    """In hardening it rescales the weights, which on the supermask track are frozen."""
+    """Rescales the weights in `harden`, although they are frozen on the supermask track."""
 
     tracks = frozenset({"supermask"})
 
@@ -157,8 +157,8 @@ class RescalesFrozenWeights(SoundScores):
             at.assign(layer.dense, layer.dense / (1 - self.sparsity) ** 0.5)
 
 
-class Bare(Gate):
-    """No gate at all: what is zero is pruned."""
+class NoGate(Gate):
+    """The identity: weights that are zero count as pruned."""
 
     def forward(self, weight):
         return weight.clone()
@@ -166,13 +166,13 @@ class Bare(Gate):
 
 @dataclass(frozen=True, kw_only=True)
 class PrunesOnce(Sound):
-    """In hardening it sets weights to 0, which momentum revives; it reports whatever sparsity emerges."""
+    """Sets weights to 0 in `harden`, which momentum makes nonzero again; declares no target sparsity."""
 
     def traits(self, track):
         return Traits(hits_target=False, harden_at=0.75)
 
     def gate(self, weight):
-        return Bare()
+        return NoGate()
 
     def before_step(self, layers, at):
         pass
@@ -183,8 +183,8 @@ class PrunesOnce(Sound):
             at.assign(layer.dense, layer.dense * keep)
 
 
-class Live(Gate):
-    """Keeps the largest weights of the layer, whichever they are now."""
+class LargestWeights(Gate):
+    """Keeps the weights that are currently the largest of the layer."""
 
     def __init__(self, weight):
         super().__init__()
@@ -198,11 +198,11 @@ class Live(Gate):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovesOn(Sound):
-    """Its masks follow the weights after hardening too: no tensor of a gate changes, and the count is exact."""
+class MasksFollowWeights(Sound):
+    """Its masks follow the weights after hardening too; no tensor of a gate changes, and the count is exact."""
 
     def gate(self, weight):
-        return Live(weight)
+        return LargestWeights(weight)
 
     def before_step(self, layers, at):
         for layer in layers:
@@ -218,14 +218,14 @@ class ConvolutionsDoNotLearn(Sound):
 
 
 class Detached(Mask):
-    """A mask through which no gradient goes."""
+    """A mask without a gradient."""
 
     def forward(self, weight):
         return super().forward(weight).detach()
 
 
-class Blind(ScoreGate):
-    """A gate whose score decides the mask and receives no gradient."""
+class WithoutScoreGradient(ScoreGate):
+    """A gate whose score determines the mask but receives no gradient."""
 
     def forward(self, weight):
         return weight * self.keep
@@ -233,10 +233,10 @@ class Blind(ScoreGate):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoresDoNotLearn(SoundScores):
-    """No gradient reaches the scores of its convolutions, whose masks stay what they were at the start."""
+    """No gradient reaches the scores of its convolutions, whose masks therefore keep their initial state."""
 
     def gate(self, weight):
-        return Blind(weight) if self.sparsity and weight.dim() == 4 else SoundScores.gate(self, weight)
+        return WithoutScoreGradient(weight) if self.sparsity and weight.dim() == 4 else SoundScores.gate(self, weight)
 
 
 MUTANTS = (
@@ -256,7 +256,7 @@ MUTANTS = (
             FoldsOtherwise,
             RescalesFrozenWeights,
             PrunesOnce,
-            MovesOn,
+            MasksFollowWeights,
             ConvolutionsDoNotLearn,
             ScoresDoNotLearn,
         )

@@ -1,6 +1,6 @@
-"""Broken pruners whose fault is where their state is.
+"""Faulty pruners that keep state in the wrong place.
 
-Each is one of the sound pruners (arXiv:1710.01878, arXiv:1911.13299) with one fault.
+Each is one of the correct pruners (arXiv:1710.01878, arXiv:1911.13299) with one fault.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _updates = {"done": 0}
 
 @dataclass(frozen=True, kw_only=True)
 class CountsOnTheGate(Sound):
-    """The number of updates so far, by which it prunes, is a Python number on a gate."""
+    """Prunes by the number of updates so far, a Python number stored on a gate."""
 
     def kept(self, layers, at):
         gate = layers[0].gate
@@ -29,7 +29,7 @@ class CountsOnTheGate(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class CountsInTheModule(Sound):
-    """The number of updates so far, by which it prunes, is a global variable of its module."""
+    """Prunes by the number of updates so far, a global variable of the module."""
 
     def kept(self, layers, at):
         _updates["done"] = 1 if at.step == 0 else _updates["done"] + 1
@@ -38,7 +38,7 @@ class CountsInTheModule(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class CountsOnTheClass(Sound):
-    """The number of updates so far, by which it prunes, is an attribute of its class."""
+    """Prunes by the number of updates so far, an attribute of the class."""
 
     updates: ClassVar[int] = 0
 
@@ -49,7 +49,7 @@ class CountsOnTheClass(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class CountsOnItself(Sound):
-    """The number of updates so far, by which it prunes, is on the pruner, put there past the frozen dataclass."""
+    """Prunes by the number of updates so far, set on the pruner with `object.__setattr__`."""
 
     def kept(self, layers, at):
         object.__setattr__(self, "updates", 1 if at.step == 0 else getattr(self, "updates", 0) + 1)
@@ -57,14 +57,14 @@ class CountsOnItself(Sound):
 
 
 def after_updates(done, layers, at):
-    """The ramp of the sound pruner, by updates made instead of steps taken."""
+    """The schedule of the correct pruner, by number of updates instead of steps."""
     share = 1 - min(1.0, (done - 1) * EVERY / at.harden_step)
     return budget(layers) if at.step == at.harden_step else still_kept(budget(layers), count(layers), share**3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogsOnTheClass(Sound):
-    """A list on its class, which all its trainings share, grows with every update; no mask depends on it."""
+    """Appends to a list on the class with every update; no mask depends on the list."""
 
     log: ClassVar[list[int]] = []
 
@@ -74,7 +74,7 @@ class LogsOnTheClass(Sound):
 
 
 class Averaging(Mask):
-    """A mask with a running average of |w|, kept in the way that the mutant says."""
+    """A mask with a running average of |w|, which `hold` stores on the gate."""
 
     def __init__(self, weight, hold):
         super().__init__(weight)
@@ -83,7 +83,7 @@ class Averaging(Mask):
 
 @dataclass(frozen=True, kw_only=True)
 class AveragesInAnAttribute(Sound):
-    """The running average of magnitudes, by which it prunes, is a plain attribute of the gate."""
+    """Prunes by a running average of magnitudes, a plain attribute of the gate."""
 
     def gate(self, weight):
         return Averaging(weight, lambda gate, start: setattr(gate, "average", start.clone()))
@@ -98,7 +98,7 @@ class AveragesInAnAttribute(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class AveragesUnsaved(AveragesInAnAttribute):
-    """The running average of magnitudes, by which it prunes, is a buffer that is not persistent."""
+    """Prunes by a running average of magnitudes, a non-persistent buffer of the gate."""
 
     def gate(self, weight):
         return Averaging(weight, lambda gate, start: gate.register_buffer("average", start.clone(), persistent=False))
@@ -106,7 +106,7 @@ class AveragesUnsaved(AveragesInAnAttribute):
 
 @dataclass(frozen=True, kw_only=True)
 class CachesTensors(Sound):
-    """A list on each gate holds tensors: the magnitudes of this very step, so that no result depends on it."""
+    """Stores tensors in a list on each gate; they are recomputed in each step, so no result depends on them."""
 
     def scores(self, layers, at):
         for layer in layers:
@@ -116,7 +116,7 @@ class CachesTensors(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class OwnsAGenerator(Sound):
-    """Each gate has a generator of its own, whose state no checkpoint has."""
+    """Each gate has its own random generator, whose state is not in the checkpoint."""
 
     def scores(self, layers, at):
         for layer in layers:

@@ -1,4 +1,4 @@
-"""Two sound pruners, which every mutant is derived from.
+"""Two correct pruners, from which every mutant is derived.
 
 The masks follow Zhu and Gupta (arXiv:1710.01878), the scores Ramanujan et al. (arXiv:1911.13299), both much simplified.
 """
@@ -18,7 +18,7 @@ EVERY = 4
 
 
 def count(layers):
-    """Prunable weights of the network."""
+    """The number of prunable weights in the network."""
     return sum(layer.dense.numel() for layer in layers)
 
 
@@ -29,7 +29,7 @@ def is_due(at):
 
 @dataclass(frozen=True, kw_only=True)
 class Sound(MaskPruner):
-    """Keeps the largest weights, a few less every few steps; weights are fine-tuned in the last quarter."""
+    """Keeps the largest weights, fewer every four steps; the last quarter of the budget is fine-tuning."""
 
     def traits(self, track):
         return Traits(harden_at=0.75)
@@ -49,7 +49,7 @@ class Sound(MaskPruner):
 
 
 class ScoreGate(Gate):
-    """Weight times mask, with a learned score per weight, whose gradient goes straight through the mask."""
+    """Weight times mask, with a learned score per weight; the gradient skips the mask (straight-through)."""
 
     def __init__(self, weight):
         super().__init__()
@@ -65,7 +65,7 @@ class ScoreGate(Gate):
 
 @dataclass(frozen=True, kw_only=True)
 class SoundScores(Pruner):
-    """Keeps the weights of largest learned score, on either track."""
+    """Keeps the weights with the largest learned scores, on either track."""
 
     tracks = frozenset({"prune", "supermask"})
 

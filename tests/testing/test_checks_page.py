@@ -1,4 +1,4 @@
-"""The page of the rules is what the checks say of themselves."""
+"""The list of rules in docs/checks.md is generated from the docstrings of the checks."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ BEGIN, END = "<!-- made by tests/testing/test_checks_page.py -->\n", "<!-- end -
 
 
 def table() -> str:
-    """The checks as the page lists them: a section per module, in the order in which they are tried."""
+    """The list of checks on the page: one section per module, in the order in which the checks run."""
     lines: list[str] = []
     section = ""
     for check in SUITE:
         module = sys.modules[check.test.__module__]
         if module.__name__ != section:
             section = module.__name__
-            lines += ["", f"### {module.__doc__.split(':')[0].splitlines()[0].rstrip('.')}", ""]
-            lines += ["| check | tier | tried where | rule |", "|---|---|---|---|"]
+            lines += ["", f"### {module.__doc__.split(':')[0].splitlines()[0].partition('. ')[0].rstrip('.')}", ""]
+            lines += ["| check | tier | applies | rule |", "|---|---|---|---|"]
         lines.append(f"| `{check.name}` | {check.tier} | {check.when or 'always'} | {check.rule} |")
     return "\n".join([*lines, "", ""])
 
 
-def test_the_page_of_the_checks_is_made_of_their_docstrings():
-    """Every check stands on the page with its tier and its rule; PRUNEBOARD_WRITE_DOCS=1 writes it anew."""
+def test_the_page_lists_every_check_with_its_rule():
+    """The page lists every check with its tier, condition and rule; PRUNEBOARD_WRITE_DOCS=1 regenerates the list."""
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
     made, _, after = rest.partition(END)
@@ -38,7 +38,7 @@ def test_the_page_of_the_checks_is_made_of_their_docstrings():
 
 
 def test_every_rule_is_a_sentence():
-    """A check without a rule would be a check nobody can keep to; names are words with dashes, and each is unique."""
+    """The rule of every check is a sentence, and no two checks have the same name."""
     for check in SUITE:
         assert check.rule[0].isupper() or check.rule[0] == "`", check.name
         assert check.rule.endswith("."), check.name

@@ -1,7 +1,8 @@
-"""Which check finds which fault: `matrix.csv` beside this file, a row per broken pruner and a column per check.
+"""Which check finds which fault: `matrix.csv` in this folder has a row per faulty pruner and a column per check.
 
-By default each mutant is tried with the first checks that find it and with those that cost next to nothing; the whole
-matrix is slow. `PRUNEBOARD_WRITE_DOCS=1 pytest tests/testing/test_mutants.py` writes it anew.
+By default, each pruner is checked with the cheap checks and the first others that fail, in the test file of the module
+whose checks find it; the whole matrix is slow. `PRUNEBOARD_WRITE_DOCS=1 pytest tests/testing/test_mutants.py` rewrites
+the matrix.
 """
 
 from __future__ import annotations
@@ -9,77 +10,37 @@ from __future__ import annotations
 import csv
 import io
 import os
-import unittest
-from functools import cache
-from pathlib import Path
 
+import mutants_chance
 import pytest
+from matrix_cases import (
+    CHEAP,
+    CHECKS,
+    FAILED,
+    MATRIX,
+    PASSED,
+    WITH_PROCESSES,
+    assert_cells,
+    assert_row,
+    cells,
+    failed,
+    matrix,
+    name,
+)
 from mutants import ADVICE, MUTANTS, ON_CUDA
 from sound import SOUND
 
-from pruneboard.testing import SUITE, interface, manners, pair, pruner_checks
+from pruneboard.testing import SUITE, pair
 
-MATRIX = Path(__file__).with_name("matrix.csv")
 WRITES = bool(os.environ.get("PRUNEBOARD_WRITE_DOCS"))
-WHOLE = pytest.mark.skipif(False, reason="it is to be written") if WRITES else pytest.mark.slow
-KILLED, PASSED, NOT_TRIED = "x", ".", "-"
-CHECKS = {check.name: check for check in SUITE if check.name != "runs-on-cuda"}
-"""Those that come to the same on every machine."""
-TOGETHER = {name for name, check in CHECKS.items() if check.processes}
-CHEAP = {check.name for check in (*interface.CHECKS, *manners.CHECKS)}
-"""Those that train once for all of them, or not at all."""
-FEW = 2
-"""Checks of a row that are tried by default besides the cheap ones, where many find a fault."""
-NO_SOLE_KILLER = {"keeps-what-it-says"}
-"""Zeros that a mask keeps are found wherever a network is counted."""
-
-
-def name(pruner):
-    """What a row is called."""
-    return type(pruner).__name__
-
-
-def cells(pruner, wanted):
-    """Try the `wanted` checks: name -> cell; a fault on either track is one."""
-    found = dict.fromkeys(wanted, NOT_TRIED)
-    for bound in pruner_checks(pruner):
-        if bound.check.name in wanted and found[bound.check.name] != KILLED:
-            found[bound.check.name] = max(found[bound.check.name], outcome(bound, pruner))  # "-" < "." < "x"
-    return found
-
-
-def outcome(bound, pruner):
-    """One cell, on one track."""
-    try:
-        bound(pruner)
-    except unittest.SkipTest:
-        return NOT_TRIED
-    except Exception:  # noqa: BLE001 - whatever a broken pruner raises is its end
-        return KILLED
-    return PASSED
-
-
-@cache
-def matrix():
-    """The committed matrix: mutant -> check -> cell."""
-    with MATRIX.open(newline="", encoding="utf-8") as file:
-        return {row.pop("mutant"): row for row in csv.DictReader(file)}
-
-
-def kills(row):
-    """The checks that find a fault, in the order of the suite."""
-    return [check for check, cell in row.items() if cell == KILLED]
-
-
-def agrees(pruner, wanted):
-    """Assert that the `wanted` cells of a row come out as they are committed."""
-    row = matrix()[name(pruner)]
-    assert cells(pruner, wanted) == {check: row[check] for check in wanted}
+WHOLE = pytest.mark.skipif(False, reason="the matrix is rewritten") if WRITES else pytest.mark.slow
+NEVER_ALONE = {"keeps-what-it-says"}
+"""Checks that find no fault alone: other checks count the network too, and fail for a false report as well."""
 
 
 @WHOLE
 def test_the_whole_matrix():
-    """Every check of every mutant comes out as committed; it stands first, for the others to read what it wrote."""
+    """Every check of every mutant gives the committed result; runs first, because the other tests read the matrix."""
     try:
         rows = {name(pruner): cells(pruner, list(CHECKS)) for pruner in (*SOUND, *MUTANTS)}
     finally:
@@ -93,55 +54,54 @@ def test_the_whole_matrix():
     assert MATRIX.read_text(encoding="utf-8") == text.getvalue()
 
 
-@pytest.mark.parametrize("pruner", [*SOUND, *MUTANTS], ids=name)
-def test_a_mutant_is_killed_by_the_checks_of_its_row(pruner):
-    """The first checks that find a fault find it again, and those that cost next to nothing find nothing else."""
-    others = [check for check in kills(matrix()[name(pruner)]) if check not in CHEAP | TOGETHER]
-    agrees(pruner, CHEAP.union(others[:FEW]))
+@pytest.mark.parametrize("pruner", [*SOUND, *mutants_chance.MUTANTS], ids=name)
+def test_dependence_on_random_states_processes_and_names_is_found(pruner):
+    """The checks of its row find each pruner that depends on these, and the correct pruners pass."""
+    assert_row(pruner)
 
 
-def test_mutants_are_killed_by_the_checks_with_processes():
-    """The same for the checks that take a pair of processes, which is one for all mutants."""
+def test_checks_with_processes_find_their_mutants():
+    """The checks that use a pair of processes give the committed results; all mutants share one pair."""
     try:
         for pruner in (*SOUND, *MUTANTS):
-            wanted = kills(matrix()[name(pruner)]) if pruner in MUTANTS else TOGETHER
-            agrees(pruner, TOGETHER.intersection(wanted))
+            wanted = failed(matrix()[name(pruner)]) if pruner in MUTANTS else WITH_PROCESSES
+            assert_cells(pruner, WITH_PROCESSES.intersection(wanted))
     finally:
         pair.shared_pair().close()
 
 
 def test_the_matrix_has_every_mutant_and_every_check():
-    """Its rows are the mutants, the sound ones first, and its columns the checks, in the order of the suite."""
+    """The rows are the correct pruners, then the mutants; the columns are the checks in the order of the suite."""
     assert list(matrix()) == [name(pruner) for pruner in (*SOUND, *MUTANTS)]
     assert all(list(row) == list(CHECKS) for row in matrix().values())
 
 
-def test_no_mutant_survives_and_no_sound_pruner_dies():
-    """A core check finds every fault, but for those that only advice is about; the sound pruners pass all."""
+def test_core_checks_find_every_fault_and_accept_every_correct_pruner():
+    """Every mutant fails a core check, except those that only advice is about; the correct pruners fail none."""
     core = {check.name for check in SUITE if check.tier == "core"}
     for pruner in MUTANTS:
-        found = {check in core for check in kills(matrix()[name(pruner)])}
+        found = {check in core for check in failed(matrix()[name(pruner)])}
         assert found == {False} if pruner in ADVICE else True in found, name(pruner)
-    assert not any(kills(matrix()[name(pruner)]) for pruner in SOUND)
+    assert not any(failed(matrix()[name(pruner)]) for pruner in SOUND)
 
 
-def test_no_check_is_one_too_many():
-    """Without any one check the matrix would be another: each finds a fault, and but for one a fault no other finds."""
-    found = [kills(row) for row in matrix().values()]
+def test_no_check_is_redundant():
+    """Every check finds a fault, and every check but one finds a fault that no other check finds."""
+    found = [failed(row) for row in matrix().values()]
     assert set().union(*found) == set(CHECKS)
-    assert set().union(*(names for names in found if len(names) == 1)) == set(CHECKS) - NO_SOLE_KILLER
+    assert set().union(*(names for names in found if len(names) == 1)) == set(CHECKS) - NEVER_ALONE
 
 
-def test_what_fails_on_cuda_only_is_sound_elsewhere():
-    """Tensors made on the CPU are a fault that no check finds on a CPU."""
+def test_faults_on_cuda_do_not_show_on_a_cpu():
+    """A pruner that creates tensors on the CPU passes on a CPU."""
     for pruner in ON_CUDA:
-        assert KILLED not in cells(pruner, CHEAP | {"keeps-what-it-says"}).values()
+        assert FAILED not in cells(pruner, CHEAP | {"keeps-what-it-says"}).values()
 
 
 @pytest.mark.gpu
-def test_what_fails_on_cuda_fails_there():
-    """On a CUDA device such tensors are found, and the sound pruners pass."""
+def test_faults_on_cuda_are_found_there():
+    """On a CUDA device, such a pruner fails, and the correct pruners pass."""
     for pruner in ON_CUDA:
-        assert cells(pruner, {"runs-on-cuda"}) == {"runs-on-cuda": KILLED}
+        assert cells(pruner, {"runs-on-cuda"}) == {"runs-on-cuda": FAILED}
     for pruner in SOUND:
         assert cells(pruner, {"runs-on-cuda"}) == {"runs-on-cuda": PASSED}

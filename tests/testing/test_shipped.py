@@ -1,4 +1,4 @@
-"""Every method of the distribution keeps the rules of the board, with no failure expected."""
+"""Every built-in method passes all core checks, with no expected failure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pruneboard.errors import UsageError
 from pruneboard.testing import parametrize_with_checks, pruner_checks
 
 SHORT = {"samples": 2}
-"""Options that shorten a training, where a method has them: masks that are compared in hardening."""
+"""Options that shorten training, for methods that have them: the number of masks compared in hardening."""
 
 
 def built(info):
-    """A shipped method at 90 %, or without a sparsity where it takes none."""
+    """A built-in method at 90 % sparsity, or without a sparsity if it takes none."""
     options = {name: SHORT[name] for name in registry.option_types(registry.load(info)) if name in SHORT}
     with suppress(UsageError):
         return registry.build(info, 0.9, options)
@@ -27,13 +27,13 @@ SHIPPED = [built(info) for info in registry.installed() if info.distribution == 
 
 
 @parametrize_with_checks(SHIPPED, processes=False)
-def test_shipped_methods_keep_the_rules(pruner, check):
-    """Each core check that takes one process passes, on each track."""
+def test_built_in_methods_pass_the_core_checks(pruner, check):
+    """Each core check that uses one process passes, on each track."""
     check(pruner)
 
 
-def test_shipped_methods_keep_the_rules_of_several_processes():
-    """Each core check that takes a pair of processes passes, on each track; all methods share one pair."""
+def test_built_in_methods_pass_the_checks_with_processes():
+    """Each core check that uses a pair of processes passes, on each track; all methods share one pair."""
     for pruner in SHIPPED:
         for check in pruner_checks(pruner):
             if check.check.processes:
@@ -42,14 +42,14 @@ def test_shipped_methods_keep_the_rules_of_several_processes():
 
 @pytest.mark.slow
 @parametrize_with_checks(SHIPPED, tiers=["advice"], processes=False)
-def test_shipped_methods_take_the_advice(pruner, check):
-    """Each piece of advice that applies is taken."""
+def test_built_in_methods_follow_the_advice(pruner, check):
+    """Each advice check that applies passes."""
     check(pruner)
 
 
 @pytest.mark.gpu
-def test_shipped_methods_run_on_cuda():
-    """On a CUDA device the check that is skipped elsewhere passes."""
+def test_built_in_methods_run_on_cuda():
+    """On a CUDA device, the check that is skipped elsewhere passes."""
     assert torch.cuda.is_available()
     for pruner in SHIPPED:
         for check in pruner_checks(pruner):

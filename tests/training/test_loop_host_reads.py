@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruneboard import registry
 from pruneboard.data import train_batches
-from pruneboard.testing.bench import Bench
+from pruneboard.testing.trial import Trial
 from pruneboard.training import loop
 
 READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
@@ -30,7 +30,7 @@ class CountedReads(TorchDispatchMode):
 def reads_of_a_step(method, track, step, options=None):
     """Return how many numbers are read by the host in step `step` of a training."""
     sparsity = None if method == "dense" else 0.9
-    run = Bench(pruner=registry.build(registry.find(method), sparsity, options or {}), track=track).ready()
+    run = Trial(pruner=registry.build(registry.find(method), sparsity, options or {}), track=track).build()
     try:
         loop.prune_before_training(run)
         batches = iter(train_batches(run.dataset, run.plan, epoch=0))

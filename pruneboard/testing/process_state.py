@@ -1,4 +1,4 @@
-"""What a process has for all that runs in it: global random states, and settings."""
+"""State that everything in a process shares: global random states, and settings such as the environment variables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Return the global random states."""
+    """Return the global random states, by the names used in messages."""
     found: dict[str, Any] = {
         "the random state of torch": torch.get_rng_state().numpy().tobytes(),
         "the random state of numpy": _numpy_state(),
@@ -25,18 +25,18 @@ def random_state() -> dict[str, Any]:
 
 
 def _numpy_state() -> tuple[Any, ...]:
-    kind, key, *rest = np.random.get_state()  # noqa: NPY002 - it is looked at, not drawn from
+    kind, key, *rest = np.random.get_state()  # noqa: NPY002 - reads the state, draws nothing
     return (kind, np.asarray(key).tobytes(), *rest)
 
 
 def settings() -> dict[str, Any]:
-    """Return the settings, by what they are called in messages."""
+    """Return the settings, by the names used in messages."""
     return {name: get() for name, (get, _) in _SETTINGS.items()}
 
 
 @contextmanager
-def settings_kept() -> Iterator[None]:
-    """Put the settings back as they were before the block."""
+def settings_restored() -> Iterator[None]:
+    """Restore the settings after the block."""
     before = settings()
     try:
         yield
@@ -66,11 +66,11 @@ def _set_environment(values: Mapping[str, str]) -> None:
 
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the environment": (_environment, _set_environment),
-    "the working folder": (os.getcwd, os.chdir),
+    "the working directory": (os.getcwd, os.chdir),
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
     "torch's gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "torch's deterministic mode": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
-    "torch's precision of products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "torch's matrix multiplication precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     "cuDNN's benchmark mode": (_benchmark, _set_benchmark),
 }

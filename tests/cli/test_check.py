@@ -1,4 +1,4 @@
-"""`pruneboard check`: the table, the document, the exit codes, and what it refuses."""
+"""`pruneboard check`: the table, the JSON document, the exit codes and refused arguments."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ BROKEN = "hits-the-target"
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with a faulty pruner in a module, which is the current one."""
+    """The current folder, which contains a module with a faulty pruner."""
     (tmp_path / "off_by_one.py").write_text(textwrap.dedent(FAULTY), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))  # taken back afterwards; the command finds the folder by itself
+    monkeypatch.syspath_prepend(str(tmp_path))  # so that it is undone; the command adds the folder itself
     return tmp_path
 
 
-def test_a_broken_rule_ends_with_3_and_says_what_was_found(here, capsys):
-    """A class of the current folder is checked without being installed; each failure stands with what was found."""
+def test_a_broken_rule_exits_with_3_and_says_what_was_found(here, capsys):
+    """A class in the current folder is checked without installation; each failure is printed with what was found."""
     assert invoke(["check", "off_by_one:Off"]) == 3
     out, err = capsys.readouterr()
     lines = out.splitlines()
     (at,) = (i for i, line in enumerate(lines) if line.split()[1:3] == [BROKEN, "FAILED"])
     assert "positions where the budget is" in lines[at + 1]
-    assert lines[at + 2].strip().startswith("rule:  Of n prunable weights exactly")
+    assert lines[at + 2].strip().startswith("rule:  Of n prunable weights, exactly")
     assert err.startswith("error: Off breaks ")
     assert BROKEN in err
     assert "Traceback" not in out + err
 
 
-def test_an_accepted_failure_is_no_failure(here, capsys):
-    """With a reason for each check that fails, the command ends with 0 and the reasons are in the document."""
+def test_an_expected_failure_does_not_count(here, capsys):
+    """With a reason for each check that fails, the command exits with 0 and counts them as expected."""
     invoke(["check", "off_by_one:Off", "--json"])
     first = json.loads(capsys.readouterr().out)
     failed = [row["check"] for row in first["checks"] if row["tier"] == "core" and row["outcome"] == "failed"]
@@ -62,8 +62,8 @@ def test_an_accepted_failure_is_no_failure(here, capsys):
     assert again["object"] == "off_by_one:Off"
 
 
-def test_the_rules_are_printed_without_trying_them(capsys):
-    """`--rules` lists the checks that apply, by tier, with their rules."""
+def test_the_rules_are_printed_without_running_the_checks(capsys):
+    """`--rules` lists the checks that apply, with their tier and rule."""
     assert invoke(["check", "edge-popup", "--rules", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert "frozen-weights-stay-frozen" in {row["check"] for row in rows}
@@ -84,8 +84,8 @@ def test_the_rules_are_printed_without_trying_them(capsys):
         (["magnitude", "--expect", "hits-target=why"], "unknown check 'hits-target': did you mean hits-the-target"),
     ],
 )
-def test_what_cannot_be_checked_is_refused_in_one_line(arguments, expected, capsys):
-    """Names, options and reasons that mean nothing end with 2 before anything is tried."""
+def test_invalid_arguments_are_refused_in_one_line(arguments, expected, capsys):
+    """Unknown names, invalid options and missing reasons exit with 2 before any check runs."""
     assert invoke(["check", *arguments]) == 2
     out, err = capsys.readouterr()
     assert expected in err

@@ -1,4 +1,4 @@
-"""The harness as a method finds it: what is replaced in it is noticed, and put back."""
+"""Detects that a method replaced a part of the harness, and undoes the replacement."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ _MISSING = object()
 
 
 @contextmanager
-def guarded() -> Iterator[list[str]]:
-    """Yield a list, which after the block names what was replaced in the harness; it is put back then.
+def harness_restored() -> Iterator[list[str]]:
+    """Restore the harness after the block; yields a list that then contains the names of everything replaced.
 
-    Looked at are its functions with their code, its classes, their methods, and constants.
+    Covers the harness's functions and their code objects, its classes and their methods, and its constants.
     """
-    GroupedOptimizer([{"params": [nn.Parameter(torch.zeros(1))]}])  # torch wraps its `step` when the first is made
+    GroupedOptimizer([{"params": [nn.Parameter(torch.zeros(1))]}])  # torch wraps `step` when it builds the first one
     modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "pruneboard"}
     holders: list[tuple[str, Any, dict[str, Any]]] = [
         (name, module, dict(vars(module))) for name, module in modules.items()
     ]
     holders += [(f"{cls.__module__}.{cls.__qualname__}", cls, dict(vars(cls))) for cls in _classes(modules)]
     tables = [(f"{name}.{key}", table, dict(table)) for name, _, held in holders for key, table in _tables(held)]
+    # A function stays the same object when its code is exchanged, and so do all imported references to it.
     codes = [(name, f, f.__code__) for name, _, held in holders for f in held.values() if isinstance(f, FunctionType)]
     replaced = list[str]()
     try:
@@ -63,12 +64,13 @@ def _tables(held: dict[str, Any]) -> list[tuple[str, dict[Any, Any]]]:
 
 
 def _changed(before: dict[str, Any], after: Any) -> list[str]:
-    """Return the names whose value was replaced: of what is called, and of constants that cannot change themselves."""
+    """Return the names of the functions, classes and immutable constants that were replaced."""
     found = [key for key, value in before.items() if after.get(key, _MISSING) is not value]
     return [key for key in found if _is_fixed(key, before[key])]
 
 
 def _is_fixed(key: str, value: object) -> bool:
+    """Whether the attribute is a function, a class or a constant; lowercase module state may change."""
     if key.startswith("__"):
         return False
     return callable(value) or (key.isupper() and isinstance(value, (int, float, str, tuple, frozenset, dict)))

@@ -1,6 +1,6 @@
-"""Broken pruners whose fault shows under ZeRO, in another memory layout, under autocast or on another device only.
+"""Faulty pruners that fail only under ZeRO, in another memory format, under autocast or on another device.
 
-Each is one of the sound pruners (arXiv:1710.01878, arXiv:1911.13299) with one fault.
+Each is one of the correct pruners (arXiv:1710.01878, arXiv:1911.13299) with one fault.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pruneboard.scores import budget
 
 @dataclass(frozen=True, kw_only=True)
 class WritesInPlace(Sound):
-    """It sets pruned weights to 0 in place, which the optimizer's own copy undoes under ZeRO."""
+    """Sets pruned weights to 0 in place, which the optimizer's copy of the weights undoes under ZeRO."""
 
     def after_step(self, layers, at):
         for layer in layers:
@@ -26,7 +26,7 @@ class WritesInPlace(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class WritesThroughView(Sound):
-    """It writes masks through `view(-1)`, which a layout of channels last has not."""
+    """Writes masks through `view(-1)`, which fails for channels-last tensors."""
 
     def before_step(self, layers, at):
         for layer, mask in zip(layers, self.masks(layers, at), strict=True):
@@ -35,7 +35,7 @@ class WritesThroughView(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class WritesThroughCopy(Sound):
-    """It writes masks through `reshape(-1)`, which in a layout of channels last is a copy."""
+    """Writes masks through `reshape(-1)`, which returns a copy of channels-last tensors."""
 
     def before_step(self, layers, at):
         for layer, mask in zip(layers, self.masks(layers, at), strict=True):
@@ -44,7 +44,7 @@ class WritesThroughCopy(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class CountsDistinctValues(DenseGradientPruner):
-    """It keeps gradients from the k-th largest distinct value on; under autocast many are equal."""
+    """Keeps gradients at or above the k-th largest distinct value; under autocast many are equal."""
 
     def traits(self, track):
         return Traits(harden_at=0.75)
@@ -60,7 +60,7 @@ class CountsDistinctValues(DenseGradientPruner):
 
 
 class OnTheCpu(Mask):
-    """A mask that adds something made on the CPU."""
+    """A mask that adds a tensor created on the CPU."""
 
     def forward(self, weight):
         return super().forward(weight) + torch.zeros(weight.shape)
@@ -68,7 +68,7 @@ class OnTheCpu(Mask):
 
 @dataclass(frozen=True, kw_only=True)
 class StaysOnTheCpu(Sound):
-    """Its gates make tensors on the CPU, wherever the weight is."""
+    """Its gates create tensors on the CPU, whatever the device of the weight."""
 
     def gate(self, weight):
         return OnTheCpu(weight)
@@ -85,4 +85,4 @@ MUTANTS = tuple(
 )
 
 ON_CUDA = (StaysOnTheCpu(sparsity=0.9),)
-"""Sound on a CPU."""
+"""Pruners that are correct on a CPU."""

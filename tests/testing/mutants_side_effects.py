@@ -1,6 +1,6 @@
-"""Broken pruners whose fault is that they touch what is not theirs.
+"""Faulty pruners that change something other than their own state.
 
-Each is one of the sound pruners (arXiv:1710.01878, arXiv:1911.13299) with one fault.
+Each is one of the correct pruners (arXiv:1710.01878, arXiv:1911.13299) with one fault.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pruneboard.experiment import audit
 
 @dataclass(frozen=True, kw_only=True)
 class MovesBiases(Sound):
-    """It makes up for pruned weights with biases of the normalization, which it finds through the engine."""
+    """Compensates for pruned weights with biases of the batch normalization, which it gets from the engine."""
 
     def harden(self, layers, at, validate):
         Sound.harden(self, layers, at, validate)
@@ -29,7 +29,7 @@ class MovesBiases(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class ChangesNormalization(Sound):
-    """It sets a number of the normalization, which no tensor shows."""
+    """Sets the momentum of batch normalization, which is not a tensor."""
 
     def before_step(self, layers, at):
         Sound.before_step(self, layers, at)
@@ -39,7 +39,7 @@ class ChangesNormalization(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class HooksIntoTheNetwork(Sound):
-    """It looks at activations through hooks that it registers on the network."""
+    """Registers forward hooks on the network to read activations."""
 
     def before_step(self, layers, at):
         Sound.before_step(self, layers, at)
@@ -49,17 +49,17 @@ class HooksIntoTheNetwork(Sound):
 
 
 def peek(module, given, found):
-    """What a hook sees."""
+    """A forward hook that does nothing."""
 
 
 def normalizations(at):
-    """The batch normalizations of the network."""
+    """The batch normalization modules of the network."""
     return [module for module in at.durable.model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbesTheNetwork(Sound):
-    """It runs the network on noise to find weights that matter, in passes that nobody counts."""
+    """Runs the network on noise in a hook, in forward passes that are not counted."""
 
     def before_step(self, layers, at):
         Sound.before_step(self, layers, at)
@@ -72,7 +72,7 @@ class ProbesTheNetwork(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class SetsTheProcess(Sound):
-    """It sets a mode of torch for its own kernels, and with it for all others."""
+    """Changes a global setting of torch."""
 
     def before_step(self, layers, at):
         torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
@@ -80,8 +80,8 @@ class SetsTheProcess(Sound):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TalksThroughTheEnvironment(Sound):
-    """It leaves its sparsity in the environment, for its gates to find."""
+class WritesTheEnvironment(Sound):
+    """Passes its sparsity to its gates through an environment variable."""
 
     def before_step(self, layers, at):
         os.environ["MY_SPARSITY"] = f"{self.sparsity} {at.step}"
@@ -90,7 +90,7 @@ class TalksThroughTheEnvironment(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class InitializesInAHook(Sound):
-    """It starts from larger weights than all others, set in the first hook."""
+    """Scales the initial weights in the first hook."""
 
     def before_step(self, layers, at):
         if at.step == 0:
@@ -101,7 +101,7 @@ class InitializesInAHook(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class InitializesInTheGate(Sound):
-    """It starts from larger weights than all others, set where gates are made."""
+    """Scales the initial weights in `gate`."""
 
     def gate(self, weight):
         weight.mul_(1 + self.sparsity)
@@ -110,7 +110,7 @@ class InitializesInTheGate(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class LeavesEvaluationMode(Sound):
-    """It puts the network into evaluation mode to look at it, and leaves it there."""
+    """Switches the network to evaluation mode and does not switch it back."""
 
     def before_step(self, layers, at):
         at.durable.model.eval()
@@ -119,7 +119,7 @@ class LeavesEvaluationMode(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class LeavesGatesInEvaluationMode(Sound):
-    """It puts its gates into evaluation mode in hardening, and leaves them there."""
+    """Switches its gates to evaluation mode in `harden` and does not switch them back."""
 
     def harden(self, layers, at, validate):
         Sound.harden(self, layers, at, validate)
@@ -129,7 +129,7 @@ class LeavesGatesInEvaluationMode(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class FreezesScores(SoundScores):
-    """It sets `requires_grad` of its scores to False in hardening, which under ZeRO does nothing."""
+    """Sets `requires_grad` of its scores to False in `harden`, which has no effect under ZeRO."""
 
     def harden(self, layers, at, validate):
         SoundScores.harden(self, layers, at, validate)
@@ -139,7 +139,7 @@ class FreezesScores(SoundScores):
 
 @dataclass(frozen=True, kw_only=True)
 class UnfreezesWeights(SoundScores):
-    """It sets `requires_grad` of the weights to True, also on the supermask track."""
+    """Sets `requires_grad` of the weights to True, also on the supermask track."""
 
     def before_step(self, layers, at):
         for layer in layers:
@@ -149,7 +149,7 @@ class UnfreezesWeights(SoundScores):
 
 @dataclass(frozen=True, kw_only=True)
 class RaisesTheRate(Sound):
-    """It raises the learning rate of the weights."""
+    """Raises the learning rate of the weights."""
 
     def before_step(self, layers, at):
         for group in at.durable.groups:
@@ -159,7 +159,7 @@ class RaisesTheRate(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class SkipsDecay(Sound):
-    """It moves its weights to the optimizer's group that has no weight decay."""
+    """Moves its weights to the optimizer's parameter group without weight decay."""
 
     def before_step(self, layers, at):
         groups = {group["name"]: group["params"] for group in at.durable.groups}
@@ -171,7 +171,7 @@ class SkipsDecay(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class ReplacesTheAudit(Sound):
-    """It replaces the function that counts what is left."""
+    """Replaces the harness's audit function."""
 
     def before_step(self, layers, at):
         audit.check_budget = accept
@@ -180,7 +180,7 @@ class ReplacesTheAudit(Sound):
 
 @dataclass(frozen=True, kw_only=True)
 class RewritesTheBudget(Sound):
-    """It exchanges the code of the function that says how many weights are the budget."""
+    """Replaces the code object of the harness's function that computes the budget."""
 
     def before_step(self, layers, at):
         scores.kept_of.__code__ = all_of.__code__
@@ -191,40 +191,40 @@ class RewritesTheBudget(Sound):
 
 
 def accept(counts, keep):
-    """An audit that finds nothing."""
+    """An audit that accepts everything."""
 
 
 def all_of(n, sparsity):
-    """A budget of everything."""
+    """A budget that contains every weight."""
     return n
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidatesLater(Sound):
-    """It keeps `validate`, which is lent to hardening, and selects by it later."""
+    """Stores `validate`, which is valid only during `harden`, and calls it later."""
 
-    lent: list = field(default_factory=list, init=False, repr=False, compare=False)
+    stored: list = field(default_factory=list, init=False, repr=False, compare=False)
 
     def harden(self, layers, at, validate):
         Sound.harden(self, layers, at, validate)
-        self.lent.append(validate)
+        self.stored.append(validate)
 
     def diagnostics(self, layers, at):
-        return {"accuracy": self.lent[-1]() if self.lent else 0.0}
+        return {"accuracy": self.stored[-1]() if self.stored else 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadsAhead(ScoringPruner):
-    """It keeps the images that it is lent for scoring, and draws from them in training."""
+    """Stores the batches, which are valid only during `score`, and reads from them later."""
 
-    lent: list = field(default_factory=list, init=False, repr=False, compare=False)
+    stored: list = field(default_factory=list, init=False, repr=False, compare=False)
 
     def score(self, view, batches):
-        self.lent.append(batches)
+        self.stored.append(batches)
         return [layer.dense.detach().abs() for layer in view.layers]
 
     def diagnostics(self, layers, at):
-        images, _ = next(self.lent[-1])
+        images, _ = next(self.stored[-1])
         return {"brightness": float(images.mean())}
 
 
@@ -236,7 +236,7 @@ MUTANTS = tuple(
         HooksIntoTheNetwork,
         ProbesTheNetwork,
         SetsTheProcess,
-        TalksThroughTheEnvironment,
+        WritesTheEnvironment,
         InitializesInAHook,
         InitializesInTheGate,
         LeavesEvaluationMode,

@@ -1,7 +1,7 @@
-"""Where a pruner is tried: a small network on small images, trained by the very code that runs use.
+"""Trial trainings for the checks: a small network on small images, trained by the same code as real runs.
 
-16 optimizer steps of 16 images, on 1,568 prunable weights: a training takes a fraction of a second, so that every rule
-can be tried on trainings of its own.
+A trial takes 16 optimizer steps of 16 images, with 1,568 prunable weights. This takes a fraction of a second, so that
+every check can afford trainings of its own.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ from pruneboard.training.setup import TrainingOptions, build_training
 from pruneboard.training.state import Training
 
 SIDE, CLASSES = 8, 4
-NAMES = ("stem", "spatial", "mix", "down", "head")
+LAYER_NAMES = ("stem", "spatial", "mix", "down", "head")
 
 RECIPE = Recipe(name="contract", epochs=2, batch_size=16, lr=0.1, image_size=SIDE, augment="none", clip=0.5)
-"""Dense gradients here have norms of 0.5 to 1.5, so they are clipped, jointly with those of gates."""
+"""Dense gradients have norms of 0.5 to 1.5 here, so clipping is active; it covers the gradients of gates too."""
 
 
-class Specimen(nn.Module):
-    """A convolution, a depthwise and a pointwise one with a way past them, one with a stride, and a head."""
+class SmallNetwork(nn.Module):
+    """A convolution, a depthwise and a pointwise one with a skip connection, a strided one, and a linear head."""
 
-    def __init__(self, names: Sequence[str] = NAMES, *, small: bool = False) -> None:
-        """Build it.
+    def __init__(self, names: Sequence[str] = LAYER_NAMES, *, tiny_layer: bool = False) -> None:
+        """Build the network.
 
         Args:
-            names: of its five prunable layers, in order.
-            small: with a sixth layer of two weights, `small`, of which no usual sparsity leaves one by itself.
+            names: names of its five prunable layers, in order.
+            tiny_layer: whether to add a sixth layer, `small`, with two weights; at usual sparsities, its share of the
+                kept weights rounds to none.
         """
         super().__init__()
         self._names = tuple(names)
@@ -59,7 +60,7 @@ class Specimen(nn.Module):
         self.add_module(spatial, nn.Conv2d(8, 8, 3, padding=1, groups=8))
         self.add_module(mix, nn.Conv2d(8, 8, 1, bias=False))
         self.second_norm = nn.BatchNorm2d(8)
-        self.small = nn.Conv2d(1, 2, 1, bias=False) if small else None
+        self.small = nn.Conv2d(1, 2, 1, bias=False) if tiny_layer else None
         self.add_module(down, nn.Conv2d(8, 16, 3, stride=2, padding=1))
         self.add_module(head, nn.Linear(16, CLASSES))
 
@@ -74,16 +75,16 @@ class Specimen(nn.Module):
         return logits
 
 
-def specimen(names: Sequence[str] = NAMES, *, small: bool = False, seed: int = 0) -> Specimen:
-    """Return one with the initial weights of `seed`; the global random state stays as it is."""
+def small_network(names: Sequence[str] = LAYER_NAMES, *, tiny_layer: bool = False, seed: int = 0) -> SmallNetwork:
+    """Return a network with the initial weights of `seed`; the global random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(seed, "contract weights"))
-        return Specimen(names, small=small)
+        return SmallNetwork(names, tiny_layer=tiny_layer)
 
 
 @cache
-def images() -> Dataset:
-    """Return 128 images to train on, 32 to validate and 32 to test: a pattern per class, and noise."""
+def small_dataset() -> Dataset:
+    """Return 128 training, 32 validation and 32 test images: one pattern per class, plus noise."""
     generator = torch.Generator().manual_seed(key("contract images"))
     patterns = torch.rand(CLASSES, 3, SIDE, SIDE, generator=generator)
     train_part, validation, test = (_split(patterns, count, generator) for count in (128, 32, 32))
@@ -112,14 +113,14 @@ def _split(patterns: Tensor, count: int, generator: torch.Generator) -> Split:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class KeepsAll(MaskPruner):
-    """Prunes nothing: what dense training is."""
+class KeepAll(MaskPruner):
+    """Prunes nothing: the reference for dense training."""
 
     tracks: ClassVar[frozenset[Track]] = frozenset({"prune", "supermask"})
 
 
 @dataclass(frozen=True)
-class Nowhere(Checkpointer):
+class NoCheckpoints(Checkpointer):
     """Saves nothing."""
 
     folder: Path = Path()
@@ -130,16 +131,16 @@ class Nowhere(Checkpointer):
         """Do nothing."""
 
     def restore(self, engine: Engine, watch: MaskTracker) -> TrainState | None:
-        """Return that there is nothing."""
+        """Return None: there is no checkpoint."""
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A training that is over.
+class TrialResult:
+    """A finished trial training.
 
     Attributes:
-        run: with its gates as they are in the end.
-        state: the folded network.
+        run: the training, with its gates in their final state.
+        state: state dict of the folded network.
     """
 
     run: Training
@@ -147,59 +148,59 @@ class Trained:
 
     @cached_property
     def counts(self) -> Sequence[LayerCount]:
-        """The prunable layers of it; counted when asked, so that a false report fails what is about counts only.
+        """Counts per prunable layer. Computed on access, so that a false report fails only checks that use counts.
 
         Raises:
-            AuditError: a position that the gates say is pruned holds a number.
+            AuditError: a position that the gates report as pruned is not zero.
         """
         return audit.count_layers(self.run.layers, self.state)
 
     @property
     def kept(self) -> int:
-        """Positions that the gates keep."""
+        """Number of positions that the gates keep."""
         return sum(count.kept for count in self.counts)
 
 
 @dataclass(frozen=True)
-class Bench:
-    """One way to train a network with a pruner.
+class Trial:
+    """One way to train the small network with a pruner.
 
     Attributes:
         pruner: the method.
         track: `prune` or `supermask`.
-        seed: of weights, order and draws.
-        names: of the prunable layers.
-        small: whether the network has a layer of two weights.
+        seed: seed of the weights, the image order and the method's draws.
+        names: names of the prunable layers.
+        tiny_layer: whether the network has an additional layer with two weights.
         zero: ZeRO stage.
         precision: `fp32` or `bf16`.
-        device: where.
-        channels_last: whether tensors of four dimensions are laid out that way.
-        keeper: saves the run.
-        recipe: fields of the recipe that are other ones.
+        device: torch device to train on.
+        channels_last: whether 4-d tensors use the channels-last memory format.
+        checkpointer: saves and restores the training.
+        recipe: recipe fields that differ from `RECIPE`.
     """
 
     pruner: Pruner[Any]
     track: Track
     seed: int = 0
-    names: tuple[str, ...] = NAMES
-    small: bool = False
+    names: tuple[str, ...] = LAYER_NAMES
+    tiny_layer: bool = False
     zero: int = 0
     precision: str = "fp32"
     device: str = "cpu"
     channels_last: bool = False
-    checkpointer: Checkpointer = field(default_factory=Nowhere)
+    checkpointer: Checkpointer = field(default_factory=NoCheckpoints)
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def network(self) -> nn.Module:
-        """Return the plain network with its initial weights: frozen on the supermask track."""
-        model = specimen(self.names, small=self.small, seed=self.seed)
+        """Return the plain network with its initial weights, frozen on the supermask track."""
+        model = small_network(self.names, tiny_layer=self.tiny_layer, seed=self.seed)
         if self.track == "prune":
             return model
         keep_ratio = 1 - self.pruner.sparsity
         return models.freeze(model, init="signed-constant", keep_ratio=keep_ratio, seed=self.seed)
 
-    def ready(self) -> Training:
-        """Return the training before its first step; close its engine in the end."""
+    def build(self) -> Training:
+        """Return the training before its first step; the caller closes its engine."""
         recipe = dataclasses.replace(RECIPE, **self.recipe)
         options = TrainingOptions(
             pruner=self.pruner,
@@ -213,23 +214,23 @@ class Bench:
             zero=self.zero,
             precision=self.precision,
         )
-        run = build_training(options, self.network(), images(), NullListener(), time.perf_counter())
+        run = build_training(options, self.network(), small_dataset(), NullListener(), time.perf_counter())
         if self.channels_last:
             run.engine.model.to(memory_format=torch.channels_last)
         return run
 
-    def trained(self) -> Trained:
-        """Train to the end, from a checkpoint where the keeper has one, and fold."""
-        return finish(self.ready())
+    def train(self) -> TrialResult:
+        """Train to the end, starting from the checkpoint if there is one, and fold."""
+        return finish(self.build())
 
 
-def finish(run: Training) -> Trained:
-    """Train what is left, and fold; the caller's random state stays as it is."""
+def finish(run: Training) -> TrialResult:
+    """Run the remaining steps, fold the network and close the engine; the caller's random state does not change."""
     device = run.engine.device
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             loop.resume_from_checkpoint(run, {"world_size": World.current().size})
             loop.fit(run)
-        return Trained(run, gates.fold(run.engine.model, run.layers))
+        return TrialResult(run, gates.fold(run.engine.model, run.layers))
     finally:
         run.engine.close()
