@@ -51,4 +51,4 @@ def command(run: Path, form: tuple[str, ...], out: Path | None, *, force: bool, 
         return
     for made in found:
         where = f"{made.path} ({made.size} bytes; {made.note})" if made.path else made.note
-        click.echo(f"{made.name:12} {report.plain(where, 1000)}")
+        click.echo(f"{made.name:12} {report.printable(where, 1000)}")

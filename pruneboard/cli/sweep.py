@@ -141,8 +141,12 @@ def _print_plan(plan: Plan, given: dict[str, Any], results: str, *, as_json: boo
     click.echo(f"{'time':12}{_duration(cost.seconds)} with {jobs} at once, {threads} thread{'s' * (threads != 1)} each")
     click.echo(f"{'disk':12}{cost.disk_bytes / 2**20:,.0f} MiB")
     for row in cost.rows:
-        each = f"x {row.seconds:8.1f} s" if not row.problem else f"cannot be measured: {report.plain(row.problem, 300)}"
-        click.echo(f"  {report.plain(row.label, 100):44}{row.runs:5} {each}")
+        each = (
+            f"x {row.seconds:8.1f} s"
+            if not row.problem
+            else f"cannot be measured: {report.printable(row.problem, 300)}"
+        )
+        click.echo(f"  {report.printable(row.label, 100):44}{row.runs:5} {each}")
     return FAILED if any(row.problem for row in cost.rows) else 0
 
 
@@ -216,8 +220,8 @@ def _jobs(given: dict[str, Any]) -> tuple[int, int]:
 def _publish(results: str, progress: Progress, *, as_json: bool) -> None:
     """Write the leaderboard of all that is in the results folder, and print it."""
     place = folders.default_output([Path(results)])
-    whole = folders.load([results], published=literature.shipped(), out=place)
-    files.write(whole, place)
+    whole = folders.load([results], published=literature.included(), out=place)
+    files.write_leaderboard(whole, place)
     click.echo(report.json(whole) if as_json else report.terminal(whole), nl=not as_json)
     if not as_json:
         click.echo(f"{progress.done} runs carried out, {progress.failed} failed; the leaderboard is in {place}")

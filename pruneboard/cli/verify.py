@@ -62,9 +62,9 @@ def command(paths: tuple[Path, ...], data_dir: str | None, out: Path | None, *, 
 def _print(finding: Finding) -> None:
     """Print a run's line, and below it every check that fails."""
     reason = "" if finding.verdict in ("certified", "disputed") else _reason(finding)
-    click.echo(report.plain(f"{finding.verdict:13}{finding.path.parent}{reason}", 500))
+    click.echo(report.printable(f"{finding.verdict:13}{finding.path.parent}{reason}", 500))
     for check in finding.of("failed"):
-        click.echo("    " + report.plain(f"{check.name}: {check.note}", 1000))
+        click.echo("    " + report.printable(f"{check.name}: {check.note}", 1000))
 
 
 def _reason(finding: Finding) -> str:

@@ -36,8 +36,8 @@ def test_a_committed_board_is_rebuilt_byte_for_byte(name, tmp_path):
     """
     folder = ROOT / "results" / name
     place = folders.default_output([folder])
-    whole = folders.load([folder], published=literature.shipped(), out=place)
-    made = {path.relative_to(tmp_path): path.read_bytes() for path in files.write(whole, tmp_path)}
+    whole = folders.load([folder], published=literature.included(), out=place)
+    made = {path.relative_to(tmp_path): path.read_bytes() for path in files.write_leaderboard(whole, tmp_path)}
     there = {
         p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file() and p.name != "verified.json"
     }

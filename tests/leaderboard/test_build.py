@@ -21,7 +21,7 @@ from pruneboard.report import tables
 
 def only_board(*made):
     """Return the one board the records form."""
-    (board,) = leaderboard.build(map(records.validate, made))
+    (board,) = leaderboard.build_boards(map(records.validate, made))
     return board
 
 
@@ -107,7 +107,7 @@ def test_of_two_dense_rows_the_one_with_more_seeds_is_the_control():
 
 def test_another_fingerprint_is_another_table_and_the_difference_is_named():
     """A learning rate inside the recipe splits the boards; each names its own value."""
-    found = leaderboard.build([record(), record(board__recipe__lr=0.2), record(board__steps=300)])
+    found = leaderboard.build_boards([record(), record(board__recipe__lr=0.2), record(board__steps=300)])
     assert len({board.fingerprint for board in found}) == len(found) == 3
     assert all(set(board.differs) == {"recipe.lr", "steps"} for board in found)
     assert {(b.differs["recipe.lr"], b.differs["steps"]) for b in found} == {(0.1, 200), (0.2, 200), (0.1, 300)}
@@ -115,13 +115,13 @@ def test_another_fingerprint_is_another_table_and_the_difference_is_named():
 
 def test_a_field_only_one_board_has_is_a_difference():
     """A missing field shows as null beside the board that has it."""
-    found = leaderboard.build([record(), record(board__extra=1)])
+    found = leaderboard.build_boards([record(), record(board__extra=1)])
     assert sorted((board.differs["extra"] for board in found), key=str) == [1, None]
 
 
 def test_boards_of_other_models_are_no_siblings():
     """Two models differ in everything; that is no news."""
-    found = leaderboard.build([record(), record(model__name="vit_tiny", board__model="vit_tiny")])
+    found = leaderboard.build_boards([record(), record(model__name="vit_tiny", board__model="vit_tiny")])
     assert [board.differs for board in found] == [{}, {}]
 
 
@@ -171,8 +171,8 @@ def test_a_run_that_failed_early_joins_the_board_it_was_meant_for():
 
     row = row_of(only_board(record(), early()), "probmask")
     assert (row.n, len(row.failures)) == (1, 1)
-    assert len(leaderboard.build([record(), early(board__recipe__lr=0.2)])) == 2
-    assert len(leaderboard.build([early()])) == 1
+    assert len(leaderboard.build_boards([record(), early(board__recipe__lr=0.2)])) == 2
+    assert len(leaderboard.build_boards([early()])) == 1
 
 
 def test_off_target_is_a_method_that_promises_nothing_or_a_count_that_is_wrong():
@@ -217,7 +217,7 @@ def test_the_order_of_records_does_not_matter(seed):
     made += [record(board__steps=300)]
     shuffled = made[:]
     random.Random(seed).shuffle(shuffled)
-    assert leaderboard.build(shuffled) == leaderboard.build(made)
+    assert leaderboard.build_boards(shuffled) == leaderboard.build_boards(made)
 
 
 def test_compare_reads_folders_and_counts_replaced_records(tmp_path):
@@ -236,13 +236,13 @@ def test_the_page_says_how_options_were_found():
     """Methods tuned alike are named together, and unequal effort is pointed out; a silent record says nothing."""
     made = [record("dense", None), record("a"), record("b"), record("c", tuning__trials=3, tuning__source="a <search>")]
     del made[1]["tuning"]
-    whole = Leaderboard(boards=tuple(leaderboard.build(made)), total=len(made))
+    whole = Leaderboard(boards=tuple(leaderboard.build_boards(made)), total=len(made))
     for text in (report.markdown(whole), report.html(whole)):
         assert "the methods did not have the same number of trials" in text
         assert "no options tried on this data: b" in text
         assert "3 sets of options tried on this data, a " in text
         assert "<search>" not in text
-    equal = Leaderboard(boards=tuple(leaderboard.build(made[:1] + made[3:])), total=2)
+    equal = Leaderboard(boards=tuple(leaderboard.build_boards(made[:1] + made[3:])), total=2)
     assert "same number of trials" not in report.markdown(equal)
 
 
@@ -342,17 +342,17 @@ def test_standings_compare_what_covers_the_boards():
     """Over six boards two methods are tested; a method on two of them costs the others no board."""
     made = [one for b in range(6) for one in several(seeds=2, board__recipe__lr=b / 10)]
     made += [record("gmp", 0.5, seed=s, top1=0.99, board__recipe__lr=0.0) for s in (0, 1)]
-    across = leaderboard.standings(leaderboard.build(made))["prune"]
+    across = leaderboard.build_standings(leaderboard.build_boards(made))["prune"]
     assert across.boards == 6
     assert across.mean_rank == {"probmask": 1.0, "magnitude (baseline)": 2.0, "random (floor)": 3.0}
     assert across.verdict.startswith("too few boards: 6, and it takes 7")
-    assert leaderboard.standings(leaderboard.build(several())) == {}
+    assert leaderboard.build_standings(leaderboard.build_boards(several())) == {}
 
 
 def test_a_failed_run_that_is_disputed_too_fails_once():
     """A record that did not finish counts once among the failures, whatever verification says of it."""
     made = [record(seed=0), record(seed=1, status="oom"), record(seed=2)]
-    (board,) = leaderboard.build(made, disputed={made[1]["hash"], made[2]["hash"]})
+    (board,) = leaderboard.build_boards(made, disputed={made[1]["hash"], made[2]["hash"]})
     assert [(failure.seed, failure.status) for failure in board.rows[0].failures] == [(1, "oom"), (2, "disputed")]
 
 

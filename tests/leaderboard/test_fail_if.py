@@ -14,28 +14,28 @@ from pruneboard import leaderboard
 from pruneboard.cli import compare, invoke
 from pruneboard.errors import UsageError
 from pruneboard.leaderboard import fail_if
-from pruneboard.leaderboard.fail_if import Threshold, breaches, parse
+from pruneboard.leaderboard.fail_if import FailCondition, failing_rows, parse
 
 
 def boards(*made):
     """The boards of some records."""
-    return leaderboard.build(made)
+    return leaderboard.build_boards(made)
 
 
 def breached(text, *made):
     """The methods that breach a bound, with how."""
-    return {row.method: how for _, row, how in breaches(parse(text), boards(*made))}
+    return {row.method: how for _, row, how in failing_rows(parse(text), boards(*made))}
 
 
 @pytest.mark.parametrize(
     ("text", "meaning"),
     [
-        ("drop > 0.005 at 0.9", Threshold("drop", ">", 0.005, 0.9)),
-        ("drop > 0.5% at 0.9", Threshold("drop", ">", 0.005, 0.9)),
-        ("drop>.5%  at .9", Threshold("drop", ">", 0.005, 0.9)),
-        ("top1 <= 90% at 0.95 for edge-popup", Threshold("top1", "<=", 0.9, 0.95, "edge-popup")),
-        ("drop >= -1e-3 at 0", Threshold("drop", ">=", -0.001, 0.0)),
-        ("top1 < 100% at 0.5", Threshold("top1", "<", 1.0, 0.5)),
+        ("drop > 0.005 at 0.9", FailCondition("drop", ">", 0.005, 0.9)),
+        ("drop > 0.5% at 0.9", FailCondition("drop", ">", 0.005, 0.9)),
+        ("drop>.5%  at .9", FailCondition("drop", ">", 0.005, 0.9)),
+        ("top1 <= 90% at 0.95 for edge-popup", FailCondition("top1", "<=", 0.9, 0.95, "edge-popup")),
+        ("drop >= -1e-3 at 0", FailCondition("drop", ">=", -0.001, 0.0)),
+        ("top1 < 100% at 0.5", FailCondition("top1", "<", 1.0, 0.5)),
     ],
 )
 def test_a_bound_says_what_was_typed(text, meaning):
@@ -131,4 +131,4 @@ def test_compare_ends_with_1_and_says_which_row(tmp_path):
 def test_an_ablation_is_no_method():
     """A row of an ablation, which is meant to be bad, is not looked at."""
     made = record("str", 0.9, top1=0.1, method__ablation="shuffled-mask")
-    assert [t.looks_at(row) for t in [fail_if.parse("drop > 1% at 0.9")] for row in boards(made)[0].rows] == [False]
+    assert [t.applies_to(row) for t in [fail_if.parse("drop > 1% at 0.9")] for row in boards(made)[0].rows] == [False]

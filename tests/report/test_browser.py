@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from pages import HOSTILE, rich, unpacked
+from leaderboard_cases import HOSTILE, rich, unpacked
 from pruneboard import report
 from pruneboard.report import page as pages
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_records import record
-from pages import HOSTILE, dense, ladder, rich, whole
+from leaderboard_cases import HOSTILE, dense, ladder, rich, whole
 from pruneboard import leaderboard, report
 from pruneboard.leaderboard import Leaderboard
 from pruneboard.report import charts, points, styles
@@ -97,17 +97,17 @@ def test_failures_and_off_target_rows_have_marks_of_their_own(board):
 def test_methods_look_different_from_each_other():
     """No two of thirty methods share colour, dash and shape; one alone on a board looks as it does among others."""
     places = {f"m{number:02}": number for number in range(30)}
-    looks = looks_of(leaderboard.build([record(name, 0.9, 0) for name in places])[0].rows, places)
+    looks = looks_of(leaderboard.build_boards([record(name, 0.9, 0) for name in places])[0].rows, places)
     for first, second in combinations(looks.values(), 2):
         assert (first.light, first.dash, first.shape) != (second.light, second.dash, second.shape)
-    assert looks_of(leaderboard.build([record("m04", 0.9, 0)])[0].rows, places)["m04"] == looks["m04"]
+    assert looks_of(leaderboard.build_boards([record("m04", 0.9, 0)])[0].rows, places)["m04"] == looks["m04"]
 
 
 def test_variants_of_a_method_share_its_colour():
     """Runs of one method with other options have its colour, and a dash and a shape of their own; controls too."""
     for method in ("m01", "magnitude"):
         made = [record(method, 0.9, 0, method__options={"lr": lr}) for lr in range(4)]
-        looks = looks_of(leaderboard.build(made)[0].rows, {"m01": 1}).values()
+        looks = looks_of(leaderboard.build_boards(made)[0].rows, {"m01": 1}).values()
         assert len({(style.light, style.dark) for style in looks}) == 1
         assert len({style.dash for style in looks}) == len({style.shape for style in looks}) == 4
 
@@ -115,7 +115,7 @@ def test_variants_of_a_method_share_its_colour():
 def test_controls_are_grey():
     """Dense, floor and baseline have colours without hue, on light pages and on dark ones."""
     made = [*dense(1), record("random", 0.9, 0), record("magnitude", 0.9, 0), record("probmask", 0.9, 0)]
-    for style in looks_of(leaderboard.build(made)[0].rows).values():
+    for style in looks_of(leaderboard.build_boards(made)[0].rows).values():
         spreads = [max(rgb) - min(rgb) for rgb in (bytes.fromhex(color[1:]) for color in (style.light, style.dark))]
         assert (max(spreads) <= 16) is bool(style.control)
 
@@ -160,7 +160,7 @@ def test_figure_holds_names_as_text_and_loads_nothing(files):
 @given(ANY_TEXT, ANY_TEXT)
 def test_file_names_are_made_of_safe_characters(dataset, model):
     """Whatever a record calls its data and model, the name is short, in ASCII, and no path."""
-    one = dataclasses.replace(leaderboard.build([record()])[0], dataset=dataset, model=model)
+    one = dataclasses.replace(leaderboard.build_boards([record()])[0], dataset=dataset, model=model)
     name = drawing.file_name(one)
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name)
     assert len(name) < 200
@@ -168,14 +168,14 @@ def test_file_names_are_made_of_safe_characters(dataset, model):
 
 def test_boards_of_one_name_have_files_of_their_own():
     """Two boards whose names differ only in what is left out do not overwrite each other."""
-    one = leaderboard.build([record("a", 0.9), record("a", 0.5)])[0]
+    one = leaderboard.build_boards([record("a", 0.9), record("a", 0.5)])[0]
     twins = (dataclasses.replace(one, dataset="Ä/b"), dataclasses.replace(one, dataset="a_b"))
     assert len(report.figures(Leaderboard(boards=twins))) == 4
 
 
 def test_figure_of_a_large_board_says_how_many_methods_it_shows():
     """A board with more rows than can be told apart is drawn with whole methods, and its heading says how many."""
-    one = leaderboard.build([*dense(1), *ladder("a", 1), *ladder("b", 1)])[0]
+    one = leaderboard.build_boards([*dense(1), *ladder("a", 1), *ladder("b", 1)])[0]
     many = tuple(
         dataclasses.replace(curve, rows=tuple(dataclasses.replace(row, method=f"m{n:03}") for row in curve.rows))
         for n, curve in enumerate(one.curves * 80)
@@ -189,7 +189,7 @@ def test_figure_of_a_large_board_says_how_many_methods_it_shows():
 
 def test_boards_beyond_the_limit_are_named():
     """Only so many figures are drawn, of the boards with most rows; the others are listed."""
-    one = leaderboard.build([record("a", 0.9)])[0]
+    one = leaderboard.build_boards([record("a", 0.9)])[0]
     boards = [dataclasses.replace(one, fingerprint=f"{number:012x}") for number in range(drawing.MOST + 3)]
     boards[-1] = dataclasses.replace(boards[-1], rows=one.rows * 2)
     found = report.figures(Leaderboard(boards=tuple(boards)))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_records import record
-from pages import HOSTILE, Reader, dense, ladder, rich, unpacked, whole
+from leaderboard_cases import HOSTILE, Reader, dense, ladder, rich, unpacked, whole
 from pruneboard import leaderboard, report
 from pruneboard.leaderboard import Leaderboard
 from pruneboard.report import packing, points, section, views
@@ -206,7 +206,7 @@ def test_unfinished_surrogates_in_a_name_do_not_stop_the_page():
 def crowd():
     """Many boards of one kind, told apart by their fingerprints, with names as long and as costly as can be."""
     made = [*dense(2), *ladder("&" * 250, 2), *ladder("\U0001f600" * 250, 2)]
-    one = leaderboard.build(made)[0]
+    one = leaderboard.build_boards(made)[0]
     boards = tuple(dataclasses.replace(one, fingerprint=f"{number:012x}") for number in range(700))
     return Leaderboard(boards=boards, total=700 * len(made), problems=(("&" * 300, "<" * 400),) * 5000)
 
@@ -233,8 +233,8 @@ def test_frame_alone_is_far_below_the_limit(crowd):
 
 def test_packed_parts_are_what_they_would_have_been_in_the_page(board):
     """A board that is packed unpacks to the same HTML that would stand in the page."""
-    first, room = pages._parts(board.boards)[0], packing.Room(0, 10**6)
-    context = section.Context({}, {}, set())
+    first, room = pages._parts(board.boards)[0], packing.SizeBudget(0, 10**6)
+    context = section.PageContext({}, {}, set())
     text = section.section(first, board.boards[0], (), context, drawn=False)
     assert not room.holds_plain(first.key, text)
     room.close()
@@ -247,7 +247,7 @@ def test_packed_parts_are_what_they_would_have_been_in_the_page(board):
 
 def test_room_keeps_to_its_bytes():
     """What does not fit as it stands is packed, and what does not fit packed either makes the room full."""
-    room = packing.Room(10, 100)
+    room = packing.SizeBudget(10, 100)
     assert room.holds_plain("a", "ä" * 5)
     assert not room.holds_plain("b", "x")
     room.close()

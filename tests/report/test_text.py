@@ -24,7 +24,7 @@ from pruneboard.leaderboard import folders
 from pruneboard.records import schema as records
 from pruneboard.records import store
 from pruneboard.report import files, tables
-from pruneboard.report.clean import csv_text, markdown_text, plain
+from pruneboard.report.escaping import csv_text, markdown_text, printable
 
 HOSTILE = "<script>alert(1)</script> | a\nb [bold red]x[/] \x1b[31m\u202e `c` =1+1 \ud800 *d* _e_ $f$"
 
@@ -44,7 +44,7 @@ def sample():
 def whole(made):
     """Return the leaderboard of some records."""
     made = list(made)
-    return leaderboard.Leaderboard(boards=tuple(leaderboard.build(made)), total=len(made))
+    return leaderboard.Leaderboard(boards=tuple(leaderboard.build_boards(made)), total=len(made))
 
 
 def hostile():
@@ -198,7 +198,7 @@ def test_hostile_text_steers_neither_terminal_nor_page():
 @settings(deadline=None)
 def test_cleaned_text_is_one_short_printable_line(text):
     """Whatever goes in, what comes out can be encoded, and is one line without control characters."""
-    clean = plain(text, 50)
+    clean = printable(text, 50)
     assert len(clean) <= 50
     assert clean.isprintable() or not clean.isascii()
     assert len(clean.splitlines()) <= 1
@@ -246,7 +246,7 @@ def test_a_summary_says_what_weights_still_have_a_part():
 def test_effective_sparsity_is_a_column_where_a_run_knows_it():
     """The board's table and its costs show it; a board of earlier records has no such column."""
     newer = [record("a", 0.9, seed, sparsity__effective=0.95) for seed in (0, 1)]
-    (known,), (none,) = (leaderboard.build(runs) for runs in (newer, [record()]))
+    (known,), (none,) = (leaderboard.build_boards(runs) for runs in (newer, [record()]))
     assert "effective" in tables.page(known).detail.headers
     assert "effective" not in tables.page(none).detail.headers
 
@@ -380,10 +380,10 @@ def test_figures_of_boards_that_are_gone_are_removed_and_nothing_else(tmp_path):
     put(tmp_path / "old", record())
     put(tmp_path / "new", record(board__recipe__lr=0.2))
     out = tmp_path / "out"
-    files.write(folders.load([tmp_path / "old"]), out, ["svg"])
+    files.write_leaderboard(folders.load([tmp_path / "old"]), out, ["svg"])
     (first,) = (out / "figures").iterdir()
     (out / "figures" / "mine.svg").write_text("")
-    files.write(folders.load([tmp_path / "new"]), out, ["svg"])
+    files.write_leaderboard(folders.load([tmp_path / "new"]), out, ["svg"])
     names = {path.name for path in (out / "figures").iterdir()}
     assert len(names) == 2
     assert "mine.svg" in names

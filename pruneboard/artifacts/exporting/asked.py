@@ -59,7 +59,7 @@ def finished(run: Path, done: str = "exported") -> tuple[Path, Record]:
     try:
         record = store.read(path)
     except StoreError as error:
-        raise StoreError(report.plain(f"{path}: {error}", 500)) from None
+        raise StoreError(report.printable(f"{path}: {error}", 500)) from None
     if record["status"] != "done":
         raise UsageError(f"{path} has status {record['status']}: only a finished run is {done}")
     if not os.path.lexists(path.parent / store.WEIGHTS):

@@ -59,7 +59,7 @@ def checked(folder: Path, record: Record, done: str = "exported") -> Subject:
         raise
     except (*UNUSABLE, RuntimeError, MemoryError) as error:
         raise StoreError(
-            report.plain(f"{folder / store.RUN} is no record of such weights: {type(error).__name__}: {error}", 500)
+            report.printable(f"{folder / store.RUN} is no record of such weights: {type(error).__name__}: {error}", 500)
         ) from None
 
 
@@ -77,7 +77,7 @@ def _checked(folder: Path, record: Record, done: str) -> Subject:
     _refuse(folder, done, recount.check(record, state, masks))  # before a network is built that a stranger names
     built = rebuild.network(record)
     if isinstance(built, Check):
-        raise UsageError(report.plain(f"{folder} cannot be {done}: {built.note}", 500))
+        raise UsageError(report.printable(f"{folder} cannot be {done}: {built.note}", 500))
     _refuse(folder, done, rebuild.check(record, built, state, masks))
     return Subject(record, built.plan, built.plain, state)
 
@@ -87,7 +87,7 @@ def _refuse(folder: Path, done: str, checks: Iterable[Check]) -> None:
     if failed:
         found = f"{failed[0].name}: {failed[0].note}"
         raise ConformanceError(
-            report.plain(f"{folder} is disputed and is not {done} ({found}); see `pruneboard verify`", 700)
+            report.printable(f"{folder} is disputed and is not {done} ({found}); see `pruneboard verify`", 700)
         )
 
 
@@ -98,7 +98,9 @@ def _check_normalization(folder: Path, record: Record) -> None:
         sound = isinstance(values, list) and len(values) == 3 and all(map(_is_number, values))
         if not sound or (name == "std" and min(values) <= 0):
             raise StoreError(
-                report.plain(f"{folder / store.RUN}: data.{name} is three numbers of the channels; found {values!r}")
+                report.printable(
+                    f"{folder / store.RUN}: data.{name} is three numbers of the channels; found {values!r}"
+                )
             )
 
 

@@ -88,7 +88,7 @@ def _tried(name: str, bench: Bench, *, optional: bool) -> Engine | str:
     except UsageError as error:
         if not optional:
             raise
-        return report.plain(error, 300)
+        return report.printable(error, 300)
 
 
 def _clocked(
@@ -148,7 +148,7 @@ def _logits(engine: Engine, which: Literal["call", "control"], given: Tensor) ->
     try:
         logits: Tensor = call(given)
     except (RuntimeError, MemoryError) as error:
-        said = report.plain(f"{type(error).__name__}: {error}", 300)
+        said = report.printable(f"{type(error).__name__}: {error}", 300)
         raise UsageError(
             f"engine {engine.name} fails at batch {len(given)} ({said}): name other engines or batches"
         ) from None

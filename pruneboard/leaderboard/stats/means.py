@@ -1,7 +1,7 @@
-"""Means, paired differences, Student-t intervals.
+"""Means, paired differences and Student-t intervals.
 
-With two seeds an interval is wide and with one there is none; a sample this small says nothing about its
-own shape, which is why `label` names what a number of seeds is worth.
+The interval is wide with two seeds and does not exist with one. A sample this small also cannot show whether its values
+are normal, as the interval assumes. Therefore `label` classifies every row by its number of seeds.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 OFFICIAL = 6
-"""Seeds from which a row is official: the smallest exact two-sided p of a paired signed-rank test is
-.0625 at 5 and .031 at 6."""
+"""Number of seeds from which a row is official: the smallest exact two-sided p of a paired signed-rank test is .0625
+with 5 seeds and .031 with 6."""
 
-COMMON = 0.975
-"""The quantile of a two-sided 95 % interval."""
+UPPER_QUANTILE = 0.975
+"""Upper quantile of a two-sided 95 % interval."""
 
-QUANTILES = dict(
+T_QUANTILES = dict(
     enumerate(
         (
             12.706204736174694,
@@ -56,18 +56,18 @@ QUANTILES = dict(
         start=1,
     )
 )
-"""Degrees of freedom, 1 to 30 -> the .975 quantile of Student's t as scipy.special.stdtrit gives it: to import that
-takes longer than `pruneboard compare` of a small folder."""
+"""Degrees of freedom, 1 to 30 -> .975 quantile of Student's t, computed by scipy.special.stdtrit. The table exists
+because importing scipy takes longer than `pruneboard compare` of a small folder."""
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds and how far it can be trusted.
+class MeanEstimate:
+    """A mean over seeds with its Student-t interval.
 
     Attributes:
         n: number of values.
         mean: their mean.
-        sd: sample standard deviation (n - 1 in the denominator); None for one value.
+        sd: sample standard deviation, with n - 1 in the denominator; None for one value.
         low: lower end of the Student-t 95 % interval of the mean; None for one value.
         high: upper end.
     """
@@ -79,8 +79,8 @@ class Estimate:
     high: float | None = None
 
 
-def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """Return mean, sample deviation and the Student-t interval `mean ± t(n - 1) * sd / sqrt(n)`.
+def estimate(values: Sequence[float], confidence: float = 0.95) -> MeanEstimate:
+    """Return mean, sample standard deviation and the Student-t interval `mean ± t(n - 1) * sd / sqrt(n)`.
 
     Args:
         values: at least one finite number.
@@ -89,18 +89,18 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     mean = statistics.fmean(values)
     n = len(values)
     if n < 2:
-        return Estimate(n, mean)
+        return MeanEstimate(n, mean)
     sd = statistics.stdev(values)
-    half = _quantile(n - 1, (1 + confidence) / 2) * sd / math.sqrt(n)
-    return Estimate(n, mean, sd, mean - half, mean + half)
+    half = _t_quantile(n - 1, (1 + confidence) / 2) * sd / math.sqrt(n)
+    return MeanEstimate(n, mean, sd, mean - half, mean + half)
 
 
-def paired(first: Mapping[int, float], second: Mapping[int, float], confidence: float = 0.95) -> Estimate | None:
-    """Estimate `first - second` over the seeds both have; None if they share none.
+def paired(first: Mapping[int, float], second: Mapping[int, float], confidence: float = 0.95) -> MeanEstimate | None:
+    """Estimate the mean of `first - second` over the common seeds; None if there are none.
 
     Args:
         first: seed -> value.
-        second: seed -> value under the same initial weights, split and order.
+        second: seed -> value with the same initial weights, split and order.
         confidence: as for `estimate`.
     """
     seeds = sorted(first.keys() & second.keys())
@@ -108,16 +108,16 @@ def paired(first: Mapping[int, float], second: Mapping[int, float], confidence: 
 
 
 def label(n: int) -> str:
-    """Return what `n` seeds are worth: `single`, `provisional` (2 to 5), `official` (6 or more); `none` for 0."""
+    """Return the status of n seeds: `none` (0), `single` (1), `provisional` (2 to 5) or `official` (6 or more)."""
     if n < 2:
         return "single" if n else "none"
     return "official" if n >= OFFICIAL else "provisional"
 
 
 @lru_cache(maxsize=1024)
-def _quantile(degrees: int, probability: float) -> float:
-    if probability == COMMON and degrees in QUANTILES:
-        return QUANTILES[degrees]
+def _t_quantile(degrees: int, probability: float) -> float:
+    if probability == UPPER_QUANTILE and degrees in T_QUANTILES:
+        return T_QUANTILES[degrees]
     from scipy import special
 
     return float(special.stdtrit(degrees, probability))

@@ -38,7 +38,7 @@ def text(*lines):
 
 def test_every_shipped_number_is_a_fraction_with_a_source():
     """All 533 lines are read; each has a method, a source, and fractions in [0, 1]."""
-    numbers = literature.shipped()
+    numbers = literature.included()
     assert len(numbers) == 533
     assert all(number.method and number.source for number in numbers)
     assert all(0 <= number.sparsity <= 1 and 0 < number.top1 <= 1 for number in numbers)
@@ -47,8 +47,8 @@ def test_every_shipped_number_is_a_fraction_with_a_source():
 
 def test_a_known_number_is_found_where_it_belongs():
     """STR at 90.23 % on ResNet-50, 74.31 % in its official README, is on the ImageNet board of timm's resnet50."""
-    (board,) = leaderboard.build([record(data__name="imagenet", model__name="resnet50")])
-    found = literature.on_boards(literature.shipped(), [board])[board.fingerprint]
+    (board,) = leaderboard.build_boards([record(data__name="imagenet", model__name="resnet50")])
+    found = literature.on_boards(literature.included(), [board])[board.fingerprint]
     (number,) = [one for one in found if one.method == "STR" and one.sparsity == 0.9023]
     assert (number.top1, number.dense_top1, number.top1_sd) == (0.7431, 0.7701, None)
     assert number.source == "github RAIVNLab/STR@cc74d38 README.md L89-112"
@@ -57,8 +57,8 @@ def test_a_known_number_is_found_where_it_belongs():
 
 def test_a_board_of_other_data_gets_none():
     """Digits were never published on, and a supermask is not drawn on the track of pruning."""
-    tables = leaderboard.build([record(), record(track="supermask", data__name="imagenet", model__name="resnet18")])
-    assert literature.on_boards(literature.shipped(), tables) == {}
+    tables = leaderboard.build_boards([record(), record(track="supermask", data__name="imagenet", model__name="resnet18")])
+    assert literature.on_boards(literature.included(), tables) == {}
 
 
 def test_a_users_own_file_is_read_with_our_names_or_the_sources(tmp_path):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pruneboard.leaderboard import stats
 from pruneboard.leaderboard.stats import bootstrap
-from pruneboard.leaderboard.stats.probabilities import AT_LEAST, AT_LEAST_TIED
+from pruneboard.leaderboard.stats.probabilities import MIN_COVERAGE, MIN_COVERAGE_WITH_TIES
 
 ROOT = Path(__file__).parents[3]
 ACCURACIES = st.integers(0, 64).map(lambda count: count / 64)
@@ -41,7 +41,7 @@ def percentile(values):
 def interval(values):
     """The interval of one mean, as the module computes it."""
     ((means, weights),) = bootstrap.resampled_means([dict(enumerate(values))])
-    return bootstrap.ends(means[:, 0], weights)
+    return bootstrap.percentile_interval(means[:, 0], weights)
 
 
 # Resamples
@@ -72,7 +72,7 @@ def test_as_many_seeds_are_enumerated_as_are_cheaper_than_drawing():
 def test_a_fortieth_is_cut_off_whatever_the_rounding(beyond):
     """Of 40 k equally likely values the k-th from either side is the end."""
     values = np.arange(40.0 * beyond)
-    assert bootstrap.ends(values, np.ones_like(values)) == (beyond - 1, 39 * beyond)
+    assert bootstrap.percentile_interval(values, np.ones_like(values)) == (beyond - 1, 39 * beyond)
 
 
 @pytest.mark.parametrize("n", [6, 7, 10, 25])
@@ -97,7 +97,7 @@ def test_draws_are_what_they_were():
 def test_blocks_change_nothing(n, monkeypatch):
     """Memory is bounded by cutting the resamples into blocks, which hold the same resamples."""
     whole = np.concatenate([counts for counts, _ in bootstrap._resamples(n, 1)])
-    monkeypatch.setattr(bootstrap, "_CELLS", 200)
+    monkeypatch.setattr(bootstrap, "_BLOCK_SIZE", 200)
     blocks = [counts for counts, _ in bootstrap._resamples(n, 1)]
     assert len(blocks) > 1
     assert np.array_equal(np.concatenate(blocks), whole)
@@ -132,7 +132,7 @@ def holds(samples):
     blocks = list(bootstrap.resampled_means([dict(enumerate(row)) for row in samples.tolist()]))
     means = np.concatenate([block for block, _ in blocks])
     weights = np.concatenate([block for _, block in blocks])
-    found = [bootstrap.ends(column, weights) for column in means.T]
+    found = [bootstrap.percentile_interval(column, weights) for column in means.T]
     return sum(low <= 0 <= high for low, high in found)
 
 
@@ -142,7 +142,7 @@ def test_the_table_of_the_docs_is_this_one():
     rows = dict(re.findall(r"^\| (seeds|mean, area|P\(A > B\)) \| (.+) \|$", page, re.MULTILINE))
     ns, means, chances = ([int(cell) for cell in rows[key].split(" | ")] for key in ("seeds", "mean, area", "P(A > B)"))
     assert means == [round(100 * stats.COVERAGE[n]) for n in ns]
-    assert chances == [round(100 * stats.PROBABILITY_COVERAGE.get(n, AT_LEAST)) for n in ns]
+    assert chances == [round(100 * stats.PROBABILITY_COVERAGE.get(n, MIN_COVERAGE)) for n in ns]
 
 
 def test_loading_the_module_loads_no_arrays():
@@ -220,7 +220,7 @@ def test_coverage_of_a_probability_is_at_least_what_is_said(n):
 
     beside = np.concatenate([low - 1e-9, low + 1e-9, high - 1e-9, high + 1e-9])
     least = min(held(p) for p in beside[(beside > 0) & (beside < 1)])
-    assert {one.coverage for one in found} == {stats.PROBABILITY_COVERAGE.get(n, AT_LEAST)}
+    assert {one.coverage for one in found} == {stats.PROBABILITY_COVERAGE.get(n, MIN_COVERAGE)}
     assert found[0].coverage <= least < found[0].coverage + 0.03
     assert np.mean([held(p) for p in np.linspace(0.005, 0.995, 199)]) > 0.935
 
@@ -236,8 +236,8 @@ def test_coverage_with_ties_is_at_least_what_is_said(n):
         ways = math.comb(n, won) * math.comb(n - won, tied)
         covers = (found.low - 1e-9 <= win + share / 2) & (win + share / 2 <= found.high + 1e-9)
         held += ways * win**won * share**tied * loss ** (n - won - tied) * covers
-        assert not tied or found.coverage == AT_LEAST_TIED
-    assert AT_LEAST_TIED <= held.min() < AT_LEAST_TIED + 0.07
+        assert not tied or found.coverage == MIN_COVERAGE_WITH_TIES
+    assert MIN_COVERAGE_WITH_TIES <= held.min() < MIN_COVERAGE_WITH_TIES + 0.07
 
 
 # Area

@@ -37,14 +37,14 @@ def test_the_interval_is_that_of_scipy_stats(values):
 
 def test_the_quantiles_at_hand_are_scipys():
     """The table that spares a small board the import of scipy holds what scipy gives, to all digits that are right."""
-    expected = [scipy.stats.t.ppf(0.975, degrees) for degrees in means.QUANTILES]
-    assert list(means.QUANTILES) == list(range(1, 31))
-    assert list(means.QUANTILES.values()) == pytest.approx(expected, rel=1e-9)
+    expected = [scipy.stats.t.ppf(0.975, degrees) for degrees in means.T_QUANTILES]
+    assert list(means.T_QUANTILES) == list(range(1, 31))
+    assert list(means.T_QUANTILES.values()) == pytest.approx(expected, rel=1e-9)
 
 
 def test_one_value_has_no_spread():
     """A single seed gives a mean and nothing else."""
-    assert stats.estimate([0.5]) == stats.Estimate(1, 0.5, None, None, None)
+    assert stats.estimate([0.5]) == stats.MeanEstimate(1, 0.5, None, None, None)
 
 
 def test_differences_are_taken_within_seeds_both_have():

@@ -10,7 +10,7 @@ from typing import Any
 
 import fake_records as records
 from pruneboard import leaderboard
-from pruneboard.leaderboard import Leaderboard, Published, Run
+from pruneboard.leaderboard import Leaderboard, Published, RunEntry
 from pruneboard.records.schema import Record
 
 VOID = {"meta", "br", "input", "img", "hr", "link"}
@@ -19,11 +19,11 @@ HOSTILE = "<script>alert(1)</script>"
 
 def whole(made: list[Record], **fields: Any) -> Leaderboard:
     """Return the leaderboard of some records, with the details of all of them."""
-    runs = tuple(Run(path=f"results/{record['hash'][:8]}/run.json", record=record) for record in made)
-    boards = tuple(leaderboard.build(made))
+    runs = tuple(RunEntry(path=f"results/{record['hash'][:8]}/run.json", record=record) for record in made)
+    boards = tuple(leaderboard.build_boards(made))
     values: dict[str, Any] = {
         "boards": boards,
-        "standings": leaderboard.standings(boards),
+        "standings": leaderboard.build_standings(boards),
         "runs": runs,
         "total": len(made),
     } | fields
