@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["csv", "figures", "html", "json", "latex", "markdown", "printable", "render", "summary", "terminal"]
 
-_LATE = {"summary": "card", "html": "page", "csv": "text", "json": "text", "markdown": "text"}
+_LATE = {"summary": "run_summary", "html": "page", "csv": "text", "json": "text", "markdown": "text"}
 """Name -> module of the functions that are imported on first use, so that commands which only print a table start fast.
 The remaining functions have the same names as their modules and cannot be imported late: importing a submodule sets an
 attribute of this name on the package."""

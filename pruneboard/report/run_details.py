@@ -12,7 +12,7 @@ from pruneboard.report.escaping import printable
 from pruneboard.report.tables import percent
 from pruneboard.report.views import VERDICTS
 
-MOST_FACTS = 150
+MAX_FACTS = 150
 """Limit for the fields of one record. Blocks are listed in the order of `_BLOCKS`, then the others by name."""
 
 _BLOCKS = ("metrics", "sparsity", "cost", "budget", "recipe", "seeds", "model", "data", "engine", "software")
@@ -57,7 +57,7 @@ def run_details(run: RunEntry) -> RunDetails:
 
 
 def _blocks(record: Record) -> Iterable[tuple[str, tuple[tuple[str, str], ...]]]:
-    left = MOST_FACTS
+    left = MAX_FACTS
     rest = sorted(record.keys() - set(_HEAD) - set(_BLOCKS))
     yield "run", tuple(_flat({name: record[name] for name in _HEAD if name in record}))
     for name in (*(name for name in _BLOCKS if name in record), *rest):

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import pytest
 
-from leaderboard_cases import HOSTILE, rich, unpacked
+from leaderboard_cases import HOSTILE, decompressed, rich
 from pruneboard import report
-from pruneboard.report import page as pages
+from pruneboard.report import page as page_module
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 pytestmark = [
@@ -140,7 +140,7 @@ def test_axes_can_be_switched(window):
     window.choose(".board.current [data-axis=x]", "macs")
     window.choose(".board.current [data-axis=y]", "drop")
     window.until("return document.querySelector('.board.current .plot').dataset.axes === 'macs drop'")
-    assert window.titles() == ["multiply-adds left, % of dense", "drop against dense, points"]
+    assert window.titles() == ["remaining multiply-adds, % of dense", "drop against dense, points"]
     window.press(".board.current [data-axis=zoom]", " ")
     window.until("return document.querySelectorAll('.board.current .plot clipPath').length > 0")
 
@@ -206,7 +206,7 @@ def test_run_opens_with_its_provenance(window):
 def test_packed_run_opens_as_well(window, file):
     """A run of which only the heading stands in plain HTML is unpacked when it is opened."""
     page = file.read_text(encoding="utf-8")
-    key = next(key for key in unpacked(page) if key.startswith("run-"))
+    key = next(key for key in decompressed(page) if key.startswith("run-"))
     window.press("#tab-runs")
     window.press(f'[id="{key}"] > summary')
     window.until(
@@ -297,9 +297,9 @@ def test_print_leaves_out_what_paper_cannot_do(window):
 def test_packed_board_is_shown_like_any_other(browser, tmp_path):
     """A page with room for no board in plain HTML shows all of them from what is packed."""
     path = tmp_path / "packed.html"
-    small = pages._page(rich(), 0.01)
+    small = page_module._build(rich(), 0.01)
     path.write_text(small, encoding="utf-8")
-    packed = [key for key in unpacked(small) if key.startswith("board-")]
+    packed = [key for key in decompressed(small) if key.startswith("board-")]
     assert packed
     browser.open(path)
     browser.run("location.hash = arguments[0]", packed[-1])
