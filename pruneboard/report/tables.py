@@ -19,8 +19,8 @@ LEGEND = (
     "rank: by mean top-1 among the rows with the same sparsity [seed-bootstrap interval]",
     "*: the 95 % interval of the paired difference to the runner-up is above 0",
     "drop: dense minus row, in points, paired by seed: mean [Student-t 95 % interval] (pairs, if fewer than seeds)",
-    "P(> baseline): fraction of seeds at which the row is above the baseline control; a tie counts one half",
-    "area: mean drop over log2 of the compression [seed-bootstrap interval]; coverage: finished operating points",
+    "P(> baseline): fraction of seeds for which the row is above the baseline control; a tie counts one half",
+    "area: mean drop over log2 of the compression [seed-bootstrap interval]; coverage: share of points finished",
     "bootstrap intervals are nominally 95 %; their actual coverage is about 75, 84 and 90 % at 3, 5 and 10 seeds",
     "sparsity: fraction of zeros among the prunable weights; compression: 1 / (1 - measured)",
     "effective: sparsity if weights that are disconnected from the input or the output count as removed",
@@ -206,16 +206,16 @@ def _detail(board: Board, names: dict[RowIdentity, str]) -> Table:
     return Table(("method", *columns), rows, keys=2)
 
 
-def tuning_text(tuning: Tuning) -> str:
-    """Return how options were chosen, such as `3 option sets (cifar10-small-search)`."""
+def tuning_text(tuning: Tuning, methods: str = "") -> str:
+    """Return how options were chosen, such as `3 option sets for every method (cifar10-small-search)`."""
     sets = {0: "none on this data set", 1: "1 option set"}.get(tuning.trials, f"{tuning.trials} option sets")
-    return printable(f"{sets} ({tuning.source})" if tuning.source else sets, 200)
+    return f"{sets}{methods}{f' ({printable(tuning.source, 160)})' if tuning.source else ''}"
 
 
 def tuning_notes(board: Board, names: dict[RowIdentity, str]) -> Iterable[str]:
     """Yield how the options of the methods were chosen: one line if it was the same way for all, else one per way.
 
-    Methods that tried different numbers of option sets were not given the same chance, which is noted first.
+    Methods that tried different numbers of option sets did not have the same chance, which is noted first.
     """
     methods: dict[Tuning, dict[str, None]] = {}
     tuned = [row for row in board.rows if row.control != "dense"]
@@ -226,8 +226,8 @@ def tuning_notes(board: Board, names: dict[RowIdentity, str]) -> Iterable[str]:
         yield "Tuning: the number of option sets tried on this data set differs between methods"
     for tuning, found in sorted(methods.items()):
         alike = len(methods) == 1 and len(found) == len({row.identity for row in tuned})
-        every = "every method" if tuning.trials else "any method"
-        yield f"Tuning: {tuning_text(tuning)} for {every if alike else ', '.join(found)}"
+        who = ("every method" if tuning.trials else "") if alike else ", ".join(found)
+        yield f"Tuning: {tuning_text(tuning, f' for {who}' if who else '')}"
 
 
 def _notes(board: Board, names: dict[RowIdentity, str]) -> Iterable[str]:

@@ -122,7 +122,7 @@ COLUMNS = (
     ),
     TableColumn("Drop, points", "dense minus row, paired by seed: mean and Student-t 95 % interval", _drop),
     TableColumn(
-        "P(> baseline)", "fraction of seeds at which it is above the baseline, and its bootstrap interval", _above
+        "P(> baseline)", "fraction of seeds for which it is above the baseline, and its bootstrap interval", _above
     ),
     TableColumn("Failed", "runs that did not finish", _failed),
     TableColumn("Compression", "1 / (1 - measured sparsity)", lambda row: _number(row.compression)),

@@ -24,9 +24,9 @@ def tuned(method, trials, source=None):
 def test_equal_tuning_is_one_line():
     """The dense control is not tuned and does not count."""
     made = [record("dense", None), tuned("a", 3, "search"), tuned("b", 3, "search")]
-    assert notes_of(*made) == ("Tuning: 3 option sets (search) for every method",)
+    assert notes_of(*made) == ("Tuning: 3 option sets for every method (search)",)
     assert notes_of(tuned("a", 1), tuned("b", 1)) == ("Tuning: 1 option set for every method",)
-    assert notes_of(tuned("a", 0), tuned("b", 0)) == ("Tuning: none on this data set for any method",)
+    assert notes_of(tuned("a", 0), tuned("b", 0)) == ("Tuning: none on this data set",)
 
 
 def test_unequal_tuning_is_stated_per_method():
@@ -34,11 +34,11 @@ def test_unequal_tuning_is_stated_per_method():
     assert notes_of(tuned("a", 0), tuned("b", 3, "x"), tuned("c", 3, "x")) == (
         "Tuning: the number of option sets tried on this data set differs between methods",
         "Tuning: none on this data set for a",
-        "Tuning: 3 option sets (x) for b, c",
+        "Tuning: 3 option sets for b, c (x)",
     )
     assert notes_of(tuned("a", 3, "x"), tuned("b", 3, "y")) == (
-        "Tuning: 3 option sets (x) for a",
-        "Tuning: 3 option sets (y) for b",
+        "Tuning: 3 option sets for a (x)",
+        "Tuning: 3 option sets for b (y)",
     )
 
 
@@ -56,7 +56,7 @@ def test_tuning_is_in_markdown_and_on_the_page():
     for text in (report.markdown(leaderboard), report.html(leaderboard)):
         assert "the number of option sets tried on this data set differs between methods" in text
         assert "Tuning: none on this data set for a" in text
-        assert "Tuning: 3 option sets (a " in text
+        assert "Tuning: 3 option sets for b (a " in text
         assert "<search>" not in text
 
 
