@@ -111,7 +111,7 @@ def _groups(members: list[Record], superseded: Mapping[str, int], disputed: Coll
     """Return the runs of each row.
 
     Different runs (other hashes) with the same seed can agree in everything that a row shows. They form separate rows,
-    told apart by `variant`, because averaging them would count one seed twice.
+    distinguished by `variant`, because averaging them would count one seed twice.
     """
     groups: dict[tuple[str, int], RowGroup] = {}
     taken: Counter[tuple[str, int]] = Counter()

@@ -39,7 +39,7 @@ def test_boards_of_other_models_are_not_compared():
     [
         {"method": "other"},
         {"sparsity": 0.95},
-        {"method__distribution": "stranger"},
+        {"method__distribution": "third-party"},
         {"method__version": "0.2.0"},
         {"method__options": {"temperature": 2}},
     ],
@@ -73,8 +73,8 @@ def test_of_two_dense_rows_the_one_with_more_seeds_is_the_control():
 
 def test_without_a_dense_control_there_is_no_drop():
     """A third-party method that calls itself dense is not a control, and neither is a failed dense run."""
-    stranger = record("dense", None, method__distribution="stranger")
-    board = only_board(stranger, record("dense", None, status="oom"), record())
+    third_party = record("dense", None, method__distribution="third-party")
+    board = only_board(third_party, record("dense", None, status="oom"), record())
     assert board.dense is None
     assert len(board.rows) == 3
     assert [row.drop for row in board.rows] == [None, None, None]

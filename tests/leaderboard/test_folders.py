@@ -35,15 +35,15 @@ def test_disputed_runs_are_failures(tmp_path):
         for path, v in zip(paths, ("disputed", "certified"), strict=True)
     ]
     store.write_atomic(out / "verified.json", json.dumps({"schema": 1, "runs": runs}).encode())
-    whole = folders.load([tmp_path], out=out)
-    (row,) = whole.boards[0].rows
+    found = folders.load([tmp_path], out=out)
+    (row,) = found.boards[0].rows
     assert row.by_seed == {1: 0.9}
     assert [(failure.seed, failure.status) for failure in row.failures] == [(0, "disputed")]
-    assert sorted(run.verdict for run in whole.runs) == ["certified", "disputed"]
+    assert sorted(run.verdict for run in found.runs) == ["certified", "disputed"]
     paths[0].write_bytes(paths[0].read_bytes() + b"\n")
-    whole = folders.load([tmp_path], out=out)
-    assert whole.boards[0].rows[0].n == 2
-    assert whole.verdicts == {made[1]["hash"]: "certified"}
+    found = folders.load([tmp_path], out=out)
+    assert found.boards[0].rows[0].n == 2
+    assert found.verdicts == {made[1]["hash"]: "certified"}
 
 
 def test_default_output_is_in_the_first_folder(tmp_path):

@@ -295,7 +295,7 @@ def test_print_has_no_controls(window):
 
 
 def test_a_compressed_board_can_be_shown(browser, tmp_path):
-    """A page without room for a plain board shows all of them from the compressed parts."""
+    """A page that is too small for a plain board shows all boards from their compressed parts."""
     path = tmp_path / "packed.html"
     small = page_module._build(rich(), 0.01)
     path.write_text(small, encoding="utf-8")

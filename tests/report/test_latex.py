@@ -65,7 +65,7 @@ def test_many_operating_points_continue_in_the_next_table():
 def test_latex_compiles(everything, tmp_path):
     """An article with the packages that the first line names can include all tables."""
     packages = r"\usepackage[T1]{fontenc}\usepackage{textcomp}\usepackage{booktabs}"
-    body = rf"\documentclass{{article}}{packages}\begin{{document}}\input{{everything}}\end{{document}}"
+    body = rf"\documentclass{{article}}{packages}\begin{{document}}\input{{board}}\end{{document}}"
     (tmp_path / "board.tex").write_text(report.latex(everything), encoding="utf-8")
     (tmp_path / "main.tex").write_text(body, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
