@@ -8,24 +8,13 @@ failed runs are counted in their row, seeds that cannot be paired are named, and
 from __future__ import annotations
 
 from pruneboard.leaderboard.build import build_boards
-from pruneboard.leaderboard.model import (
-    Board,
-    Curve,
-    Failure,
-    LayerShare,
-    Leaderboard,
-    Published,
-    Row,
-    RunEntry,
-    Tuning,
-)
+from pruneboard.leaderboard.model import Board, Curve, Failure, Leaderboard, Published, Row, RunEntry, Tuning
 from pruneboard.leaderboard.standings import build_standings
 
 __all__ = [
     "Board",
     "Curve",
     "Failure",
-    "LayerShare",
     "Leaderboard",
     "Published",
     "Row",

@@ -98,9 +98,7 @@ def failing_rows(condition: FailCondition, boards: Iterable[Board]) -> Iterator[
 
 
 def _why_unknown(quantity: str, row: Row) -> str:
-    if not row.n:
-        return "no run finished"
-    return "no dense control shares a seed" if quantity == "drop" else "no run finished"
+    return "no dense control shares a seed" if row.n and quantity == "drop" else "no run finished"
 
 
 def _number(text: str, condition: str) -> float:

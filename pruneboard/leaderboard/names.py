@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pruneboard.leaderboard.model import Row, RowIdentity
+
+RowNames = Mapping[RowIdentity, str]
 
 
 def short_names(rows: Iterable[Row]) -> dict[RowIdentity, str]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pruneboard.leaderboard import Board, Published
-from pruneboard.leaderboard.model import RowIdentity
+from pruneboard.leaderboard.names import RowNames
 from pruneboard.report import chart_data, panels, styles, views
 from pruneboard.report.escaping import printable
 from pruneboard.report.figures import draw_data_uri
@@ -89,7 +89,7 @@ def board_section(
 
 def _chart_data(
     board: Board,
-    names: Mapping[RowIdentity, str],
+    names: RowNames,
     line_styles: Mapping[str, styles.Style],
     published: Sequence[Published],
 ) -> dict[str, Any]:

@@ -5,12 +5,12 @@ Text from records is made printable here, and Vega draws it as text. Numbers are
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from pruneboard.leaderboard import Board, Published, Row
-from pruneboard.leaderboard.model import RowIdentity
+from pruneboard.leaderboard.names import RowNames
 from pruneboard.leaderboard.stats import MeanEstimate
 from pruneboard.records.schema import format_sparsity
 from pruneboard.report.escaping import printable
@@ -28,7 +28,7 @@ MAX_LAYER_CELLS = 20_000
 """Limit for the cells of a board's layer maps, over all operating points."""
 
 
-def data_sets(board: Board, names: Mapping[RowIdentity, str], published: Sequence[Published] = ()) -> dict[str, Points]:
+def data_sets(board: Board, names: RowNames, published: Sequence[Published] = ()) -> dict[str, Points]:
     """Return name -> points of the data sets of the trade-off chart.
 
     The chart's data set `seeds` is the same as `cells`, whose `tops` and `drops` contain one value per seed.
@@ -67,7 +67,7 @@ def ticks(board: Board) -> dict[str, list[float]]:
     )
 
 
-def layers(board: Board, names: Mapping[RowIdentity, str]) -> list[dict[str, Any]]:
+def layers(board: Board, names: RowNames) -> list[dict[str, Any]]:
     """Return the layer maps, one per group of rows with the same layers: rows by operating point.
 
     `kept` is the kept fraction of each layer's weights. Beyond `MAX_LAYER_CELLS`, the sparsest rows are left out.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from pruneboard.leaderboard import Board, Leaderboard, Published
-from pruneboard.leaderboard.model import RowIdentity
+from pruneboard.leaderboard.names import RowNames
 from pruneboard.report import chart_data, charts, styles
 from pruneboard.report.escaping import printable
 from pruneboard.report.styles import Style
@@ -64,7 +64,7 @@ def file_name(board: Board) -> str:
 
 def draw(
     board: Board,
-    names: Mapping[RowIdentity, str],
+    names: RowNames,
     line_styles: Mapping[str, Style],
     published: Sequence[Published] = (),
 ) -> str:
@@ -84,7 +84,7 @@ def draw(
 
 def draw_data_uri(
     board: Board,
-    names: Mapping[RowIdentity, str],
+    names: RowNames,
     line_styles: Mapping[str, Style],
     published: Sequence[Published] = (),
 ) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from pruneboard.leaderboard import Board, Leaderboard, Row
-from pruneboard.leaderboard.model import RowIdentity
+from pruneboard.leaderboard.names import RowNames
 from pruneboard.records.schema import format_sparsity
 from pruneboard.report.escaping import printable
 from pruneboard.report.tables import percent, row_names
@@ -91,7 +91,7 @@ def _caption(board: Board) -> str:
     return rf"{name}: test top-1 in \%, mean \(\pm\) sample standard deviation over seeds, by sparsity."
 
 
-def _lines(board: Board, names: Mapping[RowIdentity, str], points: tuple[float, ...]) -> Iterable[str]:
+def _lines(board: Board, names: RowNames, points: tuple[float, ...]) -> Iterable[str]:
     cells = {(row.identity, row.target): row for row in board.rows if not row.off_target}
     for curve in board.curves:
         identity = curve.rows[0].identity
@@ -109,7 +109,7 @@ def _cell(row: Row | None) -> str:
     return rf"\textbf{{{text}}}" if row.leads else text
 
 
-def _footnote(board: Board, names: Mapping[RowIdentity, str], points: tuple[float, ...]) -> str:
+def _footnote(board: Board, names: RowNames, points: tuple[float, ...]) -> str:
     parts = []
     if board.dense and board.dense.top1:
         parts.append(f"Dense control: {_cell(board.dense)} ({board.dense.n} seeds).")
@@ -123,7 +123,7 @@ def _footnote(board: Board, names: Mapping[RowIdentity, str], points: tuple[floa
     return " ".join(parts)
 
 
-def _seeds(board: Board, names: Mapping[RowIdentity, str], points: tuple[float, ...]) -> str:
+def _seeds(board: Board, names: RowNames, points: tuple[float, ...]) -> str:
     """Return `6 each`, or the number of finished seeds of each method if they differ."""
     spans: dict[str, str] = {}
     for curve in board.curves:
@@ -136,6 +136,6 @@ def _seeds(board: Board, names: Mapping[RowIdentity, str], points: tuple[float, 
     return "; ".join(f"{name} {span}" for name, span in spans.items())
 
 
-def _off_target(board: Board, names: Mapping[RowIdentity, str], points: tuple[float, ...]) -> list[str]:
+def _off_target(board: Board, names: RowNames, points: tuple[float, ...]) -> list[str]:
     rows = [row for row in board.rows if row.off_target and row.target in points]
     return [f"{escape(names[row.identity])} at {row.measured:.4g} ({_cell(row)})" for row in rows]

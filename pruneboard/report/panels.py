@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pruneboard.leaderboard import Board, Curve, Row
 from pruneboard.leaderboard.model import RowIdentity
+from pruneboard.leaderboard.names import RowNames
 from pruneboard.records.schema import format_sparsity
 from pruneboard.report.tables import interval_text, percent
 from pruneboard.report.views import TableCell
@@ -70,7 +71,7 @@ COSTS: dict[str, Callable[[Row], float | None]] = {
 }
 
 
-def costs(board: Board, names: Mapping[RowIdentity, str]) -> tuple[tuple[str, ...], tuple[CostRow, ...]]:
+def costs(board: Board, names: RowNames) -> tuple[tuple[str, ...], tuple[CostRow, ...]]:
     """Return the cost table: the columns for which any row has a value, and one row per method."""
     rows: dict[RowIdentity, list[Row]] = {}
     for row in board.rows:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pruneboard.leaderboard import Board, Row
-from pruneboard.leaderboard.model import RowIdentity
+from pruneboard.leaderboard.names import RowNames
 
 PALETTE = (
     ("#0072b2", "#5ab4e8"),
@@ -58,9 +58,7 @@ def palette_positions(boards: Iterable[Board]) -> dict[str, int]:
     return {name: position for position, name in enumerate(sorted(names))}
 
 
-def assign_styles(
-    rows: Sequence[Row], names: Mapping[RowIdentity, str], positions: Mapping[str, int]
-) -> dict[str, Style]:
+def assign_styles(rows: Sequence[Row], names: RowNames, positions: Mapping[str, int]) -> dict[str, Style]:
     """Return name -> style of all rows of a board, starting with the dense control and ending with other controls.
 
     The colour of a method follows from its position in the palette. Rows that share a colour (variants of one method,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pruneboard.leaderboard import Board, Curve, Leaderboard, Row, Tuning
 from pruneboard.leaderboard.model import RowIdentity
-from pruneboard.leaderboard.names import short_names
+from pruneboard.leaderboard.names import RowNames, short_names
 from pruneboard.leaderboard.stats import LEVEL, Interval, MeanEstimate, MethodComparison
 from pruneboard.records.schema import format_sparsity, lookup
 from pruneboard.report.escaping import printable
@@ -137,7 +137,7 @@ def _facts(board: Board) -> Iterable[str]:
         yield f"missing controls: {', '.join(board.missing_controls)}"
 
 
-def _grid(board: Board, names: dict[RowIdentity, str]) -> Table:
+def _grid(board: Board, names: RowNames) -> Table:
     rows = [row for row in board.rows if row.target is not None and not row.off_target]
     cells = {(row.identity, row.target): _cell(row) for row in rows}
     methods = list(dict.fromkeys(row.identity for row in rows))
@@ -147,7 +147,7 @@ def _grid(board: Board, names: dict[RowIdentity, str]) -> Table:
     )
 
 
-def _curves(board: Board, names: dict[RowIdentity, str]) -> Table:
+def _curves(board: Board, names: RowNames) -> Table:
     """Return one row per method; none if the board has a single operating point."""
     lines = [(names[curve.rows[0].identity], *_curve(curve)) for curve in board.curves if len(board.points) > 1]
     return Table(("method", "area", "interval", "coverage", "missing at"), tuple(lines))
@@ -199,7 +199,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def _detail(board: Board, names: dict[RowIdentity, str]) -> Table:
+def _detail(board: Board, names: RowNames) -> Table:
     known = any(row.effective is not None for row in board.rows)
     columns = {name: text for name, text in _COLUMNS.items() if name != "effective" or known}
     rows = tuple((names[row.identity], *(text(row) for text in columns.values())) for row in board.rows)
@@ -212,7 +212,7 @@ def tuning_text(tuning: Tuning, methods: str = "") -> str:
     return f"{sets}{methods}{f' ({printable(tuning.source, 160)})' if tuning.source else ''}"
 
 
-def tuning_notes(board: Board, names: dict[RowIdentity, str]) -> Iterable[str]:
+def tuning_notes(board: Board, names: RowNames) -> Iterable[str]:
     """Yield how the options of the methods were chosen: one line if it was the same way for all, else one per way.
 
     Methods that tried different numbers of option sets did not have the same chance, which is noted first.
@@ -230,7 +230,7 @@ def tuning_notes(board: Board, names: dict[RowIdentity, str]) -> Iterable[str]:
         yield f"Tuning: {tuning_text(tuning, f' for {who}' if who else '')}"
 
 
-def _notes(board: Board, names: dict[RowIdentity, str]) -> Iterable[str]:
+def _notes(board: Board, names: RowNames) -> Iterable[str]:
     yield from tuning_notes(board, names)
     for row in board.rows:
         name = names[row.identity]

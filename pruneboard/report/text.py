@@ -9,7 +9,8 @@ import json as jsonlib
 from collections.abc import Iterable
 from typing import Any
 
-from pruneboard.leaderboard import Board, Curve, LayerShare, Leaderboard, Row
+from pruneboard.leaderboard import Board, Curve, Leaderboard, Row
+from pruneboard.leaderboard.model import LayerShare
 from pruneboard.leaderboard.stats import MethodComparison
 from pruneboard.report.escaping import csv_text, markdown_text, printable
 from pruneboard.report.tables import LEGEND, BoardTables, Table, board_tables, standing_tables

@@ -33,7 +33,7 @@ class TableCell:
 
 
 @dataclass(frozen=True)
-class TableColumn:
+class Column:
     """One column of the main table: title, tooltip, and how to get the cell of a row."""
 
     title: str
@@ -101,37 +101,33 @@ def _failed(row: Row) -> TableCell:
 
 
 COLUMNS = (
-    TableColumn(
+    Column(
         "Sparsity",
         "fraction of zeros among the prunable weights: the target, or the measured one if off target",
         _sparsity,
     ),
-    TableColumn(
-        "Top-1, %", "test split, last step's model: mean ± sample standard deviation; ○ is a single seed", _top1
-    ),
-    TableColumn(
+    Column("Top-1, %", "test split, last step's model: mean ± sample standard deviation; ○ is a single seed", _top1),
+    Column(
         "95 % interval",
         "Student-t interval of the mean",
         lambda row: TableCell(interval_text(row.top1), row.top1.low if row.top1 else None),
     ),
-    TableColumn("Seeds", "finished seeds: 1 single, 2 to 5 provisional, 6 or more official", _seeds),
-    TableColumn(
+    Column("Seeds", "finished seeds: 1 single, 2 to 5 provisional, 6 or more official", _seeds),
+    Column(
         "Rank",
         "by mean top-1 at this sparsity, and its bootstrap interval",
         lambda row: TableCell(rank_text(row), row.rank),
     ),
-    TableColumn("Drop, points", "dense minus row, paired by seed: mean and Student-t 95 % interval", _drop),
-    TableColumn(
-        "P(> baseline)", "fraction of seeds for which it is above the baseline, and its bootstrap interval", _above
-    ),
-    TableColumn("Failed", "runs that did not finish", _failed),
-    TableColumn("Compression", "1 / (1 - measured sparsity)", lambda row: _number(row.compression)),
-    TableColumn(
+    Column("Drop, points", "dense minus row, paired by seed: mean and Student-t 95 % interval", _drop),
+    Column("P(> baseline)", "fraction of seeds for which it is above the baseline, and its bootstrap interval", _above),
+    Column("Failed", "runs that did not finish", _failed),
+    Column("Compression", "1 / (1 - measured sparsity)", lambda row: _number(row.compression)),
+    Column(
         "Remaining MACs, %",
         "multiply-adds of the pruned network, in percent of the dense network's",
         lambda row: _number(row.macs_remaining, 1, 100),
     ),
-    TableColumn(
+    Column(
         "Training",
         "multiply-adds of the whole training, dense = 1",
         lambda row: _number(row.relative_train_macs),
@@ -224,18 +220,8 @@ def facts(board: Board) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), value) for name, value in flat(board.fields) if name in _SHOWN]
 
 
-_SHOWN = {
-    "steps",
-    "recipe.name",
-    "recipe.epochs",
-    "global_batch",
-    "norm_batch",
-    "precision",
-    "init",
-    "stem",
-    "torch",
-    "rules",
-}
+_SHOWN = {"steps", "recipe.name", "recipe.epochs", "global_batch", "norm_batch", "precision", "init", "stem"}
+_SHOWN |= {"torch", "rules"}
 
 
 def flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -16,14 +16,7 @@ from __future__ import annotations
 from pruneboard.leaderboard.stats.bootstrap import COVERAGE, EXACT_UP_TO, RESAMPLES, Interval
 from pruneboard.leaderboard.stats.curves import Area, area
 from pruneboard.leaderboard.stats.means import OFFICIAL, MeanEstimate, estimate, label, paired
-from pruneboard.leaderboard.stats.multiple_boards import (
-    LEVEL,
-    MethodComparison,
-    PairTest,
-    boards_needed,
-    compare_methods,
-    holm,
-)
+from pruneboard.leaderboard.stats.multiple_boards import LEVEL, MethodComparison, boards_needed, compare_methods, holm
 from pruneboard.leaderboard.stats.probabilities import PROBABILITY_COVERAGE, probability_above
 from pruneboard.leaderboard.stats.ranks import RankInterval, rank_intervals
 
@@ -38,7 +31,6 @@ __all__ = [
     "Interval",
     "MeanEstimate",
     "MethodComparison",
-    "PairTest",
     "RankInterval",
     "area",
     "boards_needed",
