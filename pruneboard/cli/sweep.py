@@ -141,11 +141,8 @@ def _print_plan(plan: Plan, given: dict[str, Any], results: str, *, as_json: boo
     click.echo(f"{'time':12}{_duration(cost.seconds)} with {jobs} at once, {threads} thread{'s' * (threads != 1)} each")
     click.echo(f"{'disk':12}{cost.disk_bytes / 2**20:,.0f} MiB")
     for row in cost.rows:
-        each = (
-            f"x {row.seconds:8.1f} s"
-            if not row.problem
-            else f"cannot be measured: {report.printable(row.problem, 300)}"
-        )
+        problem = report.printable(row.problem, 300)
+        each = f"cannot be measured: {problem}" if problem else f"x {row.seconds:8.1f} s"
         click.echo(f"  {report.printable(row.label, 100):44}{row.runs:5} {each}")
     return FAILED if any(row.problem for row in cost.rows) else 0
 

@@ -67,9 +67,7 @@ def board_section(
         columns=views.COLUMNS,
         before=views.BEFORE_VERDICT,
         lines=[
-            views.row_view(
-                row, names[row.identity], line_styles[names[row.identity]], context.verdicts, context.shown_runs
-            )
+            views.row_view(row, name := names[row.identity], line_styles[name], context.verdicts, context.shown_runs)
             for row in board.rows
         ],
         line_styles=list(line_styles.values()),
@@ -88,10 +86,7 @@ def board_section(
 
 
 def _chart_data(
-    board: Board,
-    names: RowNames,
-    line_styles: Mapping[str, styles.Style],
-    published: Sequence[Published],
+    board: Board, names: RowNames, line_styles: Mapping[str, styles.Style], published: Sequence[Published]
 ) -> dict[str, Any]:
     return {
         "layers": chart_data.layers(board, names),

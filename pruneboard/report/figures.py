@@ -62,12 +62,7 @@ def file_name(board: Board) -> str:
     return "-".join(_safe(part) for part in (board.dataset, board.model, board.track, board.fingerprint))
 
 
-def draw(
-    board: Board,
-    names: RowNames,
-    line_styles: Mapping[str, Style],
-    published: Sequence[Published] = (),
-) -> str:
+def draw(board: Board, names: RowNames, line_styles: Mapping[str, Style], published: Sequence[Published] = ()) -> str:
     """Return the accuracy-sparsity chart as SVG with title and legend; an empty string if there is nothing to draw."""
     if not _count_marks(board):
         return ""
@@ -83,10 +78,7 @@ def draw(
 
 
 def draw_data_uri(
-    board: Board,
-    names: RowNames,
-    line_styles: Mapping[str, Style],
-    published: Sequence[Published] = (),
+    board: Board, names: RowNames, line_styles: Mapping[str, Style], published: Sequence[Published] = ()
 ) -> str:
     """Return the same figure as a `data:` URI for a page; an empty string if there is nothing to draw."""
     svg = draw(board, names, line_styles, published).encode("utf-8")
