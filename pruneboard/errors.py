@@ -154,7 +154,7 @@ def why(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def plain(text: object, limit: int = 200) -> str:
+def printable(text: object, limit: int = 200) -> str:
     """Return untrusted text, such as a record's, on one line of at most `limit` characters, safe for a terminal.
 
     It removes every character of Unicode's category C: control codes and escape sequences, text direction marks,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pruneboard.artifacts.verification import consistency
 from pruneboard.artifacts.verification.masks import check_masks
 from pruneboard.artifacts.verification.rules import MALFORMED
-from pruneboard.errors import ConformanceError, PruneboardError, StoreError, UsageError, plain
+from pruneboard.errors import ConformanceError, PruneboardError, StoreError, UsageError, printable
 from pruneboard.records import store
 from pruneboard.records.schema import Record
 from pruneboard.records.verdicts import RunCheck
@@ -64,7 +64,7 @@ def find(run: Path, purpose: str) -> tuple[Path, Record]:
     try:
         record = store.read(path)
     except StoreError as error:
-        raise StoreError(plain(f"{path}: {error}", 500)) from None
+        raise StoreError(printable(f"{path}: {error}", 500)) from None
     if record["status"] != "done":
         raise UsageError(f"{path} has status {record['status']}: only a finished run can be {purpose}")
     if not os.path.lexists(path.parent / store.WEIGHTS):
@@ -93,7 +93,7 @@ def load(folder: Path, record: Record, purpose: str) -> FinishedRun:
         raise
     except (*MALFORMED, RuntimeError, MemoryError) as error:
         message = f"{folder / store.RUN} cannot be compared with its weights: {type(error).__name__}: {error}"
-        raise StoreError(plain(message, 500)) from None
+        raise StoreError(printable(message, 500)) from None
 
 
 def _load(folder: Path, record: Record, purpose: str) -> FinishedRun:
@@ -103,7 +103,7 @@ def _load(folder: Path, record: Record, purpose: str) -> FinishedRun:
         for check in checks:
             if check.status == "failed":
                 message = f"{folder} is disputed and is not {purpose} ({check.name}: {check.note})"
-                raise ConformanceError(plain(f"{message}; see `pruneboard verify`", 700))
+                raise ConformanceError(printable(f"{message}; see `pruneboard verify`", 700))
 
     checks, masks = check_masks(record, folder / store.MASK)
     require([*consistency.check_record(record), *consistency.check_log(record, folder / consistency.LOG), *checks])
@@ -115,7 +115,7 @@ def _load(folder: Path, record: Record, purpose: str) -> FinishedRun:
     built = network.load_network(record, state, masks, checks)
     require(checks)
     if built is None:
-        raise UsageError(plain(f"{folder} cannot be {purpose}: {checks[-1].note}", 500))
+        raise UsageError(printable(f"{folder} cannot be {purpose}: {checks[-1].note}", 500))
     return FinishedRun(record, built.plan, built.module, state)
 
 
@@ -126,7 +126,7 @@ def _check_normalization(folder: Path, record: Record) -> None:
         valid = isinstance(values, list) and len(values) == 3 and all(map(_is_finite_number, values))
         if not valid or (name == "std" and min(values) <= 0):
             expected = f"three {'positive ' * (name == 'std')}numbers, one per channel"
-            raise StoreError(plain(f"{folder / store.RUN}: data.{name} must be {expected}; found {values!r}"))
+            raise StoreError(printable(f"{folder / store.RUN}: data.{name} must be {expected}; found {values!r}"))
 
 
 def _is_finite_number(value: object) -> bool:

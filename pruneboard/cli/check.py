@@ -112,4 +112,4 @@ def _reason(text: str) -> tuple[str, str]:
 
 
 def _line(text: str) -> str:
-    return report.plain(text, 1000)
+    return report.printable(text, 1000)

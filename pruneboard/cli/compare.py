@@ -1,4 +1,4 @@
-"""`pruneboard compare`: every record below some folders, as leaderboards."""
+"""`pruneboard compare`: builds the leaderboard of all records below some folders."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pruneboard.leaderboard import Leaderboard, Published, fail_if, literature, 
 from pruneboard.leaderboard.folders import default_output, load
 from pruneboard.records import store
 from pruneboard.records.schema import format_sparsity
-from pruneboard.report.files import FORMATS, write
+from pruneboard.report.files import FORMATS, write_leaderboard
 
-BREACHED = 1
+CONDITION_HOLDS = 1
+"""Exit code if a condition of --fail-if holds."""
 
 
 @click.command("compare")
@@ -23,37 +24,37 @@ BREACHED = 1
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the files; no record in it is read.  [default: leaderboard/ in the first DIR]",
+    help="Folder for the files. Records in it are ignored.  [default: leaderboard/ in the first DIR]",
 )
 @click.option(
     "--format",
     "formats",
     default=",".join(FORMATS),
     show_default=True,
-    help="What to write, separated by commas; none writes nothing.",
+    help="Formats to write, separated by commas; none writes no files.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 @click.option(
     "--fail-if",
     "conditions",
     multiple=True,
-    metavar="BOUND",
-    help='End with exit code 1 if a row breaches this: "drop > 0.005 at 0.9", "top1 < 90% at 0.95 for METHOD". '
-    "May be given several times.",
+    metavar="CONDITION",
+    help='Exit with 1 if this holds for any row: "drop > 0.005 at 0.9", "top1 < 90% at 0.95 for METHOD". '
+    "Can be repeated.",
 )
 @click.option(
     "--against",
     type=click.Path(path_type=Path),
-    help="A published results folder: end with exit code 3 unless its rows were measured again and agree.",
+    help="A published results folder. Exit with 3 unless all its runs were repeated and the rows agree.",
 )
 @click.option(
     "--published",
     "files",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Draw further published numbers, from a CSV file laid out as the one that comes with pruneboard.",
+    help="Draw published numbers of this CSV file, with the same columns as the included one. Can be repeated.",
 )
-@click.option("--no-published", is_flag=True, help="Draw no published numbers but those of --published.")
+@click.option("--no-published", is_flag=True, help="Leave out the published numbers that come with pruneboard.")
 def command(
     folders: tuple[Path, ...],
     out: Path | None,
@@ -65,47 +66,47 @@ def command(
     files: tuple[Path, ...],
     no_published: bool,
 ) -> int:
-    """Compare all records below one or more folders of results.
+    """Compare all records below one or more results folders.
 
-    Rows share a table only if they were trained alike: same model, data, split, recipe and budget. Prints the
-    tables and writes the leaderboard.
+    Runs share a table only if they were trained in the same way: same model, data, split, recipe and budget. Prints
+    the tables and writes the leaderboard to files.
     """
-    bounds = [fail_if.parse(text) for text in conditions]
+    parsed = [fail_if.parse(text) for text in conditions]
     chosen = _formats(formats)
-    place = out or default_output(folders)
-    whole = load(folders, published=_published(files, shipped=not no_published), out=place)
-    click.echo(report.json(whole) if as_json else report.terminal(whole), nl=not as_json)
-    for path, reason in whole.problems:
-        click.echo(report.plain(f"skipped {path}: {reason}", 500), err=True)
-    write(whole, place, chosen)
-    code = _judge(bounds, whole)
+    target = out or default_output(folders)
+    leaderboard = load(folders, published=_published(files, included=not no_published), out=target)
+    click.echo(report.json(leaderboard) if as_json else report.terminal(leaderboard), nl=not as_json)
+    for path, reason in leaderboard.problems:
+        click.echo(report.printable(f"skipped {path}: {reason}", 500), err=True)
+    write_leaderboard(leaderboard, target, chosen)
+    code = _check_conditions(parsed, leaderboard)
     if against is not None:
-        _reproduced(against, folders)
+        _check_reproduction(against, folders)
     return code
 
 
-def _reproduced(against: Path, folders: Sequence[Path]) -> None:
-    """Say, on standard error, how far a published board was reproduced.
+def _check_reproduction(against: Path, folders: Sequence[Path]) -> None:
+    """Compare the runs with a published results folder and print the result to standard error.
 
     Raises:
-        ConformanceError: it was not.
+        ConformanceError: the published board was not reproduced.
     """
-    published, again = (store.scan(paths).records for paths in ([against], folders))
-    found = reproduction.compare((record for _, record in published), (record for _, record in again))
+    published, repeated = (store.scan(paths).records for paths in ([against], folders))
+    found = reproduction.compare_records((record for _, record in published), (record for _, record in repeated))
     for row in found.rows:
         if row.missing:
-            click.echo(report.plain(f"not measured again: {row.label}: {row.missing} of {row.n} runs", 500), err=True)
-        elif row.outside and row.difference is not None:
-            off = f"{100 * row.difference:+.2f} points, {row.outside:.2f} widths outside of its interval"
-            click.echo(report.plain(f"differs: {row.label}: {off}", 500), err=True)
+            click.echo(report.printable(f"not repeated: {row.label}: {row.missing} of {row.n} runs", 500), err=True)
+        elif row.distance and row.difference is not None:
+            off = f"{100 * row.difference:+.2f} points, {row.distance:.2f} interval widths outside its interval"
+            click.echo(report.printable(f"differs: {row.label}: {off}", 500), err=True)
     verdict = (
         f"{found.identical} of {found.runs} published runs have the same weights; "
         f"{found.inside:.0%} of {len(found.rows)} rows are within their published intervals"
     )
-    if not found.holds:
+    if not found.succeeded:
         raise ConformanceError(
-            f"not reproduced: {verdict}; asked are all runs, {reproduction.INSIDE:.0%} of the rows within, "
-            f"and none more than {reproduction.FURTHEST:g} widths outside"
+            f"not reproduced: {verdict}; required are all runs, {reproduction.MIN_INSIDE:.0%} of the rows within, "
+            f"and none more than {reproduction.MAX_DISTANCE:g} interval widths outside"
         )
     click.echo(f"reproduced: {verdict}", err=True)
 
@@ -116,23 +117,23 @@ def _formats(text: str) -> Sequence[str]:
         return ()
     unknown = [name for name in names if name not in FORMATS]
     if unknown or not names:
-        raise UsageError(f"--format is any of {', '.join(FORMATS)}, or none; found {text!r}")
+        raise UsageError(f"--format must be any of {', '.join(FORMATS)}, or none; found {text!r}")
     return [name for name in FORMATS if name in names]
 
 
-def _published(files: Sequence[Path], *, shipped: bool) -> list[Published]:
-    numbers = [*literature.shipped()] if shipped else []
+def _published(files: Sequence[Path], *, included: bool) -> list[Published]:
+    numbers = [*literature.included()] if included else []
     for file in files:
         numbers += literature.read(file)
     return numbers
 
 
-def _judge(bounds: Sequence[fail_if.Threshold], whole: Leaderboard) -> int:
-    """Say which rows breach which bound, and return the exit code."""
+def _check_conditions(conditions: Sequence[fail_if.FailCondition], leaderboard: Leaderboard) -> int:
+    """Print the rows for which a condition of --fail-if holds, and return the exit code."""
     code = 0
-    for bound in bounds:
-        for board, row, how in fail_if.breaches(bound, whole.boards):
-            code = BREACHED
+    for condition in conditions:
+        for board, row, reason in fail_if.failing_rows(condition, leaderboard.boards):
+            code = CONDITION_HOLDS
             where = f"{row.method} at {format_sparsity(row.target)} on {board.dataset}, {board.model}, {board.track}"
-            click.echo(report.plain(f"breached: {where}: {how}", 500), err=True)
+            click.echo(report.printable(f"--fail-if: {where}: {reason}", 500), err=True)
     return code

@@ -9,7 +9,7 @@ import click
 
 from pruneboard.artifacts import finished_run
 from pruneboard.artifacts.exporting.options import FORMATS
-from pruneboard.errors import plain
+from pruneboard.errors import printable
 
 
 @click.command("export")
@@ -50,4 +50,4 @@ def command(run: Path, formats: tuple[str, ...], out: Path | None, *, force: boo
         return
     for result in results:
         text = f"{result.path} ({result.size} bytes; {result.note})" if result.path else result.note
-        click.echo(f"{result.name:12} {plain(text, 1000)}")
+        click.echo(f"{result.name:12} {printable(text, 1000)}")

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pruneboard import registry, spec
 from pruneboard.errors import ConformanceError, UsageError
-from pruneboard.report import plain, render
+from pruneboard.report import printable, render
 
 KINDS = ("methods", "recipes", "datasets", "models")
 DATASETS = {
@@ -65,7 +65,7 @@ def _print(rows: list[dict[str, Any]], problems: list[str]) -> None:
         table.add_row(*(Text(str(row[name])) for name in columns))
     click.echo(render(table))
     for problem in problems:
-        click.echo(plain(problem, 1000))
+        click.echo(printable(problem, 1000))
 
 
 def _methods(pattern: str) -> list[dict[str, Any]]:

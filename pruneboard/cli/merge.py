@@ -50,7 +50,7 @@ def command(sources: tuple[Path, ...], into: Path, *, no_weights: bool, dry_run:
     plan = merging.plan_merge(sources, into, weights=not no_weights)
     summary = plan.summary()
     for path, reason in plan.skipped:
-        click.echo(report.plain(f"skipped {path}: {reason}", 500), err=True)
+        click.echo(report.printable(f"skipped {path}: {reason}", 500), err=True)
     if plan.conflicts:
         _refuse(plan, summary, as_json=as_json)
     if not dry_run:
@@ -64,7 +64,7 @@ def _refuse(plan: merging.MergePlan, summary: dict[str, list[Any]], *, as_json: 
     if as_json:
         click.echo(_json(summary))
     for conflict in () if as_json else plan.conflicts[:SHOWN]:
-        click.echo(report.plain(f"conflict: {conflict.path}: {conflict.reason}", 1000), err=True)
+        click.echo(report.printable(f"conflict: {conflict.path}: {conflict.reason}", 1000), err=True)
     count = len(plan.conflicts)
     more = f" ({count - SHOWN} more than are shown; --json lists all)" if count > SHOWN and not as_json else ""
     raise StoreError(f"{count} conflict{'s' * (count != 1)}{more}: nothing was copied into {plan.into}")
@@ -73,7 +73,7 @@ def _refuse(plan: merging.MergePlan, summary: dict[str, list[Any]], *, as_json: 
 def _print_plan(summary: dict[str, list[Any]]) -> None:
     for name in (name for name in _COUNTED if name not in ("already_there", "skipped_files")):
         for path in summary[name]:
-            click.echo(report.plain(f"{_COUNTED[name]:20}{path}", 500))
+            click.echo(report.printable(f"{_COUNTED[name]:20}{path}", 500))
 
 
 def _counts(summary: dict[str, list[Any]], *, dry_run: bool) -> str:

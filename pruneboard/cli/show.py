@@ -1,4 +1,4 @@
-"""`pruneboard show`: one record on one page."""
+"""`pruneboard show`: prints one record on one page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pruneboard.records import store
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the record itself.")
 def command(run: Path, *, as_json: bool) -> None:
-    """Show one run: its folder, or its run.json."""
+    """Show one run, given by its folder or its run.json."""
     record = _read(run)
     if as_json:
         click.echo(records.dumps(record), nl=False)
@@ -32,4 +32,4 @@ def _read(run: Path) -> records.Record:
         hint = f"; `pruneboard compare {run}` reads a folder of many runs" if run.is_dir() else ""
         raise NotFoundError(f"{error}{hint}") from None
     except StoreError as error:
-        raise StoreError(report.plain(f"{path}: {error}", 500)) from None
+        raise StoreError(report.printable(f"{path}: {error}", 500)) from None

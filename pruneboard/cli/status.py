@@ -44,7 +44,7 @@ def command(results: Path, *, as_json: bool) -> None:
 
 def _print(board: str, statuses: list[RunStatus], left: float | None) -> None:
     counts = manifest.counts(statuses)
-    click.echo(f"{report.plain(board, 100)}: {len(statuses)} runs")
+    click.echo(f"{report.printable(board, 100)}: {len(statuses)} runs")
     for status, count in counts.items():
         click.echo(f"  {status:12}{count}")
     if counts.get("done") == len(statuses):
@@ -56,10 +56,10 @@ def _print(board: str, statuses: list[RunStatus], left: float | None) -> None:
             epoch = "" if item.epoch is None else f": epoch {item.epoch}, validation top-1 {item.top1:.2%}"
             click.echo(f"  {item.status:12}{_label(item)}{epoch}")
         elif item.status not in NOT_LISTED:
-            click.echo(f"  {item.status:12}{_label(item)}: {report.plain(item.message, 300)}")
+            click.echo(f"  {item.status:12}{_label(item)}: {report.printable(item.message, 300)}")
 
 
 def _label(item: RunStatus) -> str:
     run = item.run
     point = "" if run.sparsity is None else f" at {run.sparsity:g}"
-    return report.plain(f"{run.method}{point}, {run.model}, {run.track}, seed {run.seed}", 200)
+    return report.printable(f"{run.method}{point}, {run.model}, {run.track}, seed {run.seed}", 200)

@@ -143,8 +143,9 @@ def _print_estimate(plan: SweepPlan, options: dict[str, Any], results: str, *, a
     click.echo(f"{'time':12}{_duration(cost.seconds)} with {jobs} at once, {threads} thread{'s' * (threads != 1)} each")
     click.echo(f"{'disk':12}{cost.disk_bytes / 2**20:,.0f} MiB")
     for row in cost.rows:
-        each = f"x {row.seconds:8.1f} s" if not row.problem else f"cannot be measured: {report.plain(row.problem, 300)}"
-        click.echo(f"  {report.plain(row.label, 100):44}{row.runs:5} {each}")
+        problem = report.printable(row.problem, 300)
+        each = f"cannot be measured: {problem}" if problem else f"x {row.seconds:8.1f} s"
+        click.echo(f"  {report.printable(row.label, 100):44}{row.runs:5} {each}")
     return FAILED if any(row.problem for row in cost.rows) else 0
 
 
@@ -216,8 +217,8 @@ def _parallelism(options: dict[str, Any]) -> tuple[int, int]:
 def _publish(results: str, progress: SweepProgress, *, as_json: bool) -> None:
     """Write and print the leaderboard of all records in the results folder."""
     output = folders.default_output([Path(results)])
-    leaderboard = folders.load([results], published=literature.shipped(), out=output)
-    files.write(leaderboard, output)
+    leaderboard = folders.load([results], published=literature.included(), out=output)
+    files.write_leaderboard(leaderboard, output)
     click.echo(report.json(leaderboard) if as_json else report.terminal(leaderboard), nl=not as_json)
     if not as_json:
         click.echo(f"{progress.finished} runs executed, {progress.failed} failed; the leaderboard is in {output}")

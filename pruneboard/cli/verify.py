@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pruneboard.errors import ConformanceError, plain
+from pruneboard.errors import ConformanceError, printable
 from pruneboard.leaderboard import folders
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def command(paths: tuple[Path, ...], data_dir: str | None, out: Path | None, *, 
 def _print(finding: RunVerification) -> None:
     """Print one line for the run, and one below it for each failed check."""
     reason = "" if finding.verdict in ("certified", "disputed") else _reason(finding)
-    click.echo(plain(f"{finding.verdict:13}{finding.path.parent}{reason}", 500))
+    click.echo(printable(f"{finding.verdict:13}{finding.path.parent}{reason}", 500))
     for check in finding.of("failed"):
-        click.echo("    " + plain(f"{check.name}: {check.note}", 1000))
+        click.echo("    " + printable(f"{check.name}: {check.note}", 1000))
 
 
 def _reason(finding: RunVerification) -> str:

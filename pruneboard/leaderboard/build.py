@@ -1,4 +1,4 @@
-"""Which records share a board, and which share a row."""
+"""Groups records into boards and rows."""
 
 from __future__ import annotations
 
@@ -8,35 +8,39 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pruneboard.leaderboard.model import Board
-from pruneboard.leaderboard.ranks import CONTROLS, curves, order, ranked
-from pruneboard.leaderboard.rows import Group, row
+from pruneboard.leaderboard.ranking import CONTROLS, build_curves, rank_rows, sort_key
+from pruneboard.leaderboard.rows import RowGroup, build_row
 from pruneboard.records.schema import Record, leaves
 
-_LEARNED = {"steps", "prunable"}  # board fields that a run knows only once it is under way
+_LATE_FIELDS = {"steps", "prunable"}
+"""Fields of a board that a run knows only after it has opened its data and built its network."""
+
+BoardKey = tuple[str, str, str, str]
+"""Data set, model, track, fingerprint."""
 
 
-def build(
+def build_boards(
     records: Iterable[Record], superseded: Mapping[str, int] | None = None, disputed: Collection[str] = ()
 ) -> list[Board]:
     """Group validated records into boards.
 
     Args:
-        records: as `store.scan` returns them; of two copies of one run (equal hash) a finished one counts,
-            else the first.
-        superseded: hash -> finished records that this one replaced.
-        disputed: hashes of finished records that do not hold; they count as failures of their rows.
+        records: validated records. Of several copies of one run (equal hash), the first finished copy counts,
+            or the first copy if none finished.
+        superseded: hash -> number of finished records that this record replaced.
+        disputed: hashes of disputed finished records, which count as failures of their rows.
     """
-    groups: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
+    groups: dict[BoardKey, list[Record]] = defaultdict(list)
     for record in records:
         groups[_board_key(record)].append(record)
-    _adopt(groups)
+    _assign_early_failures(groups)
     siblings: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for key, members in groups.items():
         siblings[key[:3]].append(dict(leaves(_fields(members[0]))))
     return [_board(key, groups[key], siblings[key[:3]], superseded or {}, disputed) for key in sorted(groups)]
 
 
-def _board_key(record: Record) -> tuple[str, str, str, str]:
+def _board_key(record: Record) -> BoardKey:
     return record["data"]["name"], record["model"]["name"], record["track"], record["board"]["fingerprint"]
 
 
@@ -44,19 +48,23 @@ def _fields(record: Record) -> dict[str, Any]:
     return {key: value for key, value in record["board"].items() if key != "fingerprint"}
 
 
-def _adopt(groups: dict[tuple[str, str, str, str], list[Record]]) -> None:
-    """Move runs that failed before their board was complete to the board that agrees in all they knew."""
+def _assign_early_failures(groups: dict[BoardKey, list[Record]]) -> None:
+    """Move runs that failed early to the first board that agrees in all fields they have.
+
+    A run that fails before `_LATE_FIELDS` are known has another fingerprint than the board it was meant for. Without
+    this step it would form a board of its own, and the failure would not be counted in its row.
+    """
     fields = {key: _fields(members[0]) for key, members in groups.items()}
-    complete = sorted(key for key in groups if fields[key].keys() >= _LEARNED)
+    complete = sorted(key for key in groups if fields[key].keys() >= _LATE_FIELDS)
     for key in sorted(groups.keys() - set(complete)):
         known = fields[key]
-        homes = [other for other in complete if other[:3] == key[:3] and _agree(known, fields[other])]
-        if homes and all(run["status"] != "done" for run in groups[key]):
-            groups[homes[0]] += groups.pop(key)
+        matching = [other for other in complete if other[:3] == key[:3] and _agree(known, fields[other])]
+        if matching and all(run["status"] != "done" for run in groups[key]):
+            groups[matching[0]] += groups.pop(key)
 
 
-def _agree(known: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
-    return known == {name: value for name, value in whole.items() if name in known or name not in _LEARNED}
+def _agree(known: Mapping[str, Any], complete: Mapping[str, Any]) -> bool:
+    return known == {name: value for name, value in complete.items() if name in known or name not in _LATE_FIELDS}
 
 
 def _differences(own: Mapping[str, Any], siblings: list[dict[str, Any]]) -> dict[str, Any]:
@@ -66,7 +74,7 @@ def _differences(own: Mapping[str, Any], siblings: list[dict[str, Any]]) -> dict
 
 
 def _board(
-    key: tuple[str, str, str, str],
+    key: BoardKey,
     members: list[Record],
     siblings: list[dict[str, Any]],
     superseded: Mapping[str, int],
@@ -75,9 +83,9 @@ def _board(
     fields = _fields(members[0])
     groups = _groups(members, superseded, disputed)
     dense = max((g for g in groups if g.control == "dense" and g.done), key=lambda g: len(g.done), default=None)
-    rows = {id(group): row(group, dense.done if dense else {}) for group in groups}
+    rows = {id(group): build_row(group, dense.done if dense else {}) for group in groups}
     control = rows[id(dense)] if dense else None
-    found = tuple(sorted(ranked(list(rows.values())), key=lambda row: (row is not control, *order(row))))
+    found = tuple(sorted(rank_rows(list(rows.values())), key=lambda row: (row is not control, *sort_key(row))))
     points = tuple(sorted({row.target for row in found if row.target is not None and not row.off_target}))
     return Board(
         dataset=key[0],
@@ -89,30 +97,30 @@ def _board(
         dense=control,
         points=points,
         rows=found,
-        curves=curves(found, points, control),
+        curves=build_curves(found, points, control),
         missing_controls=_missing_controls(key[2], groups),
     )
 
 
-def _missing_controls(track: str, groups: list[Group]) -> tuple[str, ...]:
+def _missing_controls(track: str, groups: list[RowGroup]) -> tuple[str, ...]:
     there = {group.control for group in groups if group.done}
     return tuple(control for control in CONTROLS[track] if control not in there)
 
 
-def _groups(members: list[Record], superseded: Mapping[str, int], disputed: Collection[str]) -> list[Group]:
-    """Return the runs row by row.
+def _groups(members: list[Record], superseded: Mapping[str, int], disputed: Collection[str]) -> list[RowGroup]:
+    """Return the runs of each row.
 
-    Runs that agree in everything a row shows and still are different runs of one seed go to rows of their
-    own: averaging them would count one seed twice.
+    Different runs (other hashes) with the same seed can agree in everything that a row shows. They form separate rows,
+    distinguished by `variant`, because averaging them would count one seed twice.
     """
-    groups: dict[tuple[str, int], Group] = {}
+    groups: dict[tuple[str, int], RowGroup] = {}
     taken: Counter[tuple[str, int]] = Counter()
     copies = Counter(record["hash"] for record in members)
     for record in _without_copies(members):
         key = _row_key(record)
         variant = taken[key, record["seed"]]
         taken[key, record["seed"]] += 1
-        group = groups.setdefault((key, variant), Group(variant, disputed))
+        group = groups.setdefault((key, variant), RowGroup(variant, disputed))
         group.runs.append(record)
         group.repeats += copies[record["hash"]] - 1
         group.superseded += superseded.get(record["hash"], 0)

@@ -1,4 +1,4 @@
-"""What a leaderboard is: boards of rows and curves, the runs behind them, what could not be used. Pure data."""
+"""The data classes of a leaderboard: boards with their rows and curves, the runs behind them, and unusable files."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from functools import cached_property
 from typing import Any
 
 from pruneboard.leaderboard import stats
-from pruneboard.leaderboard.stats import Estimate
+from pruneboard.leaderboard.stats import MeanEstimate
 from pruneboard.records.schema import Record
 
-Identity = tuple[str, str, str, str, str, int]
-"""What makes two rows the same method, whatever their sparsity: see `Row.identity`."""
+RowIdentity = tuple[str, str, str, str, str, int]
+"""Identifies a method across operating points; see `Row.identity`."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that did not finish: a part of its row, never a gap."""
+    """A run that did not finish or is disputed. It is counted in its row."""
 
     seed: int
     status: str
@@ -27,11 +27,11 @@ class Failure:
 
 @dataclass(frozen=True, order=True)
 class Tuning:
-    """How the options of a run were found, as its record says.
+    """How the options of a run were chosen, according to its record.
 
     Attributes:
-        trials: sets of options that were tried on the board's data before; 0 for none.
-        source: a paper, or the search that chose them; empty where nothing is said.
+        trials: number of option sets that were tried on the data of the board; 0 if the options were not tuned on it.
+        source: the paper or search that the options come from; empty if unknown.
     """
 
     trials: int
@@ -43,8 +43,8 @@ class LayerShare:
     """One prunable layer, averaged over a row's seeds.
 
     Attributes:
-        name: of the module.
-        n: its weights.
+        name: name of the module.
+        n: number of its weights.
         sparsity: mean fraction of zeros.
     """
 
@@ -55,45 +55,46 @@ class LayerShare:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One method, in one version and with one set of options, at one target sparsity.
+    """One method, with its version and options, at one target sparsity.
 
     Attributes:
         method: name of the pruner.
-        distribution: the package it came from.
-        version: that package's version.
-        options: the pruner's own options.
-        ablation: what was done to the finished mask before it was measured, or None.
-        variant: 0, or 1, 2, ... where records that agree in all of the above differ at one and the same seed.
+        distribution: Python distribution that provides it.
+        version: version of that distribution.
+        options: options of the pruner.
+        ablation: how the final mask was changed before it was measured, or None.
+        variant: 0, or 1, 2, ... for further runs with the same seed that agree in all fields above.
         control: `dense`, `floor`, `baseline` or None.
-        target: the sparsity asked for; None for a control that prunes nothing.
-        by_seed: test top-1, a fraction, of each finished run.
-        starts: what each of them began with, a digest of initial weights, split and order; only equal ones pair.
+        target: requested sparsity; None for a control that does not prune.
+        by_seed: seed -> test top-1 of the finished run, a fraction.
+        starts: seed -> digest of initial weights, split and order of images. Runs are paired only if it is equal.
         hashes: content hashes of the finished runs, in the order of `by_seed`.
-        top1: mean test top-1; None when no run finished.
-        drop: dense control minus this row, paired by seed; positive means accuracy was lost.
-        unpaired: seeds both have, but with other initial weights, another split or order: not in `drop`.
+        top1: mean test top-1; None if no run finished.
+        drop: dense control minus this row, paired by seed; positive if accuracy was lost.
+        unpaired: seeds that both rows have, but with different starts; they are not part of `drop`.
         measured: mean measured sparsity.
-        off_target: the method does not promise the target, or a run missed the exact rounding of it.
-        effective: mean fraction of weights that are 0 or cut off from input or output; None where a run does not say.
+        off_target: the method does not promise the target sparsity, or a run missed its exact rounding.
+        effective: mean fraction of weights that are 0 or disconnected from input or output; None unless all runs
+            have it.
         compression: 1 / (1 - measured).
-        macs_remaining: multiply-adds of the pruned network as a fraction of the dense one's.
-        relative_train_macs: training multiply-adds relative to the dense run's.
-        forward_passes: mean forward passes per training step, before hardening.
-        wall_seconds: mean seconds of a whole run.
+        macs_remaining: multiply-adds of the pruned network as a fraction of the dense network's.
+        relative_train_macs: multiply-adds of the whole training, relative to the dense run.
+        forward_passes: mean number of forward passes per training step, before hardening.
+        wall_seconds: mean duration of a run, in seconds.
         hook_seconds: mean seconds of a run spent in the method's own code.
         peak_memory_bytes: mean peak memory of a run.
-        storage_bits: mean bits to store the network, on the supermask track.
-        layers: sparsity of each layer; empty where the runs' layers differ.
-        failures: the runs that did not finish.
-        codes: digests of the method's code in the finished runs; more than one under one version is noted.
-        tunings: how the options of the finished runs were found; empty where no record says.
-        repeats: further copies of the same run (equal hash), which do not count.
-        superseded: finished records that later runs of this row replaced with --force.
-        rank: 1, 2, ... by mean top-1 among the rows of this operating point with two seeds or more.
-        rank_low: the best rank that resampling the seeds leaves plausible.
-        rank_high: the worst.
-        leads: whether it is ahead of the runner-up by more than the interval of their paired difference.
-        above_baseline: P(this row > the baseline control) at a seed, with its interval.
+        storage_bits: mean number of bits to store the network, on the supermask track.
+        layers: sparsity of each layer; empty if the runs have different layers.
+        failures: runs that did not finish or are disputed.
+        codes: digests of the method's code in the finished runs; several digests with one version are reported.
+        tunings: how the options of the finished runs were chosen; empty if no record contains it.
+        repeats: number of further copies of the same runs (equal hash), which are not counted.
+        superseded: number of finished records that runs of this row replaced with --force.
+        rank: 1, 2, ... by mean top-1 among the rows with two or more seeds at this operating point.
+        rank_low: the better end of the bootstrap interval of the rank.
+        rank_high: the worse end.
+        leads: whether the interval of the paired difference to the runner-up lies above 0.
+        above_baseline: P(this row > the baseline control) for a common seed, with its interval.
     """
 
     method: str
@@ -107,8 +108,8 @@ class Row:
     by_seed: Mapping[int, float]
     starts: Mapping[int, str]
     hashes: tuple[str, ...]
-    top1: Estimate | None
-    drop: Estimate | None
+    top1: MeanEstimate | None
+    drop: MeanEstimate | None
     unpaired: tuple[int, ...]
     measured: float | None
     off_target: bool
@@ -145,22 +146,22 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What that number of seeds is worth: `none`, `single`, `provisional`, `official`."""
+        """The status that follows from the number of seeds: `none`, `single`, `provisional` or `official`."""
         return stats.label(self.n)
 
     @property
     def point(self) -> float | None:
-        """The operating point: the target, or the measured sparsity of a row that is off target."""
+        """The operating point: the target sparsity, or the measured sparsity if the row is off target."""
         return self.measured if self.off_target and self.measured is not None else self.target
 
     def pairs(self, other: Row) -> tuple[dict[int, float], dict[int, float]]:
-        """Return both rows' values at the seeds at which they began alike."""
+        """Return both rows' top-1 by seed, for the seeds at which both runs started from the same state."""
         shared = [seed for seed in self.by_seed if self.starts[seed] == other.starts.get(seed)]
         return {seed: self.by_seed[seed] for seed in shared}, {seed: other.by_seed[seed] for seed in shared}
 
     @cached_property
-    def identity(self) -> Identity:
-        """What makes two rows the same method, whatever their sparsity."""
+    def identity(self) -> RowIdentity:
+        """Identifies the method across operating points: name, distribution, version, options, ablation, variant."""
         options = json.dumps(self.options, sort_keys=True)
         return self.method, self.distribution, self.version, options, self.ablation or "", self.variant
 
@@ -170,10 +171,10 @@ class Curve:
     """One method over the operating points of its board.
 
     Attributes:
-        rows: its rows, by rising sparsity.
-        missing: operating points of the board at which it has no run at all.
-        area: mean drop against the dense control over log2 compression; None with fewer than two points.
-        coverage: finished operating points as a fraction of the board's.
+        rows: rows of the method, in order of increasing sparsity.
+        missing: operating points of the board at which the method has no run.
+        area: mean drop against the dense control over log2 of the compression; None for fewer than two points.
+        coverage: fraction of the board's operating points that the method finished.
     """
 
     rows: tuple[Row, ...]
@@ -184,20 +185,20 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """One table: every row was trained alike.
+    """One table, of runs that were trained in the same way.
 
     Attributes:
         dataset: name of the data set.
         model: name of the model.
         track: `prune` or `supermask`.
-        fingerprint: the 12 digits that name the board.
-        fields: what the fingerprint covers.
-        differs: the fields, by dotted path, in which boards of the same data, model and track differ.
-        dense: the dense control that drops are measured against; of several, the one with most seeds.
-        points: the operating points, rising: every target sparsity of a row that is not off target.
-        rows: the dense control first, then by sparsity, then by falling top-1.
-        curves: one per method that has a target, by rising area, those without one last.
-        missing_controls: of `dense`, `floor` and `baseline`, those of which no run finished.
+        fingerprint: 12 hexadecimal digits that identify the board.
+        fields: the fields that the fingerprint covers.
+        differs: dotted path -> value of the fields in which boards of the same data, model and track differ.
+        dense: the dense control, against which drops are measured; the one with most seeds if there are several.
+        points: operating points in increasing order: the target sparsities of all rows that are on target.
+        rows: the dense control, then all rows by sparsity, then by decreasing top-1.
+        curves: one per method with a target sparsity, by increasing area; curves without an area are last.
+        missing_controls: required controls without a finished run (`dense`, `floor`, `baseline`).
     """
 
     dataset: str
@@ -214,13 +215,13 @@ class Board:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """One record, as the page shows it.
+class RunEntry:
+    """One record in the page's list of runs.
 
     Attributes:
-        path: where it was read, below the folders that were given; text to show, never to follow.
-        record: the whole record.
-        verdict: what `pruneboard verify` found of the run, the worst of its copies; None where it was not asked.
+        path: where the record was read, relative to the given folders. Only shown, never opened.
+        record: the complete record.
+        verdict: the worst verdict of `pruneboard verify` on any copy of the run; None if it was not verified.
     """
 
     path: str
@@ -230,22 +231,22 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaderboard:
-    """All there is to show, from one look at some folders.
+    """Everything that was read from the given folders.
 
     Attributes:
-        boards: by data, model, track and fingerprint.
-        runs: the runs whose details are shown, the newest first.
-        total: how many records there are in all.
-        standings: track -> its methods over its boards, where there are several.
-        problems: (path, reason) of every file that is no usable record.
-        verdicts: content hash -> verdict, for rows to count.
-        published: numbers from the literature, by the boards they may be drawn on; never ranked.
+        boards: sorted by data, model, track and fingerprint.
+        runs: the runs whose details are shown, newest first.
+        total: number of records.
+        standings: track -> comparison of its methods over several boards.
+        problems: (path, reason) of every file that is not a usable record.
+        verdicts: content hash -> verdict of `pruneboard verify`.
+        published: fingerprint -> numbers from the literature to draw on that board; never ranked.
     """
 
     boards: tuple[Board, ...]
-    runs: tuple[Run, ...] = ()
+    runs: tuple[RunEntry, ...] = ()
     total: int = 0
-    standings: Mapping[str, stats.Across] = field(default_factory=dict)
+    standings: Mapping[str, stats.MethodComparison] = field(default_factory=dict)
     problems: tuple[tuple[str, str], ...] = ()
     verdicts: Mapping[str, str] = field(default_factory=dict)
     published: Mapping[str, tuple[Published, ...]] = field(default_factory=dict)
@@ -256,16 +257,16 @@ class Published:
     """One number from the literature.
 
     Attributes:
-        method: as the source calls it.
-        dataset, model: by the names they have here, or else as the source calls them.
-        sparsity: a fraction, as the source counts it.
+        method: name in the source.
+        dataset, model: names in pruneboard if known there, otherwise names in the source.
+        sparsity: a fraction, as counted by the source.
         top1: a fraction.
-        top1_sd: its standard deviation where the source gives one.
-        dense_top1: the source's own dense network.
+        top1_sd: standard deviation of `top1`, if the source gives one.
+        dense_top1: top-1 of the source's dense network, if given.
         track: `prune` or `supermask`.
-        source: where it was published.
-        place: table or figure there.
-        note: what to know about it.
+        source: the publication.
+        place: table or figure in the source.
+        note: remarks.
     """
 
     method: str

@@ -1,29 +1,35 @@
-"""What a row is called: the shortest name that tells it from the others of its board, as records have it."""
+"""Row names: the shortest name that distinguishes a row from the others of its board."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from pruneboard.leaderboard.model import Identity, Row
+from pruneboard.leaderboard.model import Row, RowIdentity
+
+RowNames = Mapping[RowIdentity, str]
 
 
-def names(rows: Iterable[Row]) -> dict[Identity, str]:
-    """Return identity -> the shortest name that tells a row from the others of its board."""
-    namesakes: dict[str, dict[Identity, Row]] = defaultdict(dict)
+def short_names(rows: Iterable[Row]) -> dict[RowIdentity, str]:
+    """Return identity -> shortest unique name.
+
+    Distribution, version and options are part of a name only if rows of the same method differ in them. Names contain
+    text from records as it is; see `report.tables.row_names` for printable names.
+    """
+    by_method: dict[str, dict[RowIdentity, Row]] = defaultdict(dict)
     for row in rows:
-        namesakes[row.method].setdefault(row.identity, row)
-    return {identity: _name(row, list(own.values())) for own in namesakes.values() for identity, row in own.items()}
+        by_method[row.method].setdefault(row.identity, row)
+    return {identity: _name(row, list(own.values())) for own in by_method.values() for identity, row in own.items()}
 
 
-def _name(row: Row, namesakes: list[Row]) -> str:
+def _name(row: Row, same_method: list[Row]) -> str:
     parts = [row.method]
-    if len({other.distribution for other in namesakes}) > 1:
+    if len({other.distribution for other in same_method}) > 1:
         parts.append(row.distribution)
-    if len({other.version for other in namesakes}) > 1:
+    if len({other.version for other in same_method}) > 1:
         parts.append(row.version)
-    parts += [f"{key}={value}" for key, value in sorted(row.options.items()) if _differs(key, namesakes)]
+    parts += [f"{key}={value}" for key, value in sorted(row.options.items()) if _differs(key, same_method)]
     if row.ablation:
         parts.append(row.ablation)
     if row.variant:
@@ -33,5 +39,5 @@ def _name(row: Row, namesakes: list[Row]) -> str:
     return " ".join(parts)
 
 
-def _differs(option: str, namesakes: list[Row]) -> bool:
-    return len({json.dumps(row.options.get(option), sort_keys=True) for row in namesakes}) > 1
+def _differs(option: str, rows: list[Row]) -> bool:
+    return len({json.dumps(row.options.get(option), sort_keys=True) for row in rows}) > 1

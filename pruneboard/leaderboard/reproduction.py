@@ -1,8 +1,9 @@
-"""Does a board that was measured again agree with the one that was published? Pure.
+"""Checks whether a repeated board reproduces a published one (`compare --against`).
 
-The same runs on the same kind of machine have the same weights, bit for bit. Elsewhere sums are taken in another
-order and training goes another way, so what can be asked is that means are where the published ones are: at least
-`INSIDE` of the rows within their published 95 % interval, and none further outside than `FURTHEST` of its widths.
+On the same kind of machine with the same versions, a repeated run has the same weights, bit for bit. On other machines,
+sums are computed in another order and training diverges from the published one. There, a board counts as reproduced if
+at least `MIN_INSIDE` of the means are within the published 95 % interval of their row and none is more than
+`MAX_DISTANCE` interval widths outside.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ from dataclasses import dataclass
 
 from pruneboard import leaderboard
 from pruneboard.leaderboard import Board, Row
-from pruneboard.leaderboard.names import names
+from pruneboard.leaderboard.names import short_names
 from pruneboard.records.schema import Record, format_sparsity, lookup
 
-INSIDE = 0.9
-FURTHEST = 2.0
+MIN_INSIDE = 0.9
+MAX_DISTANCE = 2.0
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One published row beside the same runs, measured again.
+class RowComparison:
+    """One published row compared with its repeated runs.
 
     Attributes:
         label: method, sparsity and board.
-        n: published seeds.
-        missing: those of them that were not measured again.
-        identical: those with the same weights.
-        difference: mean top-1 measured again minus the published mean; None where a seed is missing.
-        outside: how far that is outside of the published interval, in its widths; 0 within.
+        n: number of published seeds.
+        missing: number of published seeds that were not repeated.
+        identical: number of repeated runs with the same weights.
+        difference: repeated mean top-1 minus published mean; None if a seed is missing.
+        distance: distance of the repeated mean outside the published interval, in interval widths; 0 inside.
     """
 
     label: str
@@ -38,80 +39,82 @@ class Compared:
     missing: int
     identical: int
     difference: float | None
-    outside: float
+    distance: float
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """All published rows of two seeds or more."""
+class Reproduction:
+    """The comparison of all published rows with two or more seeds."""
 
-    rows: tuple[Compared, ...]
+    rows: tuple[RowComparison, ...]
 
     @property
     def runs(self) -> int:
-        """Published runs."""
+        """Number of published runs."""
         return sum(row.n for row in self.rows)
 
     @property
     def identical(self) -> int:
-        """Those with the same weights."""
+        """Number of repeated runs with the same weights."""
         return sum(row.identical for row in self.rows)
 
     @property
     def missing(self) -> int:
-        """Those that were not measured again."""
+        """Number of published runs that were not repeated."""
         return sum(row.missing for row in self.rows)
 
     @property
     def inside(self) -> float:
-        """Share of the rows within their intervals."""
-        return sum(row.outside == 0 and not row.missing for row in self.rows) / max(1, len(self.rows))
+        """Fraction of the rows whose repeated mean is within the published interval."""
+        return sum(row.distance == 0 and not row.missing for row in self.rows) / max(1, len(self.rows))
 
     @property
-    def holds(self) -> bool:
+    def succeeded(self) -> bool:
         """Whether the board was reproduced."""
-        near = all(row.outside <= FURTHEST for row in self.rows)
-        return bool(self.rows) and not self.missing and self.inside >= INSIDE and near
+        near = all(row.distance <= MAX_DISTANCE for row in self.rows)
+        return bool(self.rows) and not self.missing and self.inside >= MIN_INSIDE and near
 
 
-def compare(published: Iterable[Record], again: Iterable[Record]) -> Agreement:
-    """Hold what was measured again against what was published, run by run (equal content hash).
+def compare_records(published: Iterable[Record], repeated: Iterable[Record]) -> Reproduction:
+    """Compare repeated runs with the published runs of the same content hash.
 
     Args:
-        published: validated records, unfinished ones among them.
-        again: the same.
+        published: validated records; unfinished ones are ignored.
+        repeated: validated records; unfinished ones count as missing.
     """
-    theirs, ours = _finished(published), _finished(again)
+    theirs, ours = _finished(published), _finished(repeated)
     rows = [
-        _compared(board, row, label, theirs, ours)
-        for board in leaderboard.build(theirs.values())
-        for row, label in ((row, names(board.rows)[row.identity]) for row in board.rows)
+        _compare_row(board, row, label, theirs, ours)
+        for board in leaderboard.build_boards(theirs.values())
+        for row, label in ((row, short_names(board.rows)[row.identity]) for row in board.rows)
         if row.n > 1
     ]
-    return Agreement(tuple(rows))
+    return Reproduction(tuple(rows))
 
 
 def _finished(records: Iterable[Record]) -> dict[str, Record]:
     return {record["hash"]: record for record in records if record["status"] == "done"}
 
 
-def _compared(board: Board, row: Row, label: str, theirs: Mapping[str, Record], ours: Mapping[str, Record]) -> Compared:
-    there = [content for content in row.hashes if content in ours]
-    identical = sum(lookup(ours[run], "weights_sha256") == lookup(theirs[run], "weights_sha256") for run in there)
+def _compare_row(
+    board: Board, row: Row, label: str, theirs: Mapping[str, Record], ours: Mapping[str, Record]
+) -> RowComparison:
+    found = [run for run in row.hashes if run in ours]
+    identical = sum(lookup(ours[run], "weights_sha256") == lookup(theirs[run], "weights_sha256") for run in found)
     name = f"{label} at {format_sparsity(row.target)} on {board.dataset}, {board.model}, {board.track}"
-    missing = row.n - len(there)
+    missing = row.n - len(found)
     if missing or row.top1 is None:
-        return Compared(name, row.n, missing, identical, None, 0.0)
-    mean = statistics.fmean(ours[run]["metrics"]["test"]["top1"] for run in there)
-    return Compared(name, row.n, 0, identical, mean - row.top1.mean, _outside(mean, row, theirs[there[0]]))
+        return RowComparison(name, row.n, missing, identical, None, 0.0)
+    mean = statistics.fmean(ours[run]["metrics"]["test"]["top1"] for run in found)
+    return RowComparison(name, row.n, 0, identical, mean - row.top1.mean, _distance(mean, row, theirs[found[0]]))
 
 
-def _outside(mean: float, row: Row, record: Record) -> float:
+def _distance(mean: float, row: Row, record: Record) -> float:
     assert row.top1 is not None
     low, high = row.top1.low, row.top1.high
     assert low is not None
     assert high is not None
-    # Seeds that all have the same accuracy leave no interval: one image is the least that can be told apart.
+    # If all seeds have the same accuracy, the interval has no width; one test image is the smallest difference.
     width = max(high - low, 1 / (lookup(record, "metrics.test.count") or 1))
     middle = (low + high) / 2
     return max(0.0, abs(mean - middle) - width / 2 - 1e-12) / width

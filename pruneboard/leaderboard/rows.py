@@ -1,4 +1,4 @@
-"""One row: what its finished runs come to, and how the others ended."""
+"""Builds one row: the means over its finished runs, and the failures of the others."""
 
 from __future__ import annotations
 
@@ -11,16 +11,25 @@ from pruneboard.leaderboard.model import Failure, LayerShare, Row, Tuning
 from pruneboard.records.schema import Record, content_hash, lookup
 
 OWN_DISTRIBUTION = "pruneboard"
-"""Only methods of this distribution may call themselves a control."""
+"""Only methods of this distribution can be controls."""
 
-DISPUTED = "its record does not hold: `pruneboard verify` says why"
+DISPUTED = "the record is disputed; run `pruneboard verify` for the reason"
 
-_PAIRED_BY = ("model.initial_sha256", "data.split_sha256", "data.order_sha256")
+_START_FIELDS = ("model.initial_sha256", "data.split_sha256", "data.order_sha256")
+"""Two runs with the same seed are paired if they agree in these fields."""
 
 
 @dataclass
-class Group:
-    """The runs of one row."""
+class RowGroup:
+    """The runs of one row.
+
+    Attributes:
+        variant: see `Row.variant`.
+        disputed: content hashes of disputed runs.
+        runs: one record per seed.
+        repeats: number of further copies of these runs.
+        superseded: number of finished records that these runs replaced.
+    """
 
     variant: int
     disputed: Collection[str] = ()
@@ -30,27 +39,32 @@ class Group:
 
     @property
     def done(self) -> dict[int, Record]:
-        """The finished runs, by rising seed."""
-        return {run["seed"]: run for run in sorted(self.runs, key=_seed) if self._stands(run)}
+        """The finished and undisputed runs, in order of their seeds."""
+        return {run["seed"]: run for run in sorted(self.runs, key=_seed) if self._is_valid(run)}
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """The others, by rising seed."""
-        return tuple(_failure(run) for run in sorted(self.runs, key=_seed) if not self._stands(run))
+        """All other runs, in order of their seeds."""
+        return tuple(_failure(run) for run in sorted(self.runs, key=_seed) if not self._is_valid(run))
 
-    def _stands(self, run: Record) -> bool:
+    def _is_valid(self, run: Record) -> bool:
         return run["status"] == "done" and run["hash"] not in self.disputed
 
     @property
     def control(self) -> str | None:
-        """The control it is, if a method of ours calls itself one."""
+        """Which control the method is, if it is a built-in control."""
         method = self.runs[0]["method"]
         control: str | None = method["traits"]["control"]
         return control if method["distribution"] == OWN_DISTRIBUTION else None
 
 
-def row(group: Group, reference: Mapping[int, Record]) -> Row:
-    """Return the row of a group; `reference` holds the dense control's finished runs by seed."""
+def build_row(group: RowGroup, reference: Mapping[int, Record]) -> Row:
+    """Return the row of a group.
+
+    Args:
+        group: the runs of the row.
+        reference: seed -> finished run of the dense control.
+    """
     first, done = group.runs[0], group.done
     method, target = first["method"], first["sparsity"]["target"]
     starts = {seed: _start(run) for seed, run in done.items()}
@@ -98,7 +112,7 @@ def _top1(run: Record) -> float:
 
 
 def _start(run: Record) -> str:
-    return content_hash({path: lookup(run, path) for path in _PAIRED_BY})[:12]
+    return content_hash({path: lookup(run, path) for path in _START_FIELDS})[:12]
 
 
 def _is_off_target(run: Record) -> bool:
@@ -106,7 +120,7 @@ def _is_off_target(run: Record) -> bool:
     target, n = sparsity["target"], sparsity["prunable"]
     if target is None:
         return False
-    # Positions count, not non-zeros: a kept weight may be 0.0 by chance, within the audit's tolerance.
+    # Counts kept positions, not non-zeros: a kept weight can be 0.0 by chance, which the audit tolerates.
     exact = sparsity["nonzero"] + sparsity["kept_zero"] == n - round(target * n)
     return not (run["method"]["traits"]["hits_target"] and exact)
 
@@ -122,7 +136,7 @@ def _tuning(run: Record) -> Tuning | None:
 
 
 def _mean(done: Mapping[int, Record], value: Callable[[Record], float | None]) -> float | None:
-    """Average over the runs; None unless every one has the value, since a mean over some would mislead."""
+    """Return the mean over the runs, or None unless all have the value: a mean over some of them would mislead."""
     values = [value(run) for run in done.values()]
     known = [item for item in values if item is not None]
     return statistics.fmean(known) if known and len(known) == len(values) else None
@@ -139,7 +153,7 @@ def _failure(run: Record) -> Failure:
 
 
 def _layers(runs: list[Record]) -> tuple[LayerShare, ...]:
-    """Average each layer over the runs; nothing where their layers differ."""
+    """Return the mean sparsity of each layer over the runs; nothing if the runs have different layers."""
     shapes = {tuple((layer["name"], layer["n"]) for layer in run["sparsity"]["layers"]) for run in runs}
     if len(shapes) != 1:
         return ()

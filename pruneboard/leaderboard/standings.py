@@ -1,4 +1,4 @@
-"""Methods over all boards of a track: mean ranks, and which differ."""
+"""Standings: compares the methods of a track over all its boards by mean rank and pairwise tests."""
 
 from __future__ import annotations
 
@@ -9,41 +9,43 @@ from collections.abc import Iterable, Sequence
 
 from pruneboard.leaderboard import stats
 from pruneboard.leaderboard.model import Board, Curve
-from pruneboard.leaderboard.names import names
+from pruneboard.leaderboard.names import short_names
 
 
-def standings(boards: Iterable[Board]) -> dict[str, stats.Across]:
-    """Return track -> its methods over its boards; only tracks with two boards or more that share methods.
+def build_standings(boards: Iterable[Board]) -> dict[str, stats.MethodComparison]:
+    """Return track -> comparison of its methods, for tracks on which two or more boards share methods.
 
-    A method is compared if it covers all operating points of at least half the boards: each further one may cost
-    boards, since only those that have all of them count. Its score on a board, whose operating points share seeds
-    and count as one, is its area with the sign changed, or its mean accuracy against 1 where there is no area.
+    A method is included if it has a complete curve on at least half of the boards. Only boards that contain all
+    included methods count, so every additional method can reduce their number. The operating points of one board
+    share seeds; therefore they count as one score: minus the area, or if there is no area, the mean top-1 minus 1.
     """
     tracks: dict[str, list[dict[str, float]]] = defaultdict(list)
     for board in boards:
         tracks[board.track].append(_scores(board))
-    found = {track: stats.across_boards(dict(enumerate(own)), _common(own)) for track, own in sorted(tracks.items())}
-    return {track: across for track, across in found.items() if across.boards > 1 and len(across.mean_rank) > 1}
+    found = {
+        track: stats.compare_methods(dict(enumerate(scores)), _common_methods(scores))
+        for track, scores in sorted(tracks.items())
+    }
+    return {track: result for track, result in found.items() if result.boards > 1 and len(result.mean_rank) > 1}
 
 
-def _common(boards: Sequence[dict[str, float]]) -> list[str]:
+def _common_methods(boards: Sequence[dict[str, float]]) -> list[str]:
     counts = Counter(name for scores in boards for name in scores)
     return [name for name, count in counts.items() if count >= max(2, math.ceil(len(boards) / 2))]
 
 
 def _scores(board: Board) -> dict[str, float]:
-    called = names(board.rows)
-    return {called[curve.rows[0].identity]: _score(curve) for curve in board.curves if _counts(curve)}
+    names = short_names(board.rows)
+    return {names[curve.rows[0].identity]: _score(curve) for curve in board.curves if _is_complete(curve)}
 
 
-def _counts(curve: Curve) -> bool:
-    first = curve.rows[0]
-    return (
-        curve.coverage == 1 and first.ablation is None and all(row.n > 1 and not row.off_target for row in curve.rows)
-    )
+def _is_complete(curve: Curve) -> bool:
+    not_ablated = curve.rows[0].ablation is None
+    return curve.coverage == 1 and not_ablated and all(row.n > 1 and not row.off_target for row in curve.rows)
 
 
 def _score(curve: Curve) -> float:
+    """Return the score of a curve; higher is better."""
     if curve.area is not None:
         return -curve.area.value
     return statistics.fmean(row.top1.mean for row in curve.rows if row.top1) - 1

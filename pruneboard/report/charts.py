@@ -1,7 +1,8 @@
-"""Vega-Lite specs of the charts, through altair: templates without data, which `fill` completes.
+"""Vega-Lite specifications of the charts, built with altair.
 
-The page holds each template once and fills it with the board that is looked at, by the same rule as `fill`
-(in `assets/chart.js`); figures are filled here. So a chart on the page and a figure in a paper are one spec.
+Each chart is a template without data, which `fill` completes. The page contains every template once and fills it with
+the selected board (`fill` in `assets/chart.js`, which does the same); figures are filled here. Charts on the page and
+figures in papers therefore have the same specification.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from pruneboard.report.styles import Style
 
 Spec = dict[str, Any]
 
-X = {
+X_AXES = {
     "sparsity": ("kept", "sparsity (spaced by compression)"),
     "linear": ("sparsity", "sparsity"),
     "compression": ("compression", "compression ratio"),
-    "macs": ("macs", "multiply-adds left, % of dense"),
+    "macs": ("macs", "remaining multiply-adds, % of dense"),
 }
-"""What can run along the x axis -> (field, title); more is pruned towards the right on all of them.
+"""x axis -> (field, title). On all of them, more is pruned towards the right.
 
-Sparsity is drawn over the logarithm of what is kept, unless asked otherwise: half of all operating points lie above
-0.9, where a linear axis has no room for them.
+By default, sparsity is drawn over the logarithm of the kept fraction: half of all operating points are above 0.9, where
+a linear axis would not separate them.
 """
 
-Y = {"top1": "test top-1, %", "drop": "drop against dense, points"}
-"""What can run along the y axis -> its title; better is up on both."""
+Y_AXES = {"top1": "test top-1, %", "drop": "drop against dense, points"}
+"""y axis -> title. On both, higher in the chart is better."""
 
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 
@@ -57,21 +58,21 @@ _ABOUT_LITERATURE = {
     "model": "model",
     "point": "sparsity",
     "top1_text": "top-1, %",
-    "dense_text": "its dense network, %",
+    "dense_text": "dense network, %",
     "source": "source",
-    "place": "where",
+    "place": "location",
     "note": "note",
 }
 _ABOUT_FAILURE = {"method": "method", "point": "sparsity", "failed": "failed"}
 
 
 def trade_off(x: str = "sparsity", y: str = "top1") -> Spec:
-    """Return the template of accuracy against sparsity: one of `Y` over one of `X`."""
+    """Return the template of the trade-off chart: one of `Y_AXES` over one of `X_AXES`."""
     return copy.deepcopy(_trade_off(x, y))
 
 
 def heat_map() -> Spec:
-    """Return the template of what is kept in every layer of every method at one operating point."""
+    """Return the template of the layer map: kept weights by layer and method at one operating point."""
     return copy.deepcopy(_heat_map())
 
 
@@ -85,10 +86,10 @@ def fill(
     """Complete a template.
 
     Args:
-        spec: of this module.
-        data: its named data sets.
+        spec: a template of this module.
+        data: name -> points of its data sets.
         styles: colour, dash and shape of every method, in the order of the legend.
-        ticks: field of an x axis -> where it is labelled; Vega decides for the others.
+        ticks: field of an x axis -> its ticks. Vega chooses the ticks of the other axes.
         theme: `light` or `dark`.
     """
     ranges = {
@@ -129,10 +130,10 @@ def _trade_off(x: str, y: str) -> Spec:
     import altair as alt
 
     layers = [*_dense(y), _literature(x, y), *_intervals(x, y), *_curves(x, y), *_marks(x, y), _failures(x)]
-    return _bare(alt.layer(*layers).resolve_scale(shape="shared"))
+    return _without_theme(alt.layer(*layers).resolve_scale(shape="shared"))
 
 
-# Opacity is given to fills and strokes, never to marks: a translucent mark costs a renderer a layer of its own.
+# Only fills and strokes are translucent, never whole marks, because a renderer needs a separate layer for such a mark.
 
 
 def _dense(y: str) -> list[Any]:
@@ -150,7 +151,7 @@ def _dense(y: str) -> list[Any]:
 
 
 def _literature(x: str, y: str) -> Any:
-    dots = _points("literature", X[x][0], y)
+    dots = _points("literature", X_AXES[x][0], y)
     dots = dots.mark_point(size=26, color=_GREY, filled=True, opacity=1, fillOpacity=0.65, shape="circle")
     return dots.encode(x=_x(x), y=_y(y), tooltip=_tooltip(_ABOUT_LITERATURE))
 
@@ -159,7 +160,9 @@ def _intervals(x: str, y: str) -> list[Any]:
     import altair as alt
 
     low, high = _SPANS[y]
-    spans = _points("cells", X[x][0], low).encode(x=_x(x), y=alt.Y(f"{low}:Q"), y2=f"{high}:Q", color=_method("Color"))
+    spans = _points("cells", X_AXES[x][0], low).encode(
+        x=_x(x), y=alt.Y(f"{low}:Q"), y2=f"{high}:Q", color=_method("Color")
+    )
     bands = spans.transform_filter("!datum.off").mark_area(opacity=1, fillOpacity=0.13, line=False, aria=False)
     return [bands.encode(detail="method:N"), spans.mark_rule(opacity=1, strokeOpacity=0.55, aria=False)]
 
@@ -169,7 +172,9 @@ def _curves(x: str, y: str) -> list[Any]:
 
     lines = _means(x, y).transform_filter("!datum.off").mark_line(strokeWidth=1.8, aria=False)
     dots = alt.Chart(alt.NamedData("seeds")).transform_flatten(["tops", "drops"], ["top1", "drop"])
-    dots = dots.transform_filter(_have(X[x][0], y)).mark_circle(size=11, opacity=1, fillOpacity=0.5, aria=False)
+    dots = dots.transform_filter(_all_valid(X_AXES[x][0], y)).mark_circle(
+        size=11, opacity=1, fillOpacity=0.5, aria=False
+    )
     dots = dots.encode(x=_x(x), y=_y(y), color=_method("Color"))
     return [lines.encode(strokeDash=_method("StrokeDash"), detail="method:N"), dots]
 
@@ -187,30 +192,30 @@ def _marks(x: str, y: str) -> list[Any]:
 def _failures(x: str) -> Any:
     import altair as alt
 
-    crosses = _points("failures", X[x][0])
+    crosses = _points("failures", X_AXES[x][0])
     crosses = crosses.mark_point(size=46, strokeWidth=2, shape=_FAILED, color=_RED, opacity=1)
     return crosses.encode(x=_x(x), y=alt.value("height"), tooltip=_tooltip(_ABOUT_FAILURE))
 
 
 def _means(x: str, y: str) -> Any:
-    return _points("cells", X[x][0], y).encode(x=_x(x), y=_y(y), color=_method("Color"))
+    return _points("cells", X_AXES[x][0], y).encode(x=_x(x), y=_y(y), color=_method("Color"))
 
 
 def _points(data: str, *fields: str) -> Any:
-    """Return a chart of the points of a data set that have all these fields."""
+    """Return a chart of the points of a data set that have valid values in these fields."""
     import altair as alt
 
-    return alt.Chart(alt.NamedData(data)).transform_filter(_have(*fields))
+    return alt.Chart(alt.NamedData(data)).transform_filter(_all_valid(*fields))
 
 
-def _have(*fields: str) -> str:
+def _all_valid(*fields: str) -> str:
     return " && ".join(f"isValid(datum.{field})" for field in fields)
 
 
 def _x(name: str) -> Any:
     import altair as alt
 
-    field, title = X[name]
+    field, title = X_AXES[name]
     scale: Spec = {"type": "log", "base": 10 if name == "macs" else 2}
     if name == "linear":
         scale = {"type": "linear", "zero": False}
@@ -224,13 +229,13 @@ def _y(name: str) -> Any:
     import altair as alt
 
     scale = alt.Scale(zero=False, nice=True, padding=6, reverse=name == "drop")
-    return alt.Y(f"{name}:Q", scale=scale, axis=alt.Axis(title=Y[name], tickCount=6, domain=False, ticks=False))
+    return alt.Y(f"{name}:Q", scale=scale, axis=alt.Axis(title=Y_AXES[name], tickCount=6, domain=False, ticks=False))
 
 
 def _method(channel: str) -> Any:
     import altair as alt
 
-    # A dash would be drawn around the legend's symbol, where it is noise.
+    # A legend of the dash would draw it around the symbol.
     legend = None if channel == "StrokeDash" else alt.Legend(title=None, symbolOpacity=1, symbolStrokeWidth=0)
     return getattr(alt, channel)("method:N", scale=alt.Scale(domain=[], range=[]), legend=legend)
 
@@ -259,13 +264,14 @@ def _heat_map() -> Spec:
     )
     tiles = base.mark_rect(stroke="transparent").encode(color=alt.Color("shade:Q", scale=scale, legend=legend))
     collapsed = base.transform_filter("datum.kept == 0").mark_text(text="\u00d7", color="#ffffff", fontSize=13)
-    return _bare(alt.layer(tiles, collapsed))
+    return _without_theme(alt.layer(tiles, collapsed))
 
 
-def _bare(chart: Any) -> Spec:
-    """Return the spec without altair's own theme and the schema's address, which names a version but is never read.
+def _without_theme(chart: Any) -> Spec:
+    """Return the specification without altair's default theme and the URL of the schema.
 
-    Checking it against the schema takes longer than all the rest, and says the same of every page: a test does it.
+    It is not validated here, because this takes longer than everything else and gives the same result for every page. A
+    test validates all templates.
     """
     spec = chart.to_dict(validate=False)
     return {key: value for key, value in spec.items() if key not in ("$schema", "config")}

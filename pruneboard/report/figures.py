@@ -1,4 +1,4 @@
-"""Figures for papers and pages: accuracy against sparsity of each board as SVG and PNG, through vl-convert."""
+"""Figures for papers and pages: the accuracy-sparsity chart of each board as SVG and PNG, through vl-convert."""
 
 from __future__ import annotations
 
@@ -10,43 +10,44 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from pruneboard.leaderboard import Board, Leaderboard, Published
-from pruneboard.leaderboard.model import Identity
-from pruneboard.report import charts, points, styles
-from pruneboard.report.clean import plain
+from pruneboard.leaderboard.names import RowNames
+from pruneboard.report import chart_data, charts, styles
+from pruneboard.report.escaping import printable
 from pruneboard.report.styles import Style
 from pruneboard.report.tables import row_names
 
-MOST = 12
-"""Boards that are drawn, those with most rows first; each takes a fifth of a second, one with 200 rows twice that."""
+MAX_FIGURES = 12
+"""Number of boards that are drawn, starting with the largest. A figure takes 0.2 s, or 0.4 s for 200 rows."""
 
-MOST_DOTS = 500
-"""Dots of single seeds in one figure; beyond it they hide each other, and only means and intervals are drawn."""
+MAX_DOTS = 500
+"""Limit for the dots of single seeds in one figure. Beyond it, dots hide each other and are not drawn."""
 
 WIDTH, HEIGHT = 640, 360
-"""Size of the plot in pixels, without axes and legend; a PNG has twice as many."""
+"""Size of the plot in pixels, without axes and legend. A PNG has twice the resolution."""
 
-MOST_MARKS = 300
-"""Rows in one figure: whole methods, in the order of their curves."""
+MAX_MARKS = 300
+"""Limit for the rows in one figure. Complete methods are kept, in the order of their curves."""
 
 
-def figures(board: Leaderboard) -> dict[str, bytes]:
-    """Return file name -> bytes of an SVG and a PNG for each board that has something to draw.
+def figures(leaderboard: Leaderboard) -> dict[str, bytes]:
+    """Return file name -> content of an SVG and a PNG for each board with at least one operating point.
 
-    Names are made of data set, model, track and fingerprint, reduced to letters, digits, dots, underscores and
-    hyphens; no text of a record makes a path. Boards beyond `MOST` are named in `left-out.txt`.
+    File names consist of data set, model, track and fingerprint, reduced to letters, digits, dots, underscores and
+    hyphens, so that no text of a record can form a path. Boards beyond `MAX_FIGURES` are listed in `left-out.txt`.
     """
-    drawable = [one for one in board.boards if _marks(one)]
-    chosen = {id(one) for one in sorted(drawable, key=lambda one: -len(one.rows))[:MOST]}
-    places, files, left = styles.preferred(board.boards), dict[str, bytes](), []
-    for one in drawable:
+    drawable = [board for board in leaderboard.boards if _count_marks(board)]
+    chosen = {id(board) for board in sorted(drawable, key=lambda board: -len(board.rows))[:MAX_FIGURES]}
+    positions, files, left = styles.palette_positions(leaderboard.boards), dict[str, bytes](), []
+    for board in drawable:
         svg = ""
-        if id(one) in chosen:
-            names = row_names(one.rows)
-            svg = draw(one, names, styles.of(one.rows, names, places), board.published.get(one.fingerprint, ()))
+        if id(board) in chosen:
+            names = row_names(board.rows)
+            line_styles = styles.assign_styles(board.rows, names, positions)
+            svg = draw(board, names, line_styles, leaderboard.published.get(board.fingerprint, ()))
         if svg:
-            files |= _files(_free(file_name(one), files), svg)
+            files |= _files(_unused(file_name(board), files), svg)
         else:
-            left.append(one)
+            left.append(board)
     return files | ({"left-out.txt": _left_out(left)} if left else {})
 
 
@@ -57,31 +58,29 @@ def _files(name: str, svg: str) -> dict[str, bytes]:
 
 
 def file_name(board: Board) -> str:
-    """Return the name of a board's figure without its ending."""
+    """Return the file name of a board's figure, without the extension."""
     return "-".join(_safe(part) for part in (board.dataset, board.model, board.track, board.fingerprint))
 
 
-def draw(
-    board: Board, names: Mapping[Identity, str], line_styles: Mapping[str, Style], published: Sequence[Published] = ()
-) -> str:
-    """Return accuracy against sparsity as SVG with a heading and a legend; nothing where there is nothing to draw."""
-    if not _marks(board):
+def draw(board: Board, names: RowNames, line_styles: Mapping[str, Style], published: Sequence[Published] = ()) -> str:
+    """Return the accuracy-sparsity chart as SVG with title and legend; an empty string if there is nothing to draw."""
+    if not _count_marks(board):
         return ""
-    some = points.cut(board, MOST_MARKS)
-    data = points.data_sets(some, names, published)
+    some = chart_data.limit_rows(board, MAX_MARKS)
+    data = chart_data.data_sets(some, names, published)
     dots = sum(len(cell["tops"]) for cell in data["cells"])
-    data["seeds"] = data["cells"] if dots <= MOST_DOTS else []
+    data["seeds"] = data["cells"] if dots <= MAX_DOTS else []
     shown = {names[row.identity] for row in some.rows if row is not some.dense}
     drawn = [style for name, style in line_styles.items() if name in shown]
-    spec = charts.fill(charts.trade_off(), data, drawn, points.ticks(some))
+    spec = charts.fill(charts.trade_off(), data, drawn, chart_data.ticks(some))
     spec |= {"width": WIDTH, "height": HEIGHT, "title": _title(board, len(some.curves)), "padding": 12}
     return _svg(json.dumps(spec, sort_keys=True, ensure_ascii=False))
 
 
-def picture(
-    board: Board, names: Mapping[Identity, str], line_styles: Mapping[str, Style], published: Sequence[Published] = ()
+def draw_data_uri(
+    board: Board, names: RowNames, line_styles: Mapping[str, Style], published: Sequence[Published] = ()
 ) -> str:
-    """Return the same figure as the address of an image, to stand in a page; nothing where there is none."""
+    """Return the same figure as a `data:` URI for a page; an empty string if there is nothing to draw."""
     svg = draw(board, names, line_styles, published).encode("utf-8")
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}" if svg else ""
 
@@ -90,14 +89,14 @@ def picture(
 def _svg(spec: str) -> str:
     import vl_convert
 
-    # Vega shortens long names between the halves of such characters, which vl-convert cannot measure.
+    # Vega truncates long labels by UTF-16 units and can split these characters, at which vl-convert fails.
     spec = re.sub("[\U00010000-\U0010ffff]", "\ufffd", spec)
     svg: str = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
     return _renumbered(svg)
 
 
 def _renumbered(svg: str) -> str:
-    """Number clipping paths from 1: Vega counts them through the life of the process, so bytes would differ."""
+    """Number clip paths from 1. Vega numbers them over the lifetime of the process, so bytes would differ."""
     order: dict[str, str] = {}
     return re.sub(
         r'(<clipPath id="clip|clip-path="url\(#clip)(\d+)',
@@ -110,12 +109,14 @@ def _title(board: Board, shown: int) -> dict[str, str]:
     kind = "accuracy of masks over frozen random weights" if board.track == "supermask" else "accuracy against sparsity"
     part = "" if shown == len(board.curves) else f"{shown} of {len(board.curves)} methods; "
     return {
-        "text": plain(f"{board.dataset}, {board.model}", 120),
-        "subtitle": plain(f"{part}{kind}; mean and Student-t 95 % interval over seeds; board {board.fingerprint}", 160),
+        "text": printable(f"{board.dataset}, {board.model}", 120),
+        "subtitle": printable(
+            f"{part}{kind}; mean and Student-t 95 % interval over seeds; board {board.fingerprint}", 160
+        ),
     }
 
 
-def _marks(board: Board) -> int:
+def _count_marks(board: Board) -> int:
     return sum(1 for row in board.rows if row.target is not None)
 
 
@@ -124,17 +125,17 @@ def _safe(part: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", ascii_only).strip("._-")[:60] or "_"
 
 
-def _free(name: str, files: Mapping[str, bytes]) -> str:
-    """Return a name no file has yet, also where capitals do not count."""
+def _unused(name: str, files: Mapping[str, bytes]) -> str:
+    """Return a file name that is not used yet, also on case-insensitive file systems."""
     used = {other.casefold() for other in files}
-    number, free = 1, name
-    while f"{free}.svg".casefold() in used:
+    number, unused = 1, name
+    while f"{unused}.svg".casefold() in used:
         number += 1
-        free = f"{name}-{number}"
-    return free
+        unused = f"{name}-{number}"
+    return unused
 
 
 def _left_out(boards: Sequence[Board]) -> bytes:
-    lines = [f"{len(boards)} boards without a figure here; leaderboard.csv and leaderboard.json have their numbers."]
-    lines += [plain(f"{one.dataset} / {one.model} / {one.track} / {one.fingerprint}", 300) for one in boards]
+    lines = [f"{len(boards)} boards without a figure; their numbers are in leaderboard.csv and leaderboard.json."]
+    lines += [printable(f"{one.dataset} / {one.model} / {one.track} / {one.fingerprint}", 300) for one in boards]
     return ("\n".join(lines) + "\n").encode("utf-8")

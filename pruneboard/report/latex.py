@@ -1,19 +1,19 @@
-r"""Boards as LaTeX: one booktabs table each, methods over operating points. Compiles with `\usepackage{booktabs}`."""
+r"""Boards as LaTeX: one booktabs table per board, with methods as rows and operating points as columns."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from pruneboard.leaderboard import Board, Leaderboard, Row
-from pruneboard.leaderboard.model import Identity
+from pruneboard.leaderboard.names import RowNames
 from pruneboard.records.schema import format_sparsity
-from pruneboard.report.clean import plain
+from pruneboard.report.escaping import printable
 from pruneboard.report.tables import percent, row_names
 
 MOST_POINTS = 10
-"""Operating points in one table; a board with more continues in the next."""
+"""Operating points per table; boards with more of them continue in a further table."""
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -32,7 +32,7 @@ _SPECIAL = {
     '"': r"\textquotedbl{}",
     "'": r"\textquotesingle{}",
     "`": r"\textasciigrave{}",
-    "[": "{[}",  # at the start of a line these two would belong to the line end before
+    "[": "{[}",  # at the start of a row, a bracket would be an argument of the preceding \\\\
     "]": "{]}",
     "*": "{*}",
     "±": r"\(\pm\)",
@@ -41,15 +41,15 @@ _SPECIAL = {
 _HEAD = "% Written by pruneboard. Load fontenc with the option T1, textcomp and booktabs.\n"
 
 
-def latex(board: Leaderboard) -> str:
-    """Return one table per board, for `\\input` in a document; mean and sample deviation over seeds, in percent."""
-    return _HEAD + "".join(f"\n{table}" for one in board.boards for table in _tables(one))
+def latex(leaderboard: Leaderboard) -> str:
+    """Return one table per board, for `\\input`, with mean and sample standard deviation over seeds in percent."""
+    return _HEAD + "".join(f"\n{table}" for board in leaderboard.boards for table in _tables(board))
 
 
 def escape(text: str) -> str:
-    """Return text that LaTeX prints as it stands; what its fonts lack is spelled without accents or left out."""
+    """Return text that LaTeX prints literally. Characters outside ASCII lose their accents or become `?`."""
     escaped = "".join(_SPECIAL.get(char) or _ascii(char) for char in text)
-    return re.sub("-(?=-)", "-{}", escaped)  # two in a row would become a dash
+    return re.sub("-(?=-)", "-{}", escaped)  # LaTeX sets two hyphens as a dash
 
 
 def _ascii(char: str) -> str:
@@ -87,11 +87,11 @@ def _table(board: Board, points: tuple[float, ...]) -> str:
 
 
 def _caption(board: Board) -> str:
-    name = escape(plain(f"{board.dataset}, {board.model}, {board.track}, board {board.fingerprint}", 200))
+    name = escape(printable(f"{board.dataset}, {board.model}, {board.track}, board {board.fingerprint}", 200))
     return rf"{name}: test top-1 in \%, mean \(\pm\) sample standard deviation over seeds, by sparsity."
 
 
-def _lines(board: Board, names: Mapping[Identity, str], points: tuple[float, ...]) -> Iterable[str]:
+def _lines(board: Board, names: RowNames, points: tuple[float, ...]) -> Iterable[str]:
     cells = {(row.identity, row.target): row for row in board.rows if not row.off_target}
     for curve in board.curves:
         identity = curve.rows[0].identity
@@ -109,20 +109,22 @@ def _cell(row: Row | None) -> str:
     return rf"\textbf{{{text}}}" if row.leads else text
 
 
-def _footnote(board: Board, names: Mapping[Identity, str], points: tuple[float, ...]) -> str:
+def _footnote(board: Board, names: RowNames, points: tuple[float, ...]) -> str:
     parts = []
     if board.dense and board.dense.top1:
         parts.append(f"Dense control: {_cell(board.dense)} ({board.dense.n} seeds).")
     parts.append(f"Seeds: {_seeds(board, names, points)}.")
-    parts.append(r"\(\circ\) is a single seed, never ranked; 2 to 5 seeds are provisional, 6 or more official.")
-    parts.append("Bold is ahead of the runner-up by more than the 95~\\% interval of their paired difference.")
-    parts += [f"Off target, not shown: {', '.join(off)}."] if (off := _off(board, names, points)) else []
+    parts.append(
+        r"\(\circ\) marks a single seed, which is never ranked; 2 to 5 seeds are provisional, 6 or more official."
+    )
+    parts.append("Bold: the 95~\\% interval of the paired difference to the runner-up is above 0.")
+    parts += [f"Off target, not in the table: {', '.join(off)}."] if (off := _off_target(board, names, points)) else []
     parts += [f"No finished run of the controls {', '.join(board.missing_controls)}."] if board.missing_controls else []
     return " ".join(parts)
 
 
-def _seeds(board: Board, names: Mapping[Identity, str], points: tuple[float, ...]) -> str:
-    """Return `6 each`, or each method's number of finished seeds where they differ."""
+def _seeds(board: Board, names: RowNames, points: tuple[float, ...]) -> str:
+    """Return `6 each`, or the number of finished seeds of each method if they differ."""
     spans: dict[str, str] = {}
     for curve in board.curves:
         counts = [row.n for row in curve.rows if row.target in points]
@@ -134,6 +136,6 @@ def _seeds(board: Board, names: Mapping[Identity, str], points: tuple[float, ...
     return "; ".join(f"{name} {span}" for name, span in spans.items())
 
 
-def _off(board: Board, names: Mapping[Identity, str], points: tuple[float, ...]) -> list[str]:
+def _off_target(board: Board, names: RowNames, points: tuple[float, ...]) -> list[str]:
     rows = [row for row in board.rows if row.off_target and row.target in points]
     return [f"{escape(names[row.identity])} at {row.measured:.4g} ({_cell(row)})" for row in rows]

@@ -1,4 +1,4 @@
-"""How each method is drawn: one colour, dash and shape, the same on every board as far as they reach."""
+"""Colour, dash and shape of each method in charts; the same on every board where possible."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pruneboard.leaderboard import Board, Row
-from pruneboard.leaderboard.model import Identity
+from pruneboard.leaderboard.names import RowNames
 
 PALETTE = (
     ("#0072b2", "#5ab4e8"),
@@ -17,7 +17,7 @@ PALETTE = (
     ("#b07d00", "#eec04f"),
     ("#4b4bb8", "#a3a3f5"),
 )
-"""(on white, on black), after Okabe and Ito, told apart by readers with any one kind of cone missing."""
+"""Colours (for a light page, for a dark page), after Okabe and Ito: distinguishable with any type of dichromacy."""
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (4, 2))
@@ -33,14 +33,14 @@ _KINDS = {"dense": 0, "": 1, "baseline": 2, "floor": 3}
 
 @dataclass(frozen=True)
 class Style:
-    """How one method's marks look.
+    """How the marks of one method look.
 
     Attributes:
-        name: the method, as the board's tables call it.
+        name: name of the method in the tables of the board.
         light: colour on a light page.
         dark: colour on a dark page.
-        dash: lengths of line and gap in pixels.
-        shape: Vega's name of a symbol.
+        dash: lengths of dashes and gaps, in pixels.
+        shape: name of a Vega symbol.
         control: `dense`, `floor`, `baseline` or empty.
     """
 
@@ -52,34 +52,40 @@ class Style:
     control: str
 
 
-def preferred(boards: Iterable[Board]) -> dict[str, int]:
-    """Return method -> its place in the palette, by name over all boards."""
+def palette_positions(boards: Iterable[Board]) -> dict[str, int]:
+    """Return method -> position in the palette, by alphabetical order of the methods of all boards."""
     names = {row.method for board in boards for row in board.rows if row.control is None}
-    return {name: place for place, name in enumerate(sorted(names))}
+    return {name: position for position, name in enumerate(sorted(names))}
 
 
-def of(rows: Sequence[Row], names: Mapping[Identity, str], places: Mapping[str, int]) -> dict[str, Style]:
-    """Return name -> style of all rows of a board, the dense control first, other controls last.
+def assign_styles(rows: Sequence[Row], names: RowNames, positions: Mapping[str, int]) -> dict[str, Style]:
+    """Return name -> style of all rows of a board, starting with the dense control and ending with other controls.
 
-    A method's place in the palette gives its colour; its variants, and methods beyond the palette's end, that share
-    a colour differ in dash and shape. No two of the first 30 of one colour look alike, nor do neighbours in grey.
+    The colour of a method follows from its position in the palette. Rows that share a colour (variants of one method,
+    and methods beyond the end of the palette) differ in dash and shape: each of the first 30 rows of one colour has
+    its own combination of both.
+
+    Args:
+        rows: rows of the board.
+        names: name of each row.
+        positions: see `palette_positions`.
     """
     firsts = {names[row.identity]: row for row in reversed(rows)}
     order = sorted(firsts, key=lambda name: (_KINDS.get(firsts[name].control or "", 1), name))
     used: Counter[str] = Counter()
-    return {name: _style(name, firsts[name], places.get(firsts[name].method, 0), used) for name in order}
+    return {name: _style(name, firsts[name], positions.get(firsts[name].method, 0), used) for name in order}
 
 
-def _style(name: str, row: Row, place: int, used: Counter[str]) -> Style:
+def _style(name: str, row: Row, position: int, used: Counter[str]) -> Style:
     control = row.control or ""
-    light, dark = PALETTE[place % len(PALETTE)]
-    dash: tuple[int, ...] = DASHES[place % len(DASHES)]
-    shape = SHAPES[place % len(SHAPES)]
+    light, dark = PALETTE[position % len(PALETTE)]
+    dash: tuple[int, ...] = DASHES[position % len(DASHES)]
+    shape = SHAPES[position % len(SHAPES)]
     if control:
         light, dark, dash, shape = _CONTROLS[control]
     if again := used[light]:
         start = SHAPES.index(shape) if shape in SHAPES else 0
-        dash, shape = DASHES[(place + again) % len(DASHES)], SHAPES[(start + again) % len(SHAPES)]
+        dash, shape = DASHES[(position + again) % len(DASHES)], SHAPES[(start + again) % len(SHAPES)]
     used[light] += 1
     return Style(name, light, dark, dash, shape, control)
 
@@ -94,4 +100,4 @@ SYMBOLS = {
     "cross": "M14.5,1.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
     "stroke": "M4,6h24",
 }
-"""Vega's symbols as paths in a box of 32 by 12, for the legend in HTML."""
+"""SVG paths of the Vega symbols in a box of 32 x 12, for the legend in HTML."""

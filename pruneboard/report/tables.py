@@ -1,4 +1,4 @@
-"""What a board's page says, as plain text cells: one layout for the terminal and for Markdown."""
+"""The tables and notes of a board as plain text cells, shared by the terminal and Markdown."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pruneboard.leaderboard import Board, Curve, Leaderboard, Row, Tuning
-from pruneboard.leaderboard.model import Identity
-from pruneboard.leaderboard.names import names as raw_names
-from pruneboard.leaderboard.stats import LEVEL, Across, Estimate, Interval
+from pruneboard.leaderboard.model import RowIdentity
+from pruneboard.leaderboard.names import RowNames, short_names
+from pruneboard.leaderboard.stats import LEVEL, Interval, MeanEstimate, MethodComparison
 from pruneboard.records.schema import format_sparsity, lookup
-from pruneboard.report.clean import plain
+from pruneboard.report.escaping import printable
 
 LEGEND = (
-    "top-1 in % on the test split, last step's model: mean ± sample standard deviation (n seeds); ○ is a single seed",
+    "top-1 in % on the test split, last step's model: mean ± sample standard deviation (seeds); ○ is a single seed",
     "seeds: 1 single, never ranked; 2 to 5 provisional; 6 or more official",
-    "rank: by mean top-1 at one sparsity [and the ranks between which resampled seeds leave it]",
-    "*: ahead of the runner-up by more than the 95 % interval of their paired difference",
+    "rank: by mean top-1 among the rows with the same sparsity [seed-bootstrap interval]",
+    "*: the 95 % interval of the paired difference to the runner-up is above 0",
     "drop: dense minus row, in points, paired by seed: mean [Student-t 95 % interval] (pairs, if fewer than seeds)",
-    "P(> baseline): how often it comes out above the baseline control at the same seed; a tie counts one half",
-    "area: mean drop over log2 of the compression [seed bootstrap], and the share of operating points that is covered",
-    "bootstrap intervals are named 95 % and hold the truth less often: about 75, 84 and 90 % at 3, 5 and 10 seeds",
-    "sparsity: fraction of zeros over the prunable weights; compression: 1 / (1 - measured)",
-    "effective: sparsity when weights that are cut off from the input or the output do not count as left either",
-    "MACs: multiply-adds (FLOPs are twice that); training: multiply-adds of the whole training, dense = 1",
+    "P(> baseline): fraction of seeds for which the row is above the baseline control; a tie counts one half",
+    "area: mean drop over log2 of the compression [seed-bootstrap interval]; coverage: share of points finished",
+    "bootstrap intervals are nominally 95 %; their actual coverage is about 75, 84 and 90 % at 3, 5 and 10 seeds",
+    "sparsity: fraction of zeros among the prunable weights; compression: 1 / (1 - measured)",
+    "effective: sparsity if weights that are disconnected from the input or the output count as removed",
+    "MACs: multiply-adds (1 MAC = 2 FLOPs); training: multiply-adds of the whole training, dense = 1",
 )
 _SHOWN_FIELDS = ("steps", "global_batch", "norm_batch", "precision", "init", "stem", "rules", "torch")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text; the first `keys` columns say what a row is about."""
+    """A table of text cells. The first `keys` columns identify the row."""
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -39,8 +39,17 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Page:
-    """One board: a heading, what was equal for all rows, three tables, and what the tables cannot say."""
+class BoardTables:
+    """One board as text.
+
+    Attributes:
+        heading: data set, model and track.
+        facts: settings shared by all rows, and the dense control.
+        grid: accuracy by method and sparsity.
+        curves: area of each method.
+        detail: all rows with all columns.
+        notes: everything that the tables do not show, such as failures.
+    """
 
     heading: str
     facts: tuple[str, ...]
@@ -50,11 +59,11 @@ class Page:
     notes: tuple[str, ...]
 
 
-def page(board: Board) -> Page:
-    """Lay out one board: accuracy against sparsity first, then every row in full."""
+def board_tables(board: Board) -> BoardTables:
+    """Return the tables and notes of a board."""
     names = row_names(board.rows)
-    return Page(
-        heading=plain(f"{board.dataset} / {board.model} / {board.track}"),
+    return BoardTables(
+        heading=printable(f"{board.dataset} / {board.model} / {board.track}"),
         facts=tuple(_facts(board)),
         grid=_grid(board, names),
         curves=_curves(board, names),
@@ -63,23 +72,23 @@ def page(board: Board) -> Page:
     )
 
 
-def row_names(rows: Iterable[Row]) -> dict[Identity, str]:
-    """Return identity -> the shortest name that tells a row from the others of its board, fit to be printed."""
-    return {identity: plain(name, 60) for identity, name in raw_names(rows).items()}
+def row_names(rows: Iterable[Row]) -> dict[RowIdentity, str]:
+    """Return identity -> shortest unique name of a row on its board, printable and at most 60 characters long."""
+    return {identity: printable(name, 60) for identity, name in short_names(rows).items()}
 
 
 def percent(fraction: float) -> str:
-    """Return a fraction as percent with two decimals."""
+    """Return a fraction in percent, with two decimals."""
     return f"{100 * fraction:.2f}"
 
 
-def top1_text(estimate: Estimate) -> str:
-    """Return `91.23 ± 0.45`, or `○ 91.23` for a single seed, which has no spread."""
+def top1_text(estimate: MeanEstimate) -> str:
+    """Return `91.23 ± 0.45`, or `○ 91.23` for a single seed, which has no standard deviation."""
     mean = percent(estimate.mean)
     return f"○ {mean}" if estimate.sd is None else f"{mean} ± {percent(estimate.sd)}"
 
 
-def interval_text(estimate: Estimate | Interval | None) -> str:
+def interval_text(estimate: MeanEstimate | Interval | None) -> str:
     """Return an interval of fractions in percent, `[91.02, 91.44]`, or a dash."""
     if estimate is None or estimate.low is None or estimate.high is None:
         return "-"
@@ -87,48 +96,48 @@ def interval_text(estimate: Estimate | Interval | None) -> str:
 
 
 def rank_text(row: Row) -> str:
-    """Return `1 [1, 2]`: the rank and the interval of it."""
+    """Return the rank and its interval, `1 [1, 2]`, or a dash."""
     return "-" if row.rank is None else f"{row.rank} [{row.rank_low}, {row.rank_high}]"
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """Return a number with fixed decimals, or a dash where there is none."""
+    """Return a number with a fixed number of decimals, or a dash for None."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def standing_tables(whole: Leaderboard) -> Iterator[tuple[str, Table, str]]:
-    """Yield (heading, table, note) for each track with several boards: mean ranks, and the tests there can be."""
-    for track, across in whole.standings.items():
-        order = sorted(across.mean_rank, key=lambda name: (across.mean_rank[name], name))
-        lines = [(plain(name, 60), f"{across.mean_rank[name]:.2f}", _better_than(across, name)) for name in order]
-        table = Table(("method", "mean rank", "above, after Holm's correction"), tuple(lines))
-        yield f"{track}, over {across.boards} boards", table, across.verdict
+def standing_tables(leaderboard: Leaderboard) -> Iterator[tuple[str, Table, str]]:
+    """Yield (heading, table, note) for each track with several boards: mean ranks and significant differences."""
+    for track, found in leaderboard.standings.items():
+        order = sorted(found.mean_rank, key=lambda name: (found.mean_rank[name], name))
+        lines = [(printable(name, 60), f"{found.mean_rank[name]:.2f}", _better_than(found, name)) for name in order]
+        table = Table(("method", "mean rank", "better than (p after Holm's correction)"), tuple(lines))
+        yield f"{track}, {found.boards} boards", table, found.verdict
 
 
-def _better_than(across: Across, name: str) -> str:
+def _better_than(found: MethodComparison, name: str) -> str:
     beaten = []
-    for (first, second), pair in across.pairs.items():
+    for (first, second), pair in found.pairs.items():
         if pair.adjusted < LEVEL and name == (first if pair.wins > pair.losses else second):
-            beaten.append(f"{plain(second if name == first else first, 60)} (p {pair.adjusted:.3f})")
+            beaten.append(f"{printable(second if name == first else first, 60)} ({pair.adjusted:.3f})")
     return ", ".join(beaten) or "-"
 
 
 def _facts(board: Board) -> Iterable[str]:
     known = {name: lookup(board.fields, name) for name in _SHOWN_FIELDS}
     shown = [f"{name} {value}" for name, value in known.items() if isinstance(value, str | int | float)]
-    yield plain(", ".join([f"board {board.fingerprint}", *shown]), 400)
+    yield printable(", ".join([f"board {board.fingerprint}", *shown]), 400)
     if board.differs:
         fields = "; ".join(f"{path} = {json.dumps(value)}" for path, value in board.differs.items())
-        yield plain(f"differs from the other boards of this data, model and track in: {fields}", 1000)
+        yield printable(f"differs from the other boards with this data set, model and track in: {fields}", 1000)
     if board.dense and board.dense.top1:
         yield f"dense control: {_cell(board.dense)}"
     elif board.track == "prune":
         yield "no dense control: drops are unknown"
     if board.missing_controls:
-        yield f"controls that are missing: {', '.join(board.missing_controls)}"
+        yield f"missing controls: {', '.join(board.missing_controls)}"
 
 
-def _grid(board: Board, names: dict[Identity, str]) -> Table:
+def _grid(board: Board, names: RowNames) -> Table:
     rows = [row for row in board.rows if row.target is not None and not row.off_target]
     cells = {(row.identity, row.target): _cell(row) for row in rows}
     methods = list(dict.fromkeys(row.identity for row in rows))
@@ -138,10 +147,10 @@ def _grid(board: Board, names: dict[Identity, str]) -> Table:
     )
 
 
-def _curves(board: Board, names: dict[Identity, str]) -> Table:
-    """One line per method over all operating points; nothing where there is only one."""
+def _curves(board: Board, names: RowNames) -> Table:
+    """Return one row per method; none if the board has a single operating point."""
     lines = [(names[curve.rows[0].identity], *_curve(curve)) for curve in board.curves if len(board.points) > 1]
-    return Table(("method", "area", "interval", "covered", "missing"), tuple(lines))
+    return Table(("method", "area", "interval", "coverage", "missing at"), tuple(lines))
 
 
 def _curve(curve: Curve) -> tuple[str, ...]:
@@ -170,7 +179,7 @@ def _drop(row: Row) -> str:
     return f"{percent(drop.mean)}{interval}{'' if drop.n == row.n else f' ({drop.n})'}"
 
 
-# In the order of what must not be missing where a terminal is narrow.
+# Ordered by importance: a narrow terminal shows only the first columns.
 _COLUMNS: dict[str, Callable[[Row], str]] = {
     "sparsity": lambda row: format_sparsity(row.target),
     "measured": _measured,
@@ -184,52 +193,58 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "95 % interval": lambda row: interval_text(row.top1),
     "compression": lambda row: number(row.compression),
     "effective": lambda row: "-" if row.effective is None else f"{row.effective:.6g}",
-    "MACs left %": lambda row: number(None if row.macs_remaining is None else 100 * row.macs_remaining),
-    "passes a step": lambda row: "-" if row.forward_passes is None else f"{row.forward_passes:g}",
+    "remaining MACs %": lambda row: number(None if row.macs_remaining is None else 100 * row.macs_remaining),
+    "passes per step": lambda row: "-" if row.forward_passes is None else f"{row.forward_passes:g}",
     "seconds": lambda row: number(row.wall_seconds, 1),
 }
 
 
-def _detail(board: Board, names: dict[Identity, str]) -> Table:
+def _detail(board: Board, names: RowNames) -> Table:
     known = any(row.effective is not None for row in board.rows)
     columns = {name: text for name, text in _COLUMNS.items() if name != "effective" or known}
     rows = tuple((names[row.identity], *(text(row) for text in columns.values())) for row in board.rows)
     return Table(("method", *columns), rows, keys=2)
 
 
-def tuning_text(tuning: Tuning) -> str:
-    """Return in words how options were found."""
-    tried = f"{tuning.trials} sets of options tried on this data" if tuning.trials else "no options tried on this data"
-    return plain(f"{tried}, {tuning.source}" if tuning.source else tried, 200)
+def tuning_text(tuning: Tuning, methods: str = "") -> str:
+    """Return how options were chosen, such as `3 option sets for every method (cifar10-small-search)`."""
+    sets = {0: "none on this data set", 1: "1 option set"}.get(tuning.trials, f"{tuning.trials} option sets")
+    return f"{sets}{methods}{f' ({printable(tuning.source, 160)})' if tuning.source else ''}"
 
 
-def tuning_notes(board: Board, names: dict[Identity, str]) -> Iterable[str]:
-    """Say once for all methods that were tuned alike how they were: unequal effort is no fair comparison."""
-    alike: dict[Tuning, dict[str, None]] = {}
-    for row in board.rows:
-        for tuning in row.tunings if row.control != "dense" else ():
-            alike.setdefault(tuning, {})[names[row.identity]] = None
-    if len({tuning.trials for tuning in alike}) > 1:
-        yield "tuning: the methods did not have the same number of trials"
-    for tuning, methods in sorted(alike.items()):
-        yield f"tuning: {tuning_text(tuning)}: {', '.join(methods)}"
+def tuning_notes(board: Board, names: RowNames) -> Iterable[str]:
+    """Yield how the options of the methods were chosen: one line if it was the same way for all, else one per way.
+
+    Methods that tried different numbers of option sets did not have the same chance, which is noted first.
+    """
+    methods: dict[Tuning, dict[str, None]] = {}
+    tuned = [row for row in board.rows if row.control != "dense"]
+    for row in tuned:
+        for tuning in row.tunings:
+            methods.setdefault(tuning, {})[names[row.identity]] = None
+    if len({tuning.trials for tuning in methods}) > 1:
+        yield "Tuning: the number of option sets tried on this data set differs between methods"
+    for tuning, found in sorted(methods.items()):
+        alike = len(methods) == 1 and len(found) == len({row.identity for row in tuned})
+        who = ("every method" if tuning.trials else "") if alike else ", ".join(found)
+        yield f"Tuning: {tuning_text(tuning, f' for {who}' if who else '')}"
 
 
-def _notes(board: Board, names: dict[Identity, str]) -> Iterable[str]:
+def _notes(board: Board, names: RowNames) -> Iterable[str]:
     yield from tuning_notes(board, names)
     for row in board.rows:
         name = names[row.identity]
         where = name if row.target is None else f"{name} at {format_sparsity(row.target)}"
         if row.off_target:
-            yield f"off target: {where} measures {row.measured:.6g}: {_cell(row)}"
+            yield f"off target: {where} has measured sparsity {row.measured:.6g}: {_cell(row)}"
         if row.unpaired:
             seeds = ", ".join(map(str, row.unpaired))
-            yield f"not paired: {where}, seed {seeds}: other initial weights, split or order than the dense run"
+            yield f"not paired: {where}, seed {seeds}: initial weights, split or order differ from the dense run"
         if len(row.codes) > 1:
-            yield f"code: {where}: {len(row.codes)} different codes of one version"
+            yield f"code: {where}: runs with the same version have {len(row.codes)} different code digests"
         if row.superseded:
             yield f"superseded: {where}: {row.superseded} finished records were replaced with --force"
         if row.repeats:
-            yield f"copies: {where}: {row.repeats} further copies of the same runs were not counted"
+            yield f"copies: {where}: {row.repeats} further copies of the same runs are not counted"
         for failure in row.failures:
-            yield plain(f"{failure.status}: {where}, seed {failure.seed}: {failure.message or 'no message'}", 300)
+            yield printable(f"{failure.status}: {where}, seed {failure.seed}: {failure.message or 'no message'}", 300)

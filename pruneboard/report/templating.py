@@ -1,4 +1,4 @@
-"""From values to HTML: the templates in `assets`, which escape every text, and what is put between them as it is."""
+"""Renders the HTML templates in `assets`. They escape every value that was not marked as safe by `mark_safe`."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import Any
 
 
 def render(name: str, **values: Any) -> str:
-    """Return a template of `assets` with its values; texts are escaped, only what `markup` returned is not."""
+    """Render a template of `assets`. All texts are escaped, except results of `mark_safe`."""
     return str(_environment().get_template(name).render(values))
 
 
-def script(value: Any) -> Any:
-    """Return JSON for a `<script type="application/json">`: no character in it can end the block or a line."""
+def json_script(value: Any) -> Any:
+    """Return JSON for a `<script type="application/json">` element, without characters that could end the element."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+    return mark_safe(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 @cache
 def asset(name: str) -> Any:
-    """Return a style sheet or script of `assets` as it stands."""
-    return markup((resources.files("pruneboard.report") / "assets" / name).read_text(encoding="utf-8"))
+    """Return a style sheet or script of `assets`, unchanged."""
+    return mark_safe((resources.files("pruneboard.report") / "assets" / name).read_text(encoding="utf-8"))
 
 
 @cache
-def library() -> Any:
-    """Return Vega, Vega-Lite and vega-embed as one script; it takes a second or two to put together."""
+def vega_bundle() -> Any:
+    """Return Vega, Vega-Lite and vega-embed as one script. Bundling takes one to two seconds."""
     import vl_convert
 
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return markup(bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
+    return mark_safe(bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
 
 
-def markup(text: str) -> Any:
-    """Mark text as HTML already: what this package ships, or made by `render` and `script`, and nothing else."""
+def mark_safe(text: str) -> Any:
+    """Mark text as HTML that is not escaped again: only for files of this package and results of functions here."""
     from markupsafe import Markup
 
-    return Markup(text)  # noqa: S704 - the one place; see above
+    return Markup(text)  # noqa: S704 - the only call; see the docstring
 
 
 @cache

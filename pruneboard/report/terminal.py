@@ -1,4 +1,4 @@
-"""Boards on a terminal, through rich. Returns text; nothing is printed here."""
+"""Leaderboards as text for a terminal, through rich. Functions return text and print nothing."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pruneboard.leaderboard import Leaderboard
-from pruneboard.report.tables import LEGEND, Page, Table, page, standing_tables
+from pruneboard.report.tables import LEGEND, BoardTables, Table, board_tables, standing_tables
 
 PIPED_WIDTH = 120
-"""Columns where there is no terminal to ask, so that a file or a pipe gets whole tables."""
+"""Width in columns if the output is not a terminal, so that files and pipes get complete tables."""
 
 _ASCII = str.maketrans({"─": "-", "±": "+-", "○": "o", "…": "..."})
 
 
-def terminal(whole: Leaderboard, width: int | None = None, *, color: bool | None = None) -> str:
+def terminal(leaderboard: Leaderboard, width: int | None = None, *, color: bool | None = None) -> str:
     """Return the boards as text for a terminal.
 
     Args:
-        whole: the boards and what they were made of.
-        width: columns. Operating points that do not fit continue below; columns about single rows that do not
-            fit are named, and stand in the files. None asks the terminal.
-        color: whether to use colors; None means on a terminal only.
+        leaderboard: the boards and their runs.
+        width: width in columns; None uses the width of the terminal. Operating points that do not fit continue in a
+            further table. Columns of the table of all rows that do not fit are left out, and a note lists them.
+        color: whether to use colors; None uses them on a terminal only.
     """
     width = width or screen_width()
     parts: list[RenderableType] = []
-    for board in whole.boards:
-        parts += _board(page(board), width)
-    for heading, table, note in standing_tables(whole):
+    for board in leaderboard.boards:
+        parts += _board(board_tables(board), width)
+    for heading, table, note in standing_tables(leaderboard):
         parts += [Text(heading, style="bold"), Text(""), rich_table(table), *([Text(note)] if note else []), Text("")]
     parts += [Text(line, style="dim") for line in LEGEND]
     return render(Group(*parts), width, color=color)
 
 
 def render(content: RenderableType, width: int | None = None, *, color: bool | None = None) -> str:
-    """Return anything rich can draw as text for standard output, without a line end after it.
+    """Return a rich renderable as text for standard output, without a final newline.
 
     Args:
         content: a rich renderable; text from records must be in `rich.text.Text`, never in markup.
-        width: columns; None asks the terminal.
-        color: whether to use colors; None means on a terminal only.
+        width: width in columns; None uses the width of the terminal.
+        color: whether to use colors; None uses them on a terminal only.
     """
     color = sys.stdout.isatty() if color is None else color
     file = io.StringIO()
@@ -66,12 +66,12 @@ def render(content: RenderableType, width: int | None = None, *, color: bool | N
 
 
 def screen_width() -> int:
-    """Return the terminal's columns, or `PIPED_WIDTH` where there is no terminal."""
+    """Return the width of the terminal in columns, or `PIPED_WIDTH` if there is no terminal."""
     return max(40, shutil.get_terminal_size((PIPED_WIDTH, 24)).columns)
 
 
 def rich_table(table: Table) -> RichTable:
-    """Return a table whose cells stay on one line each; the first columns are text, the others numbers."""
+    """Return a rich table with one line per row. Key columns are aligned to the left, the others to the right."""
     drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for index, header in enumerate(table.headers):
         justify: JustifyMethod = "left" if index < table.keys else "right"
@@ -81,30 +81,33 @@ def rich_table(table: Table) -> RichTable:
     return drawn
 
 
-def split(table: Table, width: int) -> list[Table]:
-    """Cut a table into as many as it takes to fit `width`, each with the key columns."""
-    # Three columns of space between two cells is how rich draws this box; the last cell needs none.
+def split_columns(table: Table, width: int) -> list[Table]:
+    """Split a table by columns into tables that fit `width`, each with the key columns."""
+    # rich separates the cells of this box style by three spaces; there are none after the last cell.
     sizes = [3 + max(map(cell_len, column)) for column in zip(table.headers, *table.rows, strict=True)]
     keys = range(table.keys)
     pieces: list[list[int]] = []
-    room = 0
+    left = 0  # free columns in the last piece
     for index in range(table.keys, len(sizes)):
-        if not pieces or room < sizes[index]:
+        if not pieces or left < sizes[index]:
             pieces.append([])
-            room = width + 3 - sum(sizes[key] for key in keys)
+            left = width + 3 - sum(sizes[key] for key in keys)
         pieces[-1].append(index)
-        room -= sizes[index]
+        left -= sizes[index]
     return [_columns(table, [*keys, *piece]) for piece in pieces]
 
 
-def _board(content: Page, width: int) -> list[RenderableType]:
+def _board(content: BoardTables, width: int) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(content.heading, style="bold")]
     parts += [Text(fact, style="dim") for fact in content.facts]
-    detail, *rest = split(content.detail, width)
-    for table in (*split(content.grid, width), *split(content.curves, width), detail):
+    detail, *rest = split_columns(content.detail, width)
+    for table in (*split_columns(content.grid, width), *split_columns(content.curves, width), detail):
         parts += [Text(""), rich_table(table)] if table.rows else []
     left_out = ", ".join(header for table in rest for header in table.headers[table.keys :])
-    notes = [*content.notes, *([f"wider, or in the files: {left_out}"] if left_out else [])]
+    notes = [
+        *content.notes,
+        *([f"further columns, in the files or on a wider terminal: {left_out}"] if left_out else []),
+    ]
     return [*parts, *([Text("")] if notes else []), *map(Text, notes), Text("")]
 
 
@@ -114,6 +117,7 @@ def _columns(table: Table, chosen: list[int]) -> Table:
 
 
 def _encodable(text: str) -> str:
+    """Return text that standard output can encode, with ASCII instead of lines and symbols where necessary."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)

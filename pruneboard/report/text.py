@@ -1,4 +1,4 @@
-"""Boards as files: Markdown for people, CSV for spreadsheets, JSON for programs. Pure functions."""
+"""Leaderboards as Markdown (for people), CSV (for spreadsheets) and JSON (for programs)."""
 
 from __future__ import annotations
 
@@ -9,50 +9,51 @@ import json as jsonlib
 from collections.abc import Iterable
 from typing import Any
 
-from pruneboard.leaderboard import Board, Curve, LayerShare, Leaderboard, Row
-from pruneboard.leaderboard.stats import Across
-from pruneboard.report.clean import csv_text, markdown_text, plain
-from pruneboard.report.tables import LEGEND, Page, Table, page, standing_tables
+from pruneboard.leaderboard import Board, Curve, Leaderboard, Row
+from pruneboard.leaderboard.model import LayerShare
+from pruneboard.leaderboard.stats import MethodComparison
+from pruneboard.report.escaping import csv_text, markdown_text, printable
+from pruneboard.report.tables import LEGEND, BoardTables, Table, board_tables, standing_tables
 
 SCHEMA = 2
 """Version of the layout of `leaderboard.json`."""
 
 
-def markdown(whole: Leaderboard) -> str:
-    """Return one Markdown document: per board accuracy against sparsity, areas, then every row."""
+def markdown(leaderboard: Leaderboard) -> str:
+    """Return a Markdown document with, for each board, accuracy by sparsity, areas, and all rows."""
     lines = ["# Leaderboard", ""]
-    for board in whole.boards:
-        lines += _section(page(board))
-    for heading, table, note in standing_tables(whole):
+    for board in leaderboard.boards:
+        lines += _section(board_tables(board))
+    for heading, table, note in standing_tables(leaderboard):
         lines += [f"## {markdown_text(heading)}", "", *_markdown_table(table), *_bullets([note] if note else [])]
     lines += _bullets(LEGEND)
-    skipped = [plain(f"skipped {path}: {reason}", 500) for path, reason in whole.problems]
+    skipped = [printable(f"skipped {path}: {reason}", 500) for path, reason in leaderboard.problems]
     return "\n".join([*lines, *_bullets(skipped)]).rstrip() + "\n"
 
 
-def csv(whole: Leaderboard) -> str:
-    """Return one line per row of every board; fractions stay fractions, in full precision."""
+def csv(leaderboard: Leaderboard) -> str:
+    """Return one line per row of every board, with fractions in full precision."""
     file = io.StringIO()
     writer = csvlib.DictWriter(file, fieldnames=_CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for board in whole.boards:
+    for board in leaderboard.boards:
         writer.writerows(_csv_row(board, row) for row in board.rows)
     return file.getvalue()
 
 
-def json(whole: Leaderboard) -> str:
-    """Return everything the boards hold as one JSON document with a `schema` number."""
+def json(leaderboard: Leaderboard) -> str:
+    """Return all boards as one JSON document with a `schema` number."""
     document = {
         "schema": SCHEMA,
-        "boards": [_json_board(board) for board in whole.boards],
-        "records": whole.total,
-        "standings": {track: _json_standing(across) for track, across in whole.standings.items()},
-        "skipped": [{"path": path, "reason": reason} for path, reason in whole.problems],
+        "boards": [_json_board(board) for board in leaderboard.boards],
+        "records": leaderboard.total,
+        "standings": {track: _json_standing(across) for track, across in leaderboard.standings.items()},
+        "skipped": [{"path": path, "reason": reason} for path, reason in leaderboard.problems],
     }
     return jsonlib.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def _section(content: Page) -> list[str]:
+def _section(content: BoardTables) -> list[str]:
     lines = [f"## {markdown_text(content.heading)}", "", *_bullets(content.facts)]
     for table in (content.grid, content.curves, content.detail):
         lines += _markdown_table(table)
@@ -101,11 +102,11 @@ def _csv_row(board: Board, row: Row) -> dict[str, Any]:
 
 
 def _csv_value(value: Any) -> Any:
-    return csv_text(plain(value, 10_000)) if isinstance(value, str) else value
+    return csv_text(printable(value, 10_000)) if isinstance(value, str) else value
 
 
 def _json_board(board: Board) -> dict[str, Any]:
-    # `dense` is one of the rows, marked there by its `control`.
+    # `dense` is left out: it is one of the rows, recognizable by its `control`.
     values = {item.name: getattr(board, item.name) for item in dataclasses.fields(board) if item.name != "dense"}
     values |= {"rows": [_json_row(row) for row in board.rows]}
     values["layers"] = [{"name": layer.name, "n": layer.n} for layer in _layers(board)]
@@ -113,14 +114,14 @@ def _json_board(board: Board) -> dict[str, Any]:
 
 
 def _json_curve(board: Board, curve: Curve) -> dict[str, Any]:
-    """Return a curve with the places of its rows in the list of rows instead of the rows again."""
-    places = {id(row): index for index, row in enumerate(board.rows)}
+    """Return a curve with the indices of its rows in the board's list of rows."""
+    indices = {id(row): index for index, row in enumerate(board.rows)}
     area = dataclasses.asdict(curve.area) if curve.area else None
-    rows = [places[id(row)] for row in curve.rows]
+    rows = [indices[id(row)] for row in curve.rows]
     return {"rows": rows, "missing": curve.missing, "area": area, "coverage": curve.coverage}
 
 
-def _json_standing(across: Across) -> dict[str, Any]:
+def _json_standing(across: MethodComparison) -> dict[str, Any]:
     pairs = [{"methods": names, **dataclasses.asdict(pair)} for names, pair in across.pairs.items()]
     return {**dataclasses.asdict(across), "pairs": pairs, "verdict": across.verdict}
 
@@ -130,7 +131,7 @@ def _layers(board: Board) -> tuple[LayerShare, ...]:
 
 
 def _json_row(row: Row) -> dict[str, Any]:
-    """Return a row; its layers as their sparsities, in the order in which the board names them."""
+    """Return a row. Its layers are a list of sparsities, in the order of the board's `layers`."""
     values = {item.name: getattr(row, item.name) for item in dataclasses.fields(row)}
     values |= {name: dataclasses.asdict(values[name]) for name in ("top1", "drop", "above_baseline") if values[name]}
     values |= {"n": row.n, "label": row.label, "seeds": row.seeds}

@@ -1,4 +1,4 @@
-"""The boards in `results/`: they stand on their records."""
+"""Tests that the boards in `results/` follow from their records."""
 
 from __future__ import annotations
 
@@ -17,48 +17,47 @@ from pruneboard.report import files
 from pruneboard.sweeps import board_file
 
 BOARDS = sorted(path.parent.name for path in (ROOT / "results").glob("*/leaderboard"))
-"""Committed boards: those with a leaderboard beside their records."""
+"""Folders with a committed leaderboard next to their records."""
 
 RESULTS = ROOT / "results"
 MEASURED = sorted(p.stem for p in (ROOT / "benchmarks" / "boards").glob("*.toml") if (RESULTS / p.stem).is_dir())
-"""Board files with records, a leaderboard beside them or not."""
+"""Names of board files with committed records."""
 
 DRAWN_BY = {"altair": "6.3.0", "vl-convert-python": "1.9.0.post1"}
-"""What drew the committed pages and figures."""
+"""Versions with which the committed pages and figures were drawn."""
 
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_a_committed_board_is_rebuilt_byte_for_byte(name, tmp_path):
-    """Tables, page and figures are made of the records beside them and of nothing else.
+    """Tables, page and figures depend only on the records next to them.
 
-    Other versions of the packages that draw have other fonts and scripts: there, what is text is compared. A PNG is its
-    SVG with the fonts of the machine, which are not the same everywhere: pictures may differ at the edges of letters.
+    Other versions of the drawing packages have other fonts and scripts; with them, only the text files are compared. A
+    PNG is its SVG drawn with the fonts of the machine, so PNGs can differ slightly at the edges of letters.
     """
     folder = ROOT / "results" / name
-    place = folders.default_output([folder])
-    whole = folders.load([folder], published=literature.shipped(), out=place)
-    made = {path.relative_to(tmp_path): path.read_bytes() for path in files.write(whole, tmp_path)}
-    there = {
-        p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file() and p.name != "verified.json"
-    }
-    assert made.keys() == there.keys()
+    out = folders.default_output([folder])
+    leaderboard = folders.load([folder], published=literature.included(), out=out)
+    made = {path.relative_to(tmp_path): path.read_bytes() for path in files.write_leaderboard(leaderboard, tmp_path)}
+    paths = [path for path in out.rglob("*") if path.is_file() and path.name != "verified.json"]
+    committed = {path.relative_to(out): path.read_bytes() for path in paths}
+    assert made.keys() == committed.keys()
     drawn_alike = all(metadata.version(package) == version for package, version in DRAWN_BY.items())
     compared = [path for path in made if drawn_alike or path.suffix in (".md", ".csv", ".json", ".tex")]
     assert len(compared) >= 4
-    assert [str(path) for path in compared if not _same(made[path], there[path])] == []
+    assert [str(path) for path in compared if not _same(made[path], committed[path])] == []
 
 
-def _same(made, there):
-    """Whether two files are the same bytes, or pictures of one size of which at most one pixel in a hundred differs."""
-    if made == there or not made.startswith(b"\x89PNG"):
-        return made == there
-    ours, theirs = (np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for content in (made, there))
+def _same(made, committed):
+    """Return whether two files are equal, or PNGs of equal size in which at most one pixel in a hundred differs."""
+    if made == committed or not made.startswith(b"\x89PNG"):
+        return made == committed
+    ours, theirs = (np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for content in (made, committed))
     return ours.shape == theirs.shape and float((ours != theirs).any(axis=2).mean()) <= 0.01
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_a_committed_board_is_the_one_of_its_file(name):
-    """Every row of the board file is there with every seed, and nothing else is."""
+def test_a_committed_board_matches_its_board_file(name):
+    """Every row of the board file has all its seeds, and there are no other runs."""
     described = board_file.load_board(ROOT / "benchmarks" / "boards" / f"{name}.toml")
     found = store.scan([ROOT / "results" / name])
     assert not found.problems
@@ -71,7 +70,7 @@ def test_a_committed_board_is_the_one_of_its_file(name):
 
 
 def test_the_options_of_small_cifar_are_those_of_its_search():
-    """Of the three sets tried for a method on a track, the one with the highest validation top-1; test is not asked."""
+    """Of the three sets of a method on a track, the one with the best validation (not test) top-1 was chosen."""
     chosen = board_file.load_board(ROOT / "benchmarks" / "boards" / "cifar10-small.toml")
     search = [record for _, record in store.scan([ROOT / "results" / "cifar10-small-search"]).records]
     tried = {}

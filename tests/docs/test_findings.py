@@ -1,4 +1,4 @@
-"""Every number of docs/findings.md is that of the committed records."""
+"""Tests that every number in docs/findings.md follows from the committed records."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ CLAIM = re.compile(
     rf"\*\*({SIGNED}) \[({SIGNED}), ({SIGNED})\]\*\* \((?P<what>[^()]+ minus [^()]+), (?P<track>prune|supermask) "
     r"at (?P<point>0\.\d+), n = (?P<n>\d+)\)"
 )
-"""`**+1.23 [+0.45, +2.01]** (BOARD: ROW minus ROW, TRACK at 0.9, n = SEEDS)`, or another board before the second."""
+"""`**+1.23 [+0.45, +2.01]** (BOARD: ROW minus ROW, TRACK at 0.9, n = SEEDS)`; the second row can name another board."""
 
 FINDINGS = ROOT / "docs" / "findings.md"
 
 
 @functools.cache
 def board(name, track):
-    """The one board of a results folder on a track."""
+    """Return the only board of a results folder on a track."""
     (found,) = (one for one in folders.compare([ROOT / "results" / name]) if one.track == track)
     return found
 
 
 def row(name, track, method, point):
-    """A row by the name that the tables give it, without the note that it is a control."""
+    """Return a row by its name in the tables, without the note that it is a control."""
     of = board(name, track)
     names = {identity: shown.partition(" (")[0] for identity, shown in row_names(of.rows).items()}
     (found,) = (one for one in of.rows if names[one.identity] == method and one.target in (None, point))
@@ -36,7 +36,7 @@ def row(name, track, method, point):
 
 
 def difference(what, track, point):
-    """The paired difference of two rows, in points, by seed; of two boards, where both begin with the same weights."""
+    """Return the paired difference of two rows by seed. Rows of two boards must start with the same weights."""
     first, second = what.split(" minus ")
     home, left = first.split(": ")
     other, right = second.split(": ") if ": " in second else (home, second)
@@ -46,19 +46,19 @@ def difference(what, track, point):
 
 
 def shown(estimate):
-    """A difference as the page writes it."""
+    """Return a difference as written on the page."""
     mean, low, high = (f"{100 * value:+.2f}" for value in (estimate.mean, estimate.low, estimate.high))
     return f"**{mean} [{low}, {high}]**"
 
 
 def restated(claim):
-    """A claim with the numbers that the records give."""
+    """Return a claim with the numbers from the records."""
     found = difference(claim["what"], claim["track"], float(claim["point"]))
     return f"{shown(found)} ({claim['what']}, {claim['track']} at {claim['point']}, n = {found.n})"
 
 
-def test_every_number_of_the_findings_is_that_of_the_records():
-    """Each difference names its board, n and interval, and is recomputed from the records."""
+def test_findings_follow_from_the_records():
+    """Each difference names its board, interval and n, and equals the one computed from the records."""
     text = FINDINGS.read_text(encoding="utf-8")
     new = CLAIM.sub(restated, text)
     if os.environ.get("PRUNEBOARD_WRITE_DOCS"):
@@ -68,7 +68,7 @@ def test_every_number_of_the_findings_is_that_of_the_records():
 
 
 def test_small_cifar_tells_methods_apart():
-    """At .98 at least half of the pairs of methods have a paired interval that excludes 0."""
+    """At .98, at least half of the pairs of methods have a paired interval that excludes 0."""
     rows = [one for one in board("cifar10-small", "prune").rows if one.target == 0.98]
     pairs = [(a, b) for index, a in enumerate(rows) for b in rows[:index]]
     apart = [found for a, b in pairs if (found := stats.paired(*a.pairs(b))).low > 0 or found.high < 0]

@@ -1,4 +1,4 @@
-"""`compare --against`: whether a published board was measured again, and agrees."""
+"""Tests `compare --against`: whether a board reproduces a published one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pruneboard.leaderboard import reproduction
 
 
 def board(tops, weights="a"):
-    """Records of ten rows of two seeds: row r has the accuracies `tops[r]`."""
+    """Return records of ten rows with two seeds: row r has the accuracies `tops[r]`."""
     return [
         record("dense" if point is None else "gmp", point, seed=seed, top1=top, weights_sha256=weights * 64)
         for (point, pair) in zip([None, *(p / 10 for p in range(1, 10))], tops, strict=True)
@@ -27,11 +27,11 @@ USUAL = [(0.50, 0.52)] * 10
 
 
 def test_equal_weights_are_counted():
-    """The same runs with the same weights: all identical, all within."""
-    found = reproduction.compare(board(USUAL), board(USUAL))
-    assert (found.runs, found.identical, found.missing, found.inside, found.holds) == (20, 20, 0, 1.0, True)
-    other = reproduction.compare(board(USUAL), board(USUAL, weights="b"))
-    assert (other.identical, other.holds) == (0, True)
+    """Repeated runs with the same weights are identical and inside all intervals."""
+    found = reproduction.compare_records(board(USUAL), board(USUAL))
+    assert (found.runs, found.identical, found.missing, found.inside, found.succeeded) == (20, 20, 0, 1.0, True)
+    other = reproduction.compare_records(board(USUAL), board(USUAL, weights="b"))
+    assert (other.identical, other.succeeded) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -43,47 +43,47 @@ def test_equal_weights_are_counted():
         ([-0.14, 0.14], False),
     ],
 )
-def test_nine_of_ten_rows_have_to_be_within(shifts, holds):
-    """Whichever way they are off."""
+def test_nine_of_ten_rows_must_be_inside(shifts, holds):
+    """This holds for deviations in both directions."""
     moved = [(0.50 + shift, 0.52 + shift) for shift in [*shifts, *([0.0] * (10 - len(shifts)))]]
-    assert reproduction.compare(board(USUAL), board(moved)).holds == holds
+    assert reproduction.compare_records(board(USUAL), board(moved)).succeeded == holds
 
 
-def test_none_may_be_far_outside():
-    """A row whose published seeds agree closely is off by more than two widths soon."""
+def test_no_row_may_be_far_outside():
+    """A row with a narrow published interval is quickly more than two widths outside."""
     published = [(0.5000, 0.5001), *USUAL[1:]]  # width .0013
     for top, holds in ((0.5010, True), (0.5020, True), (0.5100, False)):
         again = [(top, top), *USUAL[1:]]
-        assert reproduction.compare(board(published), board(again)).holds == holds
+        assert reproduction.compare_records(board(published), board(again)).succeeded == holds
 
 
-def test_seeds_that_all_agree_leave_one_image():
-    """Without spread the least that can be told apart is one image of ten thousand: half of it is within."""
+def test_without_spread_the_width_is_one_image():
+    """If all published seeds agree, the interval width is one image of ten thousand; half of it is inside."""
     published = [(0.5, 0.5), *USUAL[1:]]
     for top, outside in ((0.5, 0), (0.5001, 0.5), (0.5003, 2.5)):
-        found = reproduction.compare(board(published), board([(top, top), *USUAL[1:]]))
-        assert found.rows[0].outside == pytest.approx(outside)
+        found = reproduction.compare_records(board(published), board([(top, top), *USUAL[1:]]))
+        assert found.rows[0].distance == pytest.approx(outside)
 
 
-def test_a_run_that_was_not_measured_again_is_missing():
-    """Unfinished counts as missing, and is no reproduction."""
+def test_runs_that_were_not_repeated_are_missing():
+    """An unfinished run counts as missing, and then the board is not reproduced."""
     again = board(USUAL)
     again[3] = record("gmp", 0.1, seed=1, status="failed")
-    found = reproduction.compare(board(USUAL), again)
-    assert (found.missing, found.holds) == (1, False)
-    assert not reproduction.compare(board(USUAL), []).holds
-    assert not reproduction.compare([], board(USUAL)).holds
+    found = reproduction.compare_records(board(USUAL), again)
+    assert (found.missing, found.succeeded) == (1, False)
+    assert not reproduction.compare_records(board(USUAL), []).succeeded
+    assert not reproduction.compare_records([], board(USUAL)).succeeded
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=10, max_size=10))
-def test_a_board_agrees_with_itself(tops):
-    """Whatever its numbers."""
-    assert reproduction.compare(board(tops), board(tops)).holds
+def test_a_board_reproduces_itself(tops):
+    """This holds for any accuracies."""
+    assert reproduction.compare_records(board(tops), board(tops)).succeeded
 
 
-def test_the_command_says_what_differs(tmp_path, capsys):
-    """Exit code 0 and a line where the board was reproduced; 3 and the rows that are off where it was not."""
+def test_the_command_prints_the_result(tmp_path, capsys):
+    """Exit code 0 and a summary if the board was reproduced; 3 and the deviating rows if not."""
     moved = [(0.9, 0.92), (0.9, 0.92), *USUAL[2:]]
     for name, tops in (("published", USUAL), ("same", USUAL), ("other", moved)):
         for made in board(tops):

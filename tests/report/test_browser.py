@@ -1,4 +1,4 @@
-"""The page in a real browser, opened from disk without a network: what a reader does with it, and what they see."""
+"""Tests the page in a real browser, opened from disk without a network: interaction, layout and printing."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import pytest
 
-from pages import HOSTILE, rich, unpacked
+from leaderboard_cases import HOSTILE, decompressed, rich
 from pruneboard import report
-from pruneboard.report import page as pages
+from pruneboard.report import page as page_module
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 pytestmark = [
@@ -25,7 +25,7 @@ ROWS = ".board.current table.rows tbody tr"
 
 
 class Window:
-    """A window of the browser, and what its page has asked for and complained about."""
+    """A browser window, with the requests and console messages of its page."""
 
     def __init__(self, *, scripts: bool = True) -> None:
         webdriver = pytest.importorskip("selenium.webdriver")
@@ -39,18 +39,18 @@ class Window:
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
 
     def open(self, path, width=1280):
-        """Open a file, and wait until its script says that it is done."""
+        """Open a file and wait until its script has finished."""
         self.driver.get("about:blank")
         self.driver.set_window_size(width, 900)
         self.driver.get(path.as_uri())
         self.until("return document.documentElement.dataset.ready === 'yes'")
 
     def run(self, script, *arguments):
-        """Return what a script returns."""
+        """Return the result of a script."""
         return self.driver.execute_script(script, *arguments)
 
     def until(self, script, *arguments):
-        """Wait until a script returns something true, and return that."""
+        """Wait until a script returns a true value, and return it."""
         for _ in range(200):
             if found := self.run(script, *arguments):
                 return found
@@ -58,15 +58,15 @@ class Window:
         raise AssertionError(f"never true: {script}")
 
     def find(self, selector):
-        """Return the first element of a CSS selector."""
+        """Return the first element that matches a CSS selector."""
         return self.driver.find_element("css selector", selector)
 
     def press(self, selector, keys="\ue007"):
-        """Send keys to an element, Enter unless told otherwise: nothing here needs a mouse."""
+        """Send keys to an element, by default Enter. No test needs a mouse for this."""
         self.find(selector).send_keys(keys)
 
     def choose(self, selector, value):
-        """Choose an option of a list."""
+        """Select an option of a list."""
         self.find(f'{selector} option[value="{value}"]').click()
 
     def column(self, number):
@@ -86,12 +86,12 @@ class Window:
             ".map(item => item.textContent)"
         )
 
-    def complaints(self):
-        """Return what the console holds: errors and warnings, those of the policy among them."""
+    def console(self):
+        """Return the console messages: errors and warnings, including violations of the policy."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self):
-        """Return the addresses the page has asked for since the log was last read."""
+        """Return the addresses that the page has requested since the log was last read."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         return [
             message["params"]["request"]["url"]
@@ -102,7 +102,7 @@ class Window:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """A page on disk with everything on it."""
+    """Return the path of a page with everything on it."""
     path = tmp_path_factory.mktemp("page") / "leaderboard.html"
     path.write_text(report.html(rich()), encoding="utf-8")
     return path
@@ -110,7 +110,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    """A browser without a network."""
+    """Yield a browser without a network."""
     window = Window()
     yield window
     window.driver.quit()
@@ -118,7 +118,7 @@ def browser():
 
 @pytest.fixture
 def window(browser, file):
-    """The page, freshly opened on the board with most rows; afterwards nothing was asked for and nothing went wrong."""
+    """Yield the page, opened on its largest board; afterwards, check requests and console messages."""
     browser.driver.get_log("performance")
     browser.open(file)
     browser.choose(
@@ -127,12 +127,12 @@ def window(browser, file):
     browser.until("return document.querySelector('.board.current .plot').dataset.axes")
     browser.until("return document.querySelectorAll(arguments[0]).length > 10", ROWS)
     yield browser
-    assert browser.complaints() == []
+    assert browser.console() == []
     assert {address.partition(":")[0] for address in browser.requests()} <= {"file", "data", "about"}
 
 
 def test_axes_can_be_switched(window):
-    """Another x and another y have the chart drawn anew with that title."""
+    """Selecting other axes redraws the chart with their titles."""
     assert window.titles() == ["sparsity (spaced by compression)", "test top-1, %"]
     window.choose(".board.current [data-axis=x]", "compression")
     window.until("return document.querySelector('.board.current .plot').dataset.axes === 'compression top1'")
@@ -140,13 +140,13 @@ def test_axes_can_be_switched(window):
     window.choose(".board.current [data-axis=x]", "macs")
     window.choose(".board.current [data-axis=y]", "drop")
     window.until("return document.querySelector('.board.current .plot').dataset.axes === 'macs drop'")
-    assert window.titles() == ["multiply-adds left, % of dense", "drop against dense, points"]
+    assert window.titles() == ["remaining multiply-adds, % of dense", "drop against dense, points"]
     window.press(".board.current [data-axis=zoom]", " ")
     window.until("return document.querySelectorAll('.board.current .plot clipPath').length > 0")
 
 
-def test_method_can_be_hidden_from_the_chart(window):
-    """Its button in the legend takes its marks off the chart, and brings them back."""
+def test_a_method_can_be_hidden(window):
+    """Its button in the legend removes its marks from the chart and restores them."""
     marks = "return document.querySelectorAll('.board.current .plot .mark-symbol path').length"
     before = window.run(marks)
     window.press('.board.current .legend button[data-method="probmask"]')
@@ -155,8 +155,8 @@ def test_method_can_be_hidden_from_the_chart(window):
     window.until(f"{marks} === arguments[0]", before)
 
 
-def test_every_column_sorts_both_ways(window):
-    """The head's button sorts up, then down, says so to assistive technology, and leaves gaps at the end."""
+def test_every_column_can_be_sorted(window):
+    """The button in the header sorts up, then down, sets `aria-sort`, and keeps empty cells at the end."""
     heads = window.run("return document.querySelectorAll('.board.current table.rows thead th').length")
     for column in range(heads):
         head = f".board.current table.rows thead th:nth-child({column + 1})"
@@ -173,8 +173,8 @@ def test_every_column_sorts_both_ways(window):
     assert len(means) > 10
 
 
-def test_rows_are_filtered(window):
-    """Text, method, sparsity and seeds each leave only rows that match, and say how many."""
+def test_rows_can_be_filtered(window):
+    """Text, method, sparsity and seeds each select the matching rows, and their number is shown."""
     total = len(window.column(0))
     window.choose(".board.current [data-filter=method]", "probmask")
     assert set(window.column(0)) == {"probmask"}
@@ -191,7 +191,7 @@ def test_rows_are_filtered(window):
 
 
 def test_run_opens_with_its_provenance(window):
-    """A seed in a row's details opens its record in a dialog, by keyboard, and Escape closes it."""
+    """A seed in the details of a row opens its record in a dialog by keyboard, and Escape closes it."""
     window.press(f"{ROWS} summary")
     window.press(f"{ROWS} details[open] a")
     window.until("return document.getElementById('dialog').open")
@@ -203,10 +203,10 @@ def test_run_opens_with_its_provenance(window):
     window.until("return !document.getElementById('dialog').open")
 
 
-def test_packed_run_opens_as_well(window, file):
-    """A run of which only the heading stands in plain HTML is unpacked when it is opened."""
+def test_a_compressed_run_can_be_opened(window, file):
+    """A run whose record is compressed is decompressed when it is opened."""
     page = file.read_text(encoding="utf-8")
-    key = next(key for key in unpacked(page) if key.startswith("run-"))
+    key = next(key for key in decompressed(page) if key.startswith("run-"))
     window.press("#tab-runs")
     window.press(f'[id="{key}"] > summary')
     window.until(
@@ -215,7 +215,7 @@ def test_packed_run_opens_as_well(window, file):
 
 
 def test_tabs_and_supermask_track(window):
-    """Arrow keys and Enter lead from tab to tab; the supermask board stands on its own."""
+    """Arrow keys and Enter switch between tabs, and the supermask board is shown on its own."""
     window.press("#tab-prune", "\ue014")
     assert window.run("return document.activeElement.id") == "tab-supermask"
     window.press("#tab-supermask")
@@ -228,7 +228,7 @@ def test_tabs_and_supermask_track(window):
 
 
 def test_theme_can_be_switched(window):
-    """The button turns the page dark, the chart with it, and back."""
+    """The button switches page and chart to the dark theme and back."""
     color = "return getComputedStyle(document.body).backgroundColor"
     label = "return getComputedStyle(document.querySelector('.board.current .plot .role-axis-title text')).fill"
     light = [window.run(color), window.run(label)]
@@ -242,7 +242,7 @@ def test_theme_can_be_switched(window):
 
 
 def test_name_with_a_script_in_it_is_text(window):
-    """The hostile method's row shows its name; no element was made of it, and nothing ran."""
+    """The row of the hostile method shows its name; no element was created and nothing was run."""
     assert HOSTILE in window.column(0)
     assert window.run("return [...document.scripts].filter(item => item.textContent === 'alert(1)').length") == 0
     window.choose(".board.current [data-axis=x]", "linear")
@@ -252,7 +252,7 @@ def test_name_with_a_script_in_it_is_text(window):
 
 
 def test_tooltip_shows_text(window):
-    """What a mark says when the pointer rests on it is text as well."""
+    """The tooltip of a mark shows the hostile name as text."""
     actions = pytest.importorskip("selenium.webdriver.common.action_chains").ActionChains(window.driver)
     mark = window.find('.board.current .plot .mark-symbol path[aria-label*="alert(1)"]')
     actions.move_to_element(mark).move_by_offset(1, 0).perform()
@@ -262,8 +262,8 @@ def test_tooltip_shows_text(window):
     assert window.run("return document.querySelectorAll('#vg-tooltip-element script').length") == 0
 
 
-def test_narrow_phone_scrolls_tables_and_not_the_page(browser, file):
-    """At 390 pixels the page is as wide as the screen on every tab."""
+def test_a_phone_scrolls_only_tables(browser, file):
+    """At 390 pixels, the page is as wide as the screen on every tab."""
     browser.open(file)
     browser.driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
@@ -278,8 +278,8 @@ def test_narrow_phone_scrolls_tables_and_not_the_page(browser, file):
         browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_print_leaves_out_what_paper_cannot_do(window):
-    """On paper there are the chart and the tables in full, on white whatever the theme, and no control."""
+def test_print_has_no_controls(window):
+    """Printed pages have the chart and complete tables on white, whatever the theme, and no controls."""
     window.press("#theme")
     window.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
@@ -294,12 +294,12 @@ def test_print_leaves_out_what_paper_cannot_do(window):
         window.press("#theme")
 
 
-def test_packed_board_is_shown_like_any_other(browser, tmp_path):
-    """A page with room for no board in plain HTML shows all of them from what is packed."""
+def test_a_compressed_board_can_be_shown(browser, tmp_path):
+    """A page that is too small for a plain board shows all boards from their compressed parts."""
     path = tmp_path / "packed.html"
-    small = pages._page(rich(), 0.01)
+    small = page_module._build(rich(), 0.01)
     path.write_text(small, encoding="utf-8")
-    packed = [key for key in unpacked(small) if key.startswith("board-")]
+    packed = [key for key in decompressed(small) if key.startswith("board-")]
     assert packed
     browser.open(path)
     browser.run("location.hash = arguments[0]", packed[-1])
@@ -308,11 +308,11 @@ def test_packed_board_is_shown_like_any_other(browser, tmp_path):
         packed[-1],
     )
     browser.until("return document.getElementById(arguments[0]).querySelector('.plot svg')", packed[-1])
-    assert browser.complaints() == []
+    assert browser.console() == []
 
 
 def test_readable_without_scripts(file):
-    """With scripts switched off every board's image and tables are there, and no control that would do nothing."""
+    """Without JavaScript, all images and tables are shown, and no control that would do nothing."""
     window = Window(scripts=False)
     try:
         window.driver.get(file.as_uri())

@@ -109,7 +109,8 @@ def test_mutated_records_are_read_or_skipped_with_a_message(tmp_path):
     assert whole.total > 100  # or else almost all mutations would be refused as unreadable
     written = contents(tmp_path / "leaderboard")
     assert done.stderr.count("skipped ") == len(whole.problems)
-    files.write(whole, tmp_path / "leaderboard", [name for name in files.FORMATS if name not in ("svg", "png")])
+    formats = [name for name in files.FORMATS if name not in ("svg", "png")]
+    files.write_leaderboard(whole, tmp_path / "leaderboard", formats)
     assert contents(tmp_path / "leaderboard") == written
 
 

@@ -21,7 +21,7 @@ from pruneboard.artifacts.latency.document import MeasuredEngine, Measurement
 from pruneboard.artifacts.latency.engines import Engine, EngineInputs, build_engine
 from pruneboard.artifacts.latency.options import ENGINES, REFERENCE, LatencyOptions
 from pruneboard.artifacts.latency.timing import time_interleaved
-from pruneboard.errors import ConformanceError, UsageError, plain
+from pruneboard.errors import ConformanceError, UsageError, printable
 from pruneboard.records import provenance
 
 Clock = Callable[[], float]
@@ -90,7 +90,7 @@ def _try_build(name: str, inputs: EngineInputs, *, optional: bool) -> Engine | s
     except UsageError as error:
         if not optional:
             raise
-        return plain(error, 300)
+        return printable(error, 300)
 
 
 def _measure(
@@ -151,7 +151,7 @@ def _logits(engine: Engine, which: Literal["call", "control"], images: Tensor) -
     try:
         logits: Tensor = call(images)
     except (RuntimeError, MemoryError) as error:
-        reason = plain(f"{type(error).__name__}: {error}", 300)
+        reason = printable(f"{type(error).__name__}: {error}", 300)
         raise UsageError(
             f"engine {engine.name} fails at batch {len(images)} ({reason}): choose other engines or batches"
         ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pruneboard.errors import plain
+from pruneboard.errors import printable
 from pruneboard.report.tables import Table
 from pruneboard.report.terminal import render, rich_table
 
@@ -52,10 +52,10 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _note(engine: Mapping[str, Any]) -> str:
     if not engine["available"]:
-        return plain(f"not measured: {engine['note']}", 400)
+        return printable(f"not measured: {engine['note']}", 400)
     count, share = len(engine["sparse_layers"]), 100 * engine["sparse_share"]
     skips = f"; skips zeros in {count} layer{'s' * (count != 1)}, {share:.1f} % of the multiply-adds" if count else ""
-    return plain(engine["note"] + skips, 400)
+    return printable(engine["note"] + skips, 400)
 
 
 def milliseconds(seconds: float) -> str:
@@ -68,7 +68,7 @@ def _network(run: Mapping[str, Any]) -> str:
     macs = run["macs_remaining"] / run["macs_dense"]
     board = f"{run['data']} / {run['model']} / {run['track']}, {run['image_size']} px"
     left = f"{run['nonzero']:,} of {run['prunable']:,} prunable weights (sparsity {run['measured']:.4f})"
-    return plain(
+    return printable(
         f"{board}: {run['method']}, seed {run['seed']}; left: {left}, {100 * macs:.1f} % of multiply-adds", 500
     )
 
@@ -78,7 +78,7 @@ def _machine(document: Mapping[str, Any]) -> str:
     gpu = f"{hardware['gpu']}, " if hardware["gpu"] else ""
     processor = f"{hardware['processor']}, {hardware['cores']} cores, load {hardware['load']:.1f}"
     versions = ", ".join(f"{name} {version}" for name, version in document["software"].items() if version)
-    return plain(f"{gpu}{processor}; {threads} thread{'s' * (threads != 1)}; {versions}", 500)
+    return printable(f"{gpu}{processor}; {threads} thread{'s' * (threads != 1)}; {versions}", 500)
 
 
 def verdict_sentence(verdict: Mapping[str, Any]) -> str:

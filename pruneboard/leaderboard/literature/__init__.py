@@ -1,8 +1,8 @@
-"""Published accuracies, to be drawn grey behind measured ones and never ranked against them.
+"""Published accuracies, drawn in grey behind measured ones and never ranked.
 
-Denominators, dense baselines, budgets and rules of selection differ from source to source and from ours. The numbers
-that are shipped (`published.csv`, collected by the pruneboard authors) name for each the page, file or table it was
-copied from; the numbers are facts of their authors' work, and citing them means citing that source.
+Sources differ from each other and from pruneboard in denominators, dense networks, budgets and selection rules. The
+file `published.csv`, collected by the pruneboard authors, comes with the package and names for each number the page,
+file or table from which it was copied. If you cite a number, cite its source.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ COLUMNS = (
     *("method", "dataset", "architecture", "sparsity_percent", "top1_mean", "top1_std", "n_params_kept", "track"),
     *("dense_top1", "source", "table_or_figure", "note"),
 )
-"""The header of a file of published numbers; accuracies and sparsities are in percent there."""
+"""Columns of a file of published numbers, in which accuracies and sparsities are percentages."""
 
 LARGEST_FILE = 16 * 2**20
-"""Bytes; a longer file is refused."""
+"""Size limit of such a file, in bytes."""
 
 DATASETS = {"ImageNet": "imagenet", "CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}
 MODELS = {
     "ResNet-18": "resnet18",
     "ResNet-50": "resnet50",
-    "ResNet-50 v1.5": "resnet50",  # the stride is where timm has it
+    "ResNet-50 v1.5": "resnet50",  # v1.5 has its strides where timm's resnet50 has them
     "ResNet-101": "resnet101",
     "Wide ResNet-50": "wide_resnet50_2",
     "ResNeXt-101-32x4d": "resnext101_32x4d",
@@ -44,20 +44,23 @@ MODELS = {
     "VGG-19": "vgg19_cifar",
     "VGGNet-19": "vgg19_cifar",
 }
-"""What the sources call a network -> the name it has here; what is not named has no board to be drawn on."""
+"""Name of a network in the sources -> its name in pruneboard. Other names are kept and match no board."""
 
 
-def shipped() -> tuple[Published, ...]:
+def included() -> tuple[Published, ...]:
     """Return the numbers that come with pruneboard."""
     text = resources.files("pruneboard.leaderboard.literature").joinpath("published.csv").read_text(encoding="utf-8")
     return parse(text, "published.csv")
 
 
 def read(path: Path) -> tuple[Published, ...]:
-    """Return the numbers of a file with the header `COLUMNS`; datasets and networks may have our names or the sources'.
+    """Return the numbers of a CSV file with the columns `COLUMNS`.
+
+    Data sets and networks can have the names of pruneboard or those of the sources.
 
     Raises:
-        UsageError: it cannot be read, is too large, lacks a column, or holds what is no number; the line is named.
+        UsageError: the file cannot be read, is too large, lacks a column or contains an invalid value. The message
+            names the line.
     """
     try:
         with path.open("rb") as file:
@@ -66,7 +69,7 @@ def read(path: Path) -> tuple[Published, ...]:
         raise UsageError(f"cannot read {path}: {why(error)}") from None
     if len(data) > LARGEST_FILE:
         raise UsageError(
-            f"{path} is larger than {LARGEST_FILE // 2**20} MiB, the most that is read of published numbers"
+            f"{path} is larger than {LARGEST_FILE // 2**20} MiB, the limit for a file of published numbers"
         )
     try:
         text = data.decode("utf-8-sig")
@@ -76,23 +79,23 @@ def read(path: Path) -> tuple[Published, ...]:
 
 
 def parse(text: str, name: str) -> tuple[Published, ...]:
-    """Return the numbers of a CSV text; `name` is what errors call it."""
+    """Return the numbers of a CSV text. Error messages refer to the text as `name`."""
     reader = csv.DictReader(io.StringIO(text, newline=""))
     missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
-        raise UsageError(f"{name} has no column {missing[0]}: published numbers need {', '.join(COLUMNS)}")
+        raise UsageError(f"{name} has no column {missing[0]}; required columns: {', '.join(COLUMNS)}")
     try:
         return tuple(_entry(line, f"{name}, line {reader.line_num}") for line in reader)
     except csv.Error as error:
-        raise UsageError(f"{name}, line {reader.line_num} is no CSV: {error}") from None
+        raise UsageError(f"{name}, line {reader.line_num} is not valid CSV: {error}") from None
 
 
 def on_boards(entries: Iterable[Published], boards: Iterable[Board]) -> dict[str, tuple[Published, ...]]:
-    """Return fingerprint -> the numbers of the board's data set, network and track."""
-    by_place: dict[tuple[str, str, str], list[Published]] = {}
+    """Return fingerprint -> numbers for the same data set, network and track as the board."""
+    by_board: dict[tuple[str, str, str], list[Published]] = {}
     for entry in entries:
-        by_place.setdefault((entry.dataset, entry.model, entry.track), []).append(entry)
-    found = {board.fingerprint: by_place.get((board.dataset, board.model, board.track)) for board in boards}
+        by_board.setdefault((entry.dataset, entry.model, entry.track), []).append(entry)
+    found = {board.fingerprint: by_board.get((board.dataset, board.model, board.track)) for board in boards}
     return {fingerprint: tuple(own) for fingerprint, own in found.items() if own}
 
 
@@ -100,9 +103,9 @@ def _entry(line: Mapping[str, str | None], where: str) -> Published:
     text = {column: (line[column] or "").strip() for column in COLUMNS}
     for column in ("method", "dataset", "architecture", "source"):
         if not text[column]:
-            raise UsageError(f"{where}: {column} is empty; a published number needs its {column}")
+            raise UsageError(f"{where}: {column} is empty, but every number needs its {column}")
     if text["track"] not in ("prune", "supermask"):
-        raise UsageError(f"{where}: track is prune or supermask; found {text['track']!r}")
+        raise UsageError(f"{where}: track must be prune or supermask; found {text['track']!r}")
     return Published(
         method=text["method"],
         dataset=DATASETS.get(text["dataset"], text["dataset"]),
@@ -124,5 +127,5 @@ def _percent(text: Mapping[str, str], column: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= 100:
-        raise UsageError(f"{where}: {column} is a percentage in [0, 100]; found {text[column]!r}")
+        raise UsageError(f"{where}: {column} must be a percentage in [0, 100]; found {text[column]!r}")
     return round(value / 100, 12)

@@ -1,11 +1,20 @@
-"""The seed bootstrap: what would another sample of seeds have given?
+"""The seed bootstrap: confidence intervals by resampling seeds.
 
-n seeds are drawn from the n seeds with replacement, the same ones for everything that shares them, so that
-pairing is kept; what is asked is computed from each such resample; the interval runs between the points
-that leave 2.5 % of the resamples on either side (Efron's percentile interval). With few seeds that is too
-narrow, and `COVERAGE` says by how much.
+For a statistic T of the results of n seeds, n seeds s*_1, ..., s*_n are drawn with replacement from the n seeds, and
+T* = T(s*_1, ..., s*_n) is computed. The interval is
 
-Up to 7 seeds all resamples are enumerated with their exact weights, so nothing is random at all.
+    [q_.025, q_.975], the percentiles of the distribution of T* (Efron's percentile interval).
+
+Seeds are the unit of resampling, not single runs. All methods and operating points that share a seed are drawn
+together, so differences within a seed, such as the effect of common initial weights, are kept. No parametric form is
+assumed, and the same procedure works for means, ranks and areas.
+
+For up to 7 seeds, all n**n draws are enumerated. They are C(2n - 1, n) different multisets, each weighted by its
+multinomial coefficient n! / (c_1! ... c_n!), where c_i is how often seed i was drawn. At these sizes this is cheaper
+than drawing and has no Monte Carlo error.
+
+With few seeds, percentile intervals are too narrow. The interval is not widened; instead, `COVERAGE` gives its actual
+coverage, which is reported next to it.
 """
 
 from __future__ import annotations
@@ -26,15 +35,15 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 RESAMPLES = 2_000
-"""Resamples drawn where they are not enumerated. Beyond each end lie 50 of them, so the share beyond it is
-2.5 % give or take .35 % (one standard error): little beside what the method itself lacks at such n."""
+"""Number of drawn resamples if they are not enumerated. 50 of them are beyond each end, so the share beyond an end is
+2.5 % with a standard error of .35 %, which is small compared with the error of the method itself at such n."""
 
 EXACT_UP_TO = 7
-"""Seeds up to which every resample is enumerated: 7 seeds have 1,716 different resamples, fewer than would be
-drawn; 8 have 6,435."""
+"""Largest number of seeds whose resamples are enumerated: 7 seeds have 1,716 different resamples, fewer than would be
+drawn; 8 seeds have 6,435."""
 
 TAIL = 0.025
-"""Share of the resamples beyond either end."""
+"""Share of the resamples beyond each end of an interval."""
 
 # fmt: off
 _PERCENT = (
@@ -43,24 +52,24 @@ _PERCENT = (
 )
 # fmt: on
 COVERAGE = {n: percent / 100 for n, percent in enumerate(_PERCENT, start=2)}
-"""Seeds, 2 to 30 -> how often the interval of a mean of normal data holds the true mean, to two decimals, by a
-simulation of 200,000 samples each with the very resamples that are used here. (1/2 and 3/4 are exact: there the
-interval runs from the least value to the greatest.) The tests simulate it again."""
+"""Number of seeds, 2 to 30 -> actual coverage of the nominal 95 % interval for the mean of normal data, to two
+decimals. Simulated with 200,000 samples each and the resamples that are used here. The values for 2 and 3 are exact:
+there the interval extends from the smallest value to the largest. The tests repeat the simulation."""
 
-_CELLS = 2**21  # numbers in the largest array of one block of resamples: 16 MiB
+_BLOCK_SIZE = 2**21  # numbers in the largest array of one block of resamples: 16 MiB
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A number computed from n seeds, and its seed-bootstrap interval.
+    """A statistic of n seeds with its seed-bootstrap interval.
 
     Attributes:
-        value: the number itself.
-        low: lower end of the interval; None where a single seed leaves nothing to resample.
+        value: the statistic.
+        low: lower end of the interval; None for a single seed, which cannot be resampled.
         high: upper end.
         n: number of seeds.
-        coverage: how often an interval of this kind holds the truth at this n, in place of the nominal .95;
-            None where there is no interval.
+        coverage: actual coverage of such an interval for this n, instead of the nominal .95; None if there is no
+            interval.
     """
 
     value: float
@@ -71,36 +80,37 @@ class Interval:
 
 
 def coverage(n: int) -> float | None:
-    """Return the entry of `COVERAGE` for n seeds: the last one beyond the table (it still rises), None below 2."""
+    """Return `COVERAGE` for n seeds; beyond the table its last entry, a lower bound; None for fewer than two seeds."""
     return None if n < 2 else COVERAGE[min(n, max(COVERAGE))]
 
 
 def resampled_means(groups: Sequence[Mapping[int, float]]) -> Iterator[tuple[Floats, Floats]]:
-    """Yield blocks of resamples: means of shape (resamples, groups), and the resamples' weights.
+    """Yield blocks of resamples: means `[resamples, groups]` and weights `[resamples]`.
 
-    The seeds of all groups are resampled together. A group's mean is over those resampled seeds that it has,
-    and NaN where it has none of them.
+    The seeds of all groups are resampled together. The mean of a group is over the drawn seeds that the group has,
+    counted as often as they were drawn; it is NaN if the group has none of them.
 
     Args:
-        groups: seed -> value, none of them empty.
+        groups: one mapping seed -> value per group; none is empty.
     """
     import numpy as np
 
     position = {seed: index for index, seed in enumerate(sorted(set().union(*groups)))}
     columns = np.array([position[seed] for group in groups for seed in sorted(group)])
     values = np.array([group[seed] for group in groups for seed in sorted(group)], dtype=float)
-    starts = np.cumsum([0, *(len(group) for group in groups[:-1])])
+    starts = np.cumsum([0, *(len(group) for group in groups[:-1])])  # of each group within `values`
     for counts, weights in _resamples(len(position), len(values)):
-        picked = counts[:, columns]
+        picked = counts[:, columns]  # [resamples, values]: how often each value was drawn
         with np.errstate(invalid="ignore"):
             yield np.add.reduceat(picked * values, starts, axis=1) / np.add.reduceat(picked, starts, axis=1), weights
 
 
-def ends(values: Floats, weights: Floats) -> tuple[float, float]:
+def percentile_interval(values: Floats, weights: Floats) -> tuple[float, float]:
     """Return the percentile interval of weighted values.
 
-    The lower end is the least value with at least `TAIL` of the weight at or below it, the upper end the
-    greatest with at least as much at or above it; so changing the sign of all values swaps the ends.
+    The lower end is the smallest value with at least `TAIL` of the weight at or below it; the upper end is the largest
+    value with at least `TAIL` of the weight at or above it. Both ends are therefore values that occur, without
+    interpolation, and the interval of the negated values is the negated interval.
     """
     import numpy as np
 
@@ -113,8 +123,8 @@ def ends(values: Floats, weights: Floats) -> tuple[float, float]:
 
 
 def _resamples(n: int, width: int) -> Iterator[tuple[Floats, Floats]]:
-    """Yield blocks of (how often each of n seeds was drawn, weight of that), small enough for `width` columns."""
-    rows = max(1, _CELLS // max(n, width))
+    """Yield blocks of (counts `[resamples, n]`, weights `[resamples]`), small enough for arrays of `width` columns."""
+    rows = max(1, _BLOCK_SIZE // max(n, width))
     if n <= EXACT_UP_TO:
         counts, weights = _enumerated(n)
         yield from ((counts[at : at + rows], weights[at : at + rows]) for at in range(0, len(counts), rows))
@@ -124,7 +134,7 @@ def _resamples(n: int, width: int) -> Iterator[tuple[Floats, Floats]]:
 
 @lru_cache(maxsize=EXACT_UP_TO)
 def _enumerated(n: int) -> tuple[Floats, Floats]:
-    """Return every resample of n seeds once, and in how many of the n**n ordered draws it comes up."""
+    """Return the counts of every different resample of n seeds, and how many of the n**n ordered draws give it."""
     import numpy as np
 
     picks = combinations_with_replacement(range(n), n)
@@ -134,10 +144,10 @@ def _enumerated(n: int) -> tuple[Floats, Floats]:
 
 
 def _drawn(n: int, rows: int) -> Iterator[tuple[Floats, Floats]]:
-    """Yield `RESAMPLES` drawn resamples: the same ones for every set of n seeds, in blocks of any size."""
+    """Yield `RESAMPLES` drawn resamples in blocks. They are the same for every set of n seeds and every block size."""
     import numpy as np
 
-    # numpy promises that the raw bits stay what they are in later versions, which it does not of its draws.
+    # numpy guarantees that the raw bits of PCG64 stay the same in later versions, but not its methods such as `choice`.
     bits = np.random.PCG64(draws.key("seed bootstrap", n))
     for done in range(0, RESAMPLES, rows):
         size = min(rows, RESAMPLES - done)

@@ -1,4 +1,4 @@
-"""Ranks, and between which ranks another sample of seeds might have put a method."""
+"""Ranks of methods with seed-bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 K = TypeVar("K", bound=Hashable)
 
 DECIMALS = 12
-"""Scores that agree to this many decimals are equal: the rounding of a sum must not decide a rank."""
+"""Scores that agree to this many decimals are equal, so that floating-point rounding cannot decide a rank."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class RankInterval:
     """A rank and its seed-bootstrap interval.
 
     Attributes:
-        rank: 1 is the best mean; equal means share the lower number.
+        rank: 1 for the best mean; equal means share the lower number.
         low: the better end of the interval.
         high: the worse end.
-        n: number of the method's own seeds.
+        n: number of seeds of the method.
     """
 
     rank: int
@@ -37,18 +37,22 @@ class RankInterval:
 
 
 def rank_intervals(scores: Mapping[K, Mapping[int, float]]) -> dict[K, RankInterval]:
-    """Rank methods by their mean over seeds, with percentile intervals from seeds resampled for all together.
+    """Rank methods by their mean over seeds, with seed-bootstrap intervals of the ranks.
 
-    A method's mean in a resample is over the resampled seeds that it has. Where it has none, the resample
-    does not count for it, and for the others it stands at its mean over all its seeds; to leave it out would
-    let every rival past it for want of a seed. An interval always holds its rank.
+    With m*_a the mean of method a over the drawn seeds that it has, the rank of a in a resample is
+
+        r*_a = 1 + number of methods b with m*_b > m*_a,
+
+    and the interval of a is the percentile interval of r*_a over all resamples. The same seeds are drawn for all
+    methods in a resample: a method that is slightly better for every seed is never overtaken, however much the seeds
+    differ. The interval is extended to contain the rank itself where necessary (many nearly equal methods).
 
     Args:
         scores: method -> seed -> score; higher is better.
 
     Returns:
-        An entry for each method with two seeds or more. One seed is not ranked, and nobody's rival; neither
-        is a method that has no rival left, so fewer than two such methods give an empty dictionary.
+        An entry for each method with two or more seeds. A method with a single seed is not ranked and does not affect
+        the ranks of others. The result is empty if fewer than two methods remain.
     """
     import numpy as np
 
@@ -65,13 +69,13 @@ def rank_intervals(scores: Mapping[K, Mapping[int, float]]) -> dict[K, RankInter
 
 
 def descending_ranks(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Rank each row of (rows, methods): 1 for the highest score, equal scores share the lower number."""
+    """Rank each row of scores `[rows, methods]`: 1 for the highest score; equal scores share the lower number."""
     import numpy as np
 
     rounded = np.round(scores, DECIMALS)
     order = np.argsort(-rounded, axis=1, kind="stable")
     ordered = np.take_along_axis(rounded, order, axis=1)
-    starts = np.zeros(ordered.shape, dtype=np.int64)  # where the run of equal scores begins
+    starts = np.zeros(ordered.shape, dtype=np.int64)  # index at which each run of equal scores begins
     starts[:, 1:] = np.where(ordered[:, 1:] != ordered[:, :-1], np.arange(1, ordered.shape[1]), 0)
     ranks = np.empty_like(starts)
     np.put_along_axis(ranks, order, np.maximum.accumulate(starts, axis=1) + 1, axis=1)
@@ -79,7 +83,12 @@ def descending_ranks(scores: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _resampled_ranks(groups: Sequence[Mapping[int, float]], means: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Return for each method the weight of the resamples by its rank; at 0 those that do not count for it."""
+    """Return one histogram per method: total weight of the resamples by its rank.
+
+    If none of the drawn seeds belongs to a method, the method has no mean in this resample. The resample is then
+    ignored for this method (rank 0), and the others are ranked against its mean over all its seeds. If it were left
+    out instead, the others would move up only because it has fewer seeds.
+    """
     import numpy as np
 
     blocks, weights = [], []
@@ -88,14 +97,14 @@ def _resampled_ranks(groups: Sequence[Mapping[int, float]], means: NDArray[np.fl
         ranks = descending_ranks(np.where(absent, means, drawn))
         blocks.append(np.where(absent, 0, ranks).astype(np.int32))
         weights.append(weight)
-    together, weight = np.concatenate(blocks), np.concatenate(weights)
-    return [np.bincount(column, weight).astype(float) for column in together.T]
+    ranks, weight = np.concatenate(blocks), np.concatenate(weights)  # [resamples, methods], [resamples]
+    return [np.bincount(column, weight).astype(float) for column in ranks.T]
 
 
 def _interval(rank: int, histogram: NDArray[np.float64], n: int) -> RankInterval:
     import numpy as np
 
-    counted = histogram[1:]
+    counted = histogram[1:]  # without the resamples that are ignored for this method
     need = TAIL * counted.sum()
     low = 1 + int(np.searchsorted(np.cumsum(counted), need))
     high = len(counted) - int(np.searchsorted(np.cumsum(counted[::-1]), need))

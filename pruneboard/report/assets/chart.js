@@ -1,4 +1,4 @@
-// Charts: the templates of report/charts.py, filled with the board that is looked at. All text stays data.
+// Charts: the templates of report/charts.py, filled with the selected board. Texts are only passed as data.
 
 const settings = JSON.parse(document.getElementById("settings").textContent);
 
@@ -6,7 +6,7 @@ function theme() {
   return document.documentElement.dataset.theme === "dark" ? "dark" : "light";
 }
 
-/** The same rule as `fill` in report/charts.py, without legends: the page has its own. */
+/** Same as `fill` in report/charts.py, but without legends: the page has its own. */
 function fill(template, datasets, styles, ticks) {
   const spec = structuredClone(template);
   const ranges = {
@@ -28,11 +28,11 @@ function fill(template, datasets, styles, ticks) {
   return Object.assign(spec, { datasets, config: settings.config[theme()] });
 }
 
-function embed(place, spec) {
-  return vegaEmbed(place, spec, { mode: "vega-lite", actions: false, renderer: "svg", ast: true, defaultStyle: false, logLevel: 1, tooltip: { theme: "custom" } });
+function embed(element, spec) {
+  return vegaEmbed(element, spec, { mode: "vega-lite", actions: false, renderer: "svg", ast: true, defaultStyle: false, logLevel: 1, tooltip: { theme: "custom" } });
 }
 
-/** Keep the y axis within five points of dense; marks outside are clipped. */
+/** Limit the y axis to five points below dense. Marks outside are clipped. */
 function zoom(spec, points, y) {
   const dense = points.dense[0];
   if (!dense) return;
@@ -54,7 +54,7 @@ function chartState(article) {
 }
 
 async function drawChart(article, data) {
-  const place = article.querySelector(".plot");
+  const plot = article.querySelector(".plot");
   const state = chartState(article);
   const points = {};
   for (const [name, list] of Object.entries(data.points)) {
@@ -66,14 +66,14 @@ async function drawChart(article, data) {
   if (state.zoom) zoom(spec, data.points, state.y);
   Object.assign(spec, { width: "container", height: window.innerWidth < 500 ? 300 : 400, autosize: { type: "fit-x", contains: "padding" } });
   spec.description = `${article.querySelector(".board-title").textContent.trim()}: ${state.y} against ${state.x}`;
-  place.classList.add("drawn");
-  await embed(place, spec);
-  place.dataset.axes = `${state.x} ${state.y}`;
+  plot.classList.add("drawn");
+  await embed(plot, spec);
+  plot.dataset.axes = `${state.x} ${state.y}`;
 }
 
-/** One mark for each layer of each method at one operating point. */
+/** Return one mark per layer and method at one operating point. */
 function layerCells(group, point) {
-  return point.rows.flatMap((row) => row.kept.map((kept, place) => ({ method: row.method, layer: group.layers[place], weights: group.weights[place], kept })));
+  return point.rows.flatMap((row) => row.kept.map((kept, index) => ({ method: row.method, layer: group.layers[index], weights: group.weights[index], kept })));
 }
 
 async function drawLayers(article, data) {

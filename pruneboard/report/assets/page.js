@@ -1,21 +1,21 @@
-// The page: tabs, boards, runs, theme. Everything it shows is in this file; nothing is loaded.
+// The page: tabs, boards, runs, theme. All content is part of the HTML file; nothing is loaded.
 
 const byId = (id) => document.getElementById(id);
 const panels = [...document.querySelectorAll(".panel")];
 const tabs = [...document.querySelectorAll(".tabs a")];
 const current = {}; // track -> key of its board
-let packed = null;
+let stores = null; // parsed content of #compressed
 
-/** Return a packed part of the page as HTML; it was escaped before it was packed. */
-async function unpack(key) {
-  packed = packed || JSON.parse(byId("packed").textContent);
-  const room = packed.find((item) => key in item.where);
-  if (!room) return "";
-  if (typeof DecompressionStream === "undefined") return '<p class="note">This browser is too old to unpack this part of the page.</p>';
-  const [chunk, place] = room.where[key];
-  const bytes = Uint8Array.from(atob(room.chunks[chunk]), (char) => char.charCodeAt(0));
+/** Return the HTML of a compressed part of the page. It was escaped before it was compressed. */
+async function decompress(key) {
+  stores = stores || JSON.parse(byId("compressed").textContent);
+  const store = stores.find((item) => key in item.positions);
+  if (!store) return "";
+  if (typeof DecompressionStream === "undefined") return '<p class="note">This browser cannot decompress this part of the page.</p>';
+  const [chunk, index] = store.positions[key];
+  const bytes = Uint8Array.from(atob(store.chunks[chunk]), (char) => char.charCodeAt(0));
   const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text();
-  return JSON.parse(text)[place];
+  return JSON.parse(text)[index];
 }
 
 // Boards
@@ -54,8 +54,8 @@ async function showBoard(key) {
   const board = settings.boards.find((item) => item.key === key);
   if (!board) return;
   if (!byId(key)) {
-    const holder = byId(board.track).querySelector(".unpacked");
-    holder.insertAdjacentHTML("beforeend", await unpack(key));
+    const holder = byId(board.track).querySelector(".decompressed");
+    holder.insertAdjacentHTML("beforeend", await decompress(key));
   }
   const article = byId(key);
   if (!article) return;
@@ -69,8 +69,8 @@ async function showBoard(key) {
 
 function stepBoard(track, by) {
   const own = settings.boards.filter((item) => item.track === track);
-  const place = own.findIndex((item) => item.key === current[track]);
-  location.hash = own[(place + by + own.length) % own.length].key;
+  const index = own.findIndex((item) => item.key === current[track]);
+  location.hash = own[(index + by + own.length) % own.length].key;
 }
 
 for (const select of document.querySelectorAll(".chooser select")) {
@@ -95,13 +95,13 @@ async function showPanel(id) {
 }
 
 document.querySelector(".tabs").setAttribute("role", "tablist");
-tabs.forEach((tab, place) => {
+tabs.forEach((tab, index) => {
   tab.setAttribute("role", "tab");
   tab.setAttribute("aria-controls", tab.hash.slice(1));
   tab.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (event.key === " ") tab.click();
-    if (step) tabs[(place + step + tabs.length) % tabs.length].focus();
+    if (step) tabs[(index + step + tabs.length) % tabs.length].focus();
     if (step || event.key === " ") event.preventDefault();
   });
 });
@@ -118,7 +118,7 @@ async function openRun(key) {
   byId("dialog-title").textContent = [...run.querySelectorAll("summary > span")].slice(0, 3).map((part) => part.textContent.trim().replace(/\s+/g, " ")).join(", ");
   const body = byId("dialog-body");
   body.replaceChildren(...[...run.querySelector(".record").cloneNode(true).childNodes]);
-  body.insertAdjacentHTML("beforeend", await unpack(key));
+  body.insertAdjacentHTML("beforeend", await decompress(key));
   byId("dialog").showModal();
   byId("dialog").scrollTop = 0;
 }
@@ -142,7 +142,7 @@ if (byId("find-run")) {
   });
 }
 
-// Theme: the reader's choice is kept where the browser allows it, which not all do for files on disk.
+// Theme: the choice is saved if the browser allows it; not every browser does so for files on disk.
 
 function setTheme(name) {
   document.documentElement.dataset.theme = name;
@@ -152,21 +152,21 @@ function setTheme(name) {
   if (article) draw(article);
 }
 
-function remembered() {
+function savedTheme() {
   try { return localStorage.getItem("pruneboard-theme"); } catch { return null; }
 }
 
 const darkPreferred = matchMedia("(prefers-color-scheme: dark)");
-setTheme(remembered() || (darkPreferred.matches ? "dark" : "light"));
-darkPreferred.addEventListener("change", () => { if (!remembered()) setTheme(darkPreferred.matches ? "dark" : "light"); });
+setTheme(savedTheme() || (darkPreferred.matches ? "dark" : "light"));
+darkPreferred.addEventListener("change", () => { if (!savedTheme()) setTheme(darkPreferred.matches ? "dark" : "light"); });
 byId("theme").addEventListener("click", () => {
   setTheme(theme() === "dark" ? "light" : "dark");
-  try { localStorage.setItem("pruneboard-theme", theme()); } catch { /* nothing is kept, nothing is lost */ }
+  try { localStorage.setItem("pruneboard-theme", theme()); } catch { /* the choice is not saved */ }
 });
 
-// Addresses
+// Navigation by the fragment of the URL
 
-async function go() {
+async function navigate() {
   const key = decodeURIComponent(location.hash.slice(1));
   const board = settings.boards.find((item) => item.key === key);
   if (board) {
@@ -182,5 +182,5 @@ async function go() {
   }
 }
 
-window.addEventListener("hashchange", go);
-go().then(() => { document.documentElement.dataset.ready = "yes"; });
+window.addEventListener("hashchange", navigate);
+navigate().then(() => { document.documentElement.dataset.ready = "yes"; });

@@ -1,6 +1,6 @@
-// Tables: every column sorts, rows are filtered. The cells are there without this script.
+// Tables: sorting by any column and filtering of rows. Without this script, tables are complete but static.
 
-/** What a cell sorts by: its number, or its text; null goes last in both directions. */
+/** Return the sort key of a cell: its number or its text; null is last in both directions. */
 function sortKey(row, column) {
   const cell = row.cells[column];
   if (column > 0 && cell.dataset.v !== undefined) return Number(cell.dataset.v);
@@ -18,10 +18,10 @@ function sortBy(table, column) {
   const heads = [...table.tHead.rows[0].cells];
   const down = heads[column].getAttribute("aria-sort") === "ascending";
   heads.forEach((head, index) => head.setAttribute("aria-sort", index !== column ? "none" : down ? "descending" : "ascending"));
-  const keyed = [...table.tBodies[0].rows].map((row, place) => ({ row, place, key: sortKey(row, column) }));
+  const keyed = [...table.tBodies[0].rows].map((row, index) => ({ row, index, key: sortKey(row, column) }));
   keyed.sort((a, b) => {
     const order = compareKeys(a.key, b.key);
-    return (down && a.key !== null && b.key !== null ? -order : order) || a.place - b.place;
+    return (down && a.key !== null && b.key !== null ? -order : order) || a.index - b.index;
   });
   table.tBodies[0].append(...keyed.map((item) => item.row));
 }

@@ -1,4 +1,4 @@
-"""Rows beside each other: ranks, leaders, curves and what is missing."""
+"""Compares the rows of a board: ranks, leaders, P(> baseline) and curves."""
 
 from __future__ import annotations
 
@@ -8,54 +8,54 @@ from collections.abc import Sequence
 from typing import Any
 
 from pruneboard.leaderboard import stats
-from pruneboard.leaderboard.model import Curve, Identity, Row
+from pruneboard.leaderboard.model import Curve, Row, RowIdentity
 
 CONTROLS = {"prune": ("dense", "floor", "baseline"), "supermask": ("floor",)}
-"""Track -> the controls that every board of it should have (`Traits.control`)."""
+"""Track -> the controls that each of its boards should have (`Traits.control`)."""
 
 
-def ranked(rows: list[Row]) -> list[Row]:
-    """Number the rows of each operating point by mean top-1; equal means share a rank.
+def rank_rows(rows: list[Row]) -> list[Row]:
+    """Return the rows with their ranks by mean top-1 at each operating point, and with P(> baseline).
 
-    One seed is never ranked, nor is a row off its target, which has an operating point of its own, nor an
-    ablation, which is no method. Where one row is left there is nobody to rank it against.
+    Equal means share a rank. A row is not ranked if it has a single seed, if it is off target (its operating point is
+    another), if it is an ablation (not a method), or if no other row of its operating point can be ranked.
     """
-    rivals: dict[float, list[Row]] = defaultdict(list)
+    by_point: dict[float, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.target is not None and _may_rank(row):
-            rivals[row.target].append(row)
-    placed: dict[int, Row] = {}
-    for found in rivals.values():
+        if row.target is not None and _is_rankable(row):
+            by_point[row.target].append(row)
+    ranked: dict[int, Row] = {}
+    for found in by_point.values():
         if len(found) > 1:
-            placed |= {id(old): new for old, new in zip(found, _placed(found), strict=True)}
+            ranked |= {id(old): new for old, new in zip(found, _rank_point(found), strict=True)}
     baselines = _baselines(rows)
-    return [_against(baselines.get(row.target), placed.get(id(row), row)) for row in rows]
+    return [_with_baseline(baselines.get(row.target), ranked.get(id(row), row)) for row in rows]
 
 
 def _baselines(rows: Sequence[Row]) -> dict[float | None, Row]:
-    """Return the baseline control of each operating point: of several, the one with most seeds, then by name."""
+    """Return target -> its baseline control. Of several, the one with most seeds counts, then the first by identity."""
     found = [row for row in rows if row.control == "baseline" and row.ablation is None]
     found.sort(key=lambda row: (-row.n, row.identity), reverse=True)
     return {row.target: row for row in found}
 
 
-def _may_rank(row: Row) -> bool:
+def _is_rankable(row: Row) -> bool:
     return row.n >= 2 and not row.off_target and row.control != "dense" and row.ablation is None
 
 
-def _placed(rivals: Sequence[Row]) -> list[Row]:
-    """Give each row of one operating point its rank, the interval of it, and the leader its mark."""
-    ranks = stats.rank_intervals({index: row.by_seed for index, row in enumerate(rivals)})
-    first, second, *_ = sorted(rivals, key=lambda row: -_mean(row))
+def _rank_point(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of one operating point with rank, interval of the rank, and the mark of the leader."""
+    ranks = stats.rank_intervals({index: row.by_seed for index, row in enumerate(rows)})
+    first, second, *_ = sorted(rows, key=lambda row: -_mean(row))
     ahead = stats.paired(*first.pairs(second))
     leader = first if ahead and ahead.low is not None and ahead.low > 0 else None
     return [
-        dataclasses.replace(row, rank=place.rank, rank_low=place.low, rank_high=place.high, leads=row is leader)
-        for row, place in zip(rivals, (ranks[index] for index in range(len(rivals))), strict=True)
+        dataclasses.replace(row, rank=found.rank, rank_low=found.low, rank_high=found.high, leads=row is leader)
+        for row, found in zip(rows, (ranks[index] for index in range(len(rows))), strict=True)
     ]
 
 
-def _against(baseline: Row | None, row: Row) -> Row:
+def _with_baseline(baseline: Row | None, row: Row) -> Row:
     if baseline is None or row is baseline or row.control is not None or row.off_target or row.n < 2:
         return row
     return dataclasses.replace(row, above_baseline=stats.probability_above(*row.pairs(baseline)))
@@ -65,16 +65,16 @@ def _mean(row: Row) -> float:
     return row.top1.mean if row.top1 else 0.0
 
 
-def order(row: Row) -> tuple[Any, ...]:
-    """Return what rows are sorted by: the dense control, then by sparsity, then by falling top-1."""
+def sort_key(row: Row) -> tuple[Any, ...]:
+    """Return the sort key of a row: dense controls first, then by sparsity, then by decreasing top-1."""
     point = -1.0 if row.point is None else row.point
     accuracy = -row.top1.mean if row.top1 else 1.0
     return row.control != "dense", point, accuracy, row.method, row.distribution, row.version, row.variant
 
 
-def curves(rows: Sequence[Row], points: Sequence[float], dense: Row | None) -> tuple[Curve, ...]:
-    """Return each method's curve over the operating points of its board, by rising area."""
-    methods: dict[Identity, list[Row]] = defaultdict(list)
+def build_curves(rows: Sequence[Row], points: Sequence[float], dense: Row | None) -> tuple[Curve, ...]:
+    """Return the curve of each method over the operating points of its board, in order of increasing area."""
+    methods: dict[RowIdentity, list[Row]] = defaultdict(list)
     for row in rows:
         if row.target is not None:
             methods[row.identity].append(row)
@@ -83,12 +83,12 @@ def curves(rows: Sequence[Row], points: Sequence[float], dense: Row | None) -> t
 
 
 def _curve(rows: Sequence[Row], points: Sequence[float], dense: Row | None) -> Curve:
-    there = {row.target for row in rows}
+    present = {row.target for row in rows}
     done = [row for row in rows if row.n and not row.off_target]
     drops = {row.target: _drops(row, dense) for row in done if row.target is not None}
     return Curve(
         rows=tuple(sorted(rows, key=lambda row: row.target or 0.0)),
-        missing=tuple(point for point in points if point not in there),
+        missing=tuple(point for point in points if point not in present),
         area=stats.area(drops, points).interval,
         coverage=len(done) / len(points) if points else 0.0,
     )

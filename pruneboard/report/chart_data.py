@@ -1,37 +1,37 @@
-"""What the charts of a board are drawn from: plain lists of named values, in percent and points as they are read.
+"""The data of a board's charts: lists of named values, with accuracies in percent and drops in points.
 
-Text from records is cut and cleaned here (`plain`); Vega draws it as text. Numbers are rounded to what can be seen.
+Text from records is made printable here, and Vega draws it as text. Numbers are rounded to visible precision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from pruneboard.leaderboard import Board, Published, Row
-from pruneboard.leaderboard.model import Identity
-from pruneboard.leaderboard.stats import Estimate
+from pruneboard.leaderboard.names import RowNames
+from pruneboard.leaderboard.stats import MeanEstimate
 from pruneboard.records.schema import format_sparsity
-from pruneboard.report.clean import plain
+from pruneboard.report.escaping import printable
 from pruneboard.report.tables import interval_text, percent, rank_text, top1_text
 
 Points = list[dict[str, Any]]
 
-MOST_SEEDS = 3_000
-"""Dots of single seeds on one board; beyond it, only means and intervals are drawn."""
+MAX_DOTS = 3_000
+"""Limit for the dots of single seeds on one board. Beyond it, only means and intervals are drawn."""
 
-MOST_TICKS = 30
-"""Operating points up to which each has a tick of its own."""
+MAX_TICKS = 30
+"""Limit for operating points that have their own ticks."""
 
-MOST_LAYERS = 20_000
-"""Cells of one board's layer maps, over all its operating points."""
+MAX_LAYER_CELLS = 20_000
+"""Limit for the cells of a board's layer maps, over all operating points."""
 
 
-def data_sets(board: Board, names: Mapping[Identity, str], published: Sequence[Published] = ()) -> dict[str, Points]:
-    """Return name -> points of every data set of the trade-off chart.
+def data_sets(board: Board, names: RowNames, published: Sequence[Published] = ()) -> dict[str, Points]:
+    """Return name -> points of the data sets of the trade-off chart.
 
-    Its `seeds` are the `cells` once more, whose `tops` and `drops` hold one dot for each seed.
+    The chart's data set `seeds` is the same as `cells`, whose `tops` and `drops` contain one value per seed.
     """
     rows = [row for row in board.rows if row.target is not None]
     crowded = seeds_left_out(board) > 0
@@ -45,14 +45,14 @@ def data_sets(board: Board, names: Mapping[Identity, str], published: Sequence[P
     }
 
 
-def cut(board: Board, most: int) -> Board:
-    """Return the board with as many whole methods as `most` rows allow, in the order of its curves."""
-    if len(board.rows) <= most:
+def limit_rows(board: Board, limit: int) -> Board:
+    """Return the board reduced to at most `limit` rows, as complete methods in the order of its curves."""
+    if len(board.rows) <= limit:
         return board
-    room, kept = most, []
+    left, kept = limit, []
     for curve in board.curves:
-        if len(curve.rows) <= room:
-            room -= len(curve.rows)
+        if len(curve.rows) <= left:
+            left -= len(curve.rows)
             kept.append(curve)
     chosen = {id(row) for curve in kept for row in curve.rows}
     rows = tuple(row for row in board.rows if id(row) in chosen or row is board.dense)
@@ -60,30 +60,30 @@ def cut(board: Board, most: int) -> Board:
 
 
 def ticks(board: Board) -> dict[str, list[float]]:
-    """Return where the axes are labelled: at the operating points, unless there are too many."""
+    """Return the ticks of the x axes: the operating points, or nothing if there are too many."""
     kept = [found for point in board.points if (found := _kept(point)) is not None]
     return (
-        {"kept": kept, "compression": [float(f"{1 / share:.4g}") for share in kept]} if len(kept) <= MOST_TICKS else {}
+        {"kept": kept, "compression": [float(f"{1 / share:.4g}") for share in kept]} if len(kept) <= MAX_TICKS else {}
     )
 
 
-def layers(board: Board, names: Mapping[Identity, str]) -> list[dict[str, Any]]:
-    """Return the layer maps: rows by operating point, for each group of rows whose layers are the same.
+def layers(board: Board, names: RowNames) -> list[dict[str, Any]]:
+    """Return the layer maps, one per group of rows with the same layers: rows by operating point.
 
-    `kept` is the share of each layer's weights that is left. Beyond `MOST_LAYERS` cells the sparsest rows have none.
+    `kept` is the kept fraction of each layer's weights. Beyond `MAX_LAYER_CELLS`, the sparsest rows are left out.
     """
     groups: dict[tuple[tuple[str, int], ...], dict[float, Points]] = {}
-    room = MOST_LAYERS
+    left = MAX_LAYER_CELLS
     for row in sorted(board.rows, key=lambda row: row.target or 0.0):
-        room -= len(row.layers)
-        if row.layers and row.target is not None and room >= 0:
+        left -= len(row.layers)
+        if row.layers and row.target is not None and left >= 0:
             shape = tuple((layer.name, layer.n) for layer in row.layers)
             kept = [float(f"{1 - layer.sparsity:.4g}") for layer in row.layers]
             line = {"method": names[row.identity], "kept": kept}
             groups.setdefault(shape, {}).setdefault(row.target, []).append(line)
     return [
         {
-            "layers": [plain(name, 80) for name, _ in shape],
+            "layers": [printable(name, 80) for name, _ in shape],
             "weights": [n for _, n in shape],
             "points": [{"point": f"{target:.6g}", "rows": rows} for target, rows in by_target.items()],
         }
@@ -92,13 +92,13 @@ def layers(board: Board, names: Mapping[Identity, str]) -> list[dict[str, Any]]:
 
 
 def seeds_left_out(board: Board) -> int:
-    """Return how many dots of single seeds are not drawn."""
+    """Return the number of single seeds that are not drawn as dots."""
     dots = sum(row.n for row in board.rows if row.target is not None)
-    return dots if dots > MOST_SEEDS else 0
+    return dots if dots > MAX_DOTS else 0
 
 
 def describe(row: Row) -> dict[str, Any]:
-    """Return what a tooltip says of a row, as text."""
+    """Return the texts of a row's tooltip."""
     failed = ", ".join(dict.fromkeys(failure.status for failure in row.failures))
     return {
         "point": _point(row),
@@ -113,16 +113,16 @@ def describe(row: Row) -> dict[str, Any]:
 
 def _point(row: Row) -> str:
     asked = format_sparsity(row.target)
-    return f"{row.measured:.5g}, off its target {asked}" if row.off_target and row.measured is not None else asked
+    return f"{row.measured:.5g} (off target {asked})" if row.off_target and row.measured is not None else asked
 
 
-def _place(row: Row) -> dict[str, Any]:
-    """Where a row stands on each of the x axes; a row that no run finished stands at its target."""
+def _x_values(row: Row) -> dict[str, Any]:
+    """Return the value of a row on each x axis. A row without a finished run is placed at its target sparsity."""
     sparsity = row.point if row.top1 else row.target
     compression = row.compression
     if compression is None and not row.top1 and sparsity is not None and sparsity < 1:
         compression = 1 / (1 - sparsity)
-    macs = 100 * row.macs_remaining if row.macs_remaining else None  # a logarithmic axis has no 0
+    macs = 100 * row.macs_remaining if row.macs_remaining else None  # 0 does not exist on a logarithmic axis
     return {
         "sparsity": _round(sparsity),
         "kept": _kept(sparsity),
@@ -140,16 +140,16 @@ def _cell(row: Row, name: str) -> dict[str, Any]:
         "method": name,
         "n": row.n,
         "off": row.off_target,
-        **_place(row),
-        **_ends(row.top1, ("top1", "low", "high")),
-        **_ends(row.drop, ("drop", "drop_low", "drop_high")),
+        **_x_values(row),
+        **_interval(row.top1, ("top1", "low", "high")),
+        **_interval(row.drop, ("drop", "drop_low", "drop_high")),
         **describe(row),
     }
 
 
-def _ends(estimate: Estimate | None, names: tuple[str, str, str]) -> dict[str, float | None]:
+def _interval(estimate: MeanEstimate | None, names: tuple[str, str, str]) -> dict[str, float | None]:
     values = (estimate.mean, estimate.low, estimate.high) if estimate else (None, None, None)
-    return {name: _hundred(value) for name, value in zip(names, values, strict=True)}
+    return {name: _to_percent(value) for name, value in zip(names, values, strict=True)}
 
 
 def _dense(row: Row, name: str) -> dict[str, Any]:
@@ -159,41 +159,44 @@ def _dense(row: Row, name: str) -> dict[str, Any]:
 def _failure(row: Row, name: str) -> dict[str, Any]:
     first = row.failures[0]
     more = f" and {len(row.failures) - 1} more" if len(row.failures) > 1 else ""
-    text = plain(f"seed {first.seed} {first.status}{more}: {first.message or 'no message'}", 160)
-    return {"method": name, **_place(row), "point": _point(row), "failed": text}
+    text = printable(f"seed {first.seed} {first.status}{more}: {first.message or 'no message'}", 160)
+    return {"method": name, **_x_values(row), "point": _point(row), "failed": text}
 
 
 def _literature(entry: Published) -> dict[str, Any]:
     spread = "" if entry.top1_sd is None else f" ± {percent(entry.top1_sd)}"
     dense = entry.dense_top1
     return {
-        "method": plain(entry.method, 80),
-        "model": plain(entry.model, 60),
+        "method": printable(entry.method, 80),
+        "model": printable(entry.model, 60),
         "sparsity": entry.sparsity,
         "kept": _kept(entry.sparsity),
         "compression": _round(1 / (1 - entry.sparsity)) if entry.sparsity < 1 else None,
         "macs": None,
-        "top1": _hundred(entry.top1),
-        "drop": None if dense is None else _hundred(dense - entry.top1),
+        "top1": _to_percent(entry.top1),
+        "drop": None if dense is None else _to_percent(dense - entry.top1),
         "point": format_sparsity(entry.sparsity),
         "top1_text": f"{percent(entry.top1)}{spread}",
         "dense_text": "-" if dense is None else percent(dense),
-        "source": plain(entry.source, 120),
-        "place": plain(entry.place, 80),
-        "note": plain(entry.note, 160),
+        "source": printable(entry.source, 120),
+        "place": printable(entry.place, 80),
+        "note": printable(entry.note, 160),
     }
 
 
 def _dots(row: Row, dense: Row | None, *, crowded: bool) -> dict[str, list[float | None]]:
-    """Return top-1 and drop of each seed, in one order; no drop where the dense run began otherwise."""
+    """Return top-1 and drop of each seed, in the same order. Unpaired seeds have no drop."""
     if crowded:
         return {"tops": [], "drops": []}
     paired = dense.pairs(row)[0] if dense else {}
     drops = [paired[seed] - top1 if seed in paired else None for seed, top1 in row.by_seed.items()]
-    return {"tops": [_hundred(top1) for top1 in row.by_seed.values()], "drops": [_hundred(drop) for drop in drops]}
+    return {
+        "tops": [_to_percent(top1) for top1 in row.by_seed.values()],
+        "drops": [_to_percent(drop) for drop in drops],
+    }
 
 
-def _hundred(fraction: float | None) -> float | None:
+def _to_percent(fraction: float | None) -> float | None:
     return None if fraction is None else round(100 * fraction, 2)
 
 

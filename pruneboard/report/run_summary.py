@@ -1,4 +1,4 @@
-"""One run on one page: what was asked for, what came out, what it cost, and where it came from."""
+"""The summary of one run for a terminal (`pruneboard show`): request, result, cost and provenance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pruneboard.records.schema import Record, format_sparsity, lookup
-from pruneboard.report.clean import plain
+from pruneboard.report.escaping import printable
 from pruneboard.report.tables import Table, number, percent
 from pruneboard.report.terminal import rich_table
 
@@ -18,16 +18,16 @@ Facts = Iterable[tuple[str, str]]
 
 
 def summary(record: Record, *, layers: bool = True) -> RenderableType:
-    """Return a readable page about one record, finished or failed, for `terminal.render`.
+    """Return the summary of a record, for `terminal.render`.
 
     Args:
-        record: a validated record; blocks that a failed run never reached are left out.
+        record: a validated record of a finished or failed run. Fields that a failed run does not have are left out.
         layers: whether to list the sparsity of every layer.
     """
     parts: list[RenderableType] = [_heading(record)]
     if record["error"]:
         error = record["error"]
-        parts.append(Text(plain(f"{error['kind']}: {error['message']}", 2000), style="red"))
+        parts.append(Text(printable(f"{error['kind']}: {error['message']}", 2000), style="red"))
     for title, facts in (
         ("Run", _run(record)),
         ("Result", _result(record)),
@@ -45,7 +45,7 @@ def _heading(record: Record) -> Text:
     ablation = lookup(record, "method.ablation")
     method = f"{record['method']['name']}{f' ({ablation})' if ablation else ''}"
     name = method if point == "dense" else f"{method} at sparsity {point}"
-    text = plain(f"{name} on {record['model']['name']}, {record['data']['name']}, {record['track']}: ", 400)
+    text = printable(f"{name} on {record['model']['name']}, {record['data']['name']}, {record['track']}: ", 400)
     style = "bold green" if record["status"] == "done" else "bold red"
     return Text.assemble((f"{text} ", "bold"), (record["status"], style))
 
@@ -58,7 +58,7 @@ def _block(title: str, facts: Facts) -> list[RenderableType]:
     grid.add_column(no_wrap=True, min_width=18)
     grid.add_column(overflow="fold")
     for name, text in rows:
-        grid.add_row(Text(f"  {name}"), Text(plain(text, 1000)))
+        grid.add_row(Text(f"  {name}"), Text(printable(text, 1000)))
     return [Text(""), Text(title, style="bold"), grid]
 
 
@@ -81,12 +81,12 @@ def _data(record: Record) -> str:
 
 def _result(record: Record) -> Facts:
     sparsity = record["sparsity"]
-    yield "sparsity asked", "" if sparsity["target"] is None else format_sparsity(sparsity["target"])
-    yield "sparsity measured", _text(lookup(sparsity, "measured"), "{:.6g}")
+    yield "target sparsity", "" if sparsity["target"] is None else format_sparsity(sparsity["target"])
+    yield "measured sparsity", _text(lookup(sparsity, "measured"), "{:.6g}")
     yield "whole model", _text(lookup(sparsity, "whole_model"), "{:.6g}")
     if None not in (nonzero := lookup(sparsity, "nonzero"), n := lookup(sparsity, "prunable")):
-        zero = f", {sparsity['kept_zero']:,} kept at 0.0" if lookup(sparsity, "kept_zero") else ""
-        yield "weights left", f"{nonzero:,} of {n:,} prunable{zero}"
+        zero = f", {sparsity['kept_zero']:,} kept with value 0.0" if lookup(sparsity, "kept_zero") else ""
+        yield "remaining weights", f"{nonzero:,} of {n:,} prunable{zero}"
     yield "effective sparsity", _effective(sparsity)
     yield "collapsed layers", ", ".join(lookup(sparsity, "collapsed") or [])
     for split in ("test", "validation"):
@@ -100,7 +100,7 @@ def _effective(sparsity: Mapping[str, Any]) -> str:
     if effective is None or alive is None:
         why = lookup(sparsity, "effective_unknown")
         return f"unknown: {why}" if why else ""
-    return f"{effective:.6g}: {alive:,} weights on a path from input to output"
+    return f"{effective:.6g}: {alive:,} weights connect the input to the output"
 
 
 def _measured(metrics: Mapping[str, Any]) -> str:
@@ -115,19 +115,19 @@ def _measured(metrics: Mapping[str, Any]) -> str:
 def _cost(record: Record) -> Facts:
     yield "training", _count(record, "cost.train_macs", "{:.3e} multiply-adds")
     yield "relative to dense", _count(record, "cost.relative_train_macs", "{:.2f} times")
-    yield "forward passes", _count(record, "cost.forward_passes", "{:,} a step, before hardening")
+    yield "forward passes", _count(record, "cost.forward_passes", "{:,} per step, before hardening")
     dense, left = lookup(record, "cost.macs_dense"), lookup(record, "cost.macs_remaining")
     if dense and left is not None:
-        yield "multiply-adds left", f"{left:,} of {dense:,} ({percent(left / dense)} %)"
+        yield "remaining MACs", f"{left:,} of {dense:,} ({percent(left / dense)} %)"
     if attention := lookup(record, "cost.macs_attention"):
-        yield "attention products", f"{attention:,} multiply-adds more, which no pruning of weights removes"
-    yield "counted as", lookup(record, "cost.macs_definition") or ""
+        yield "attention products", f"{attention:,} further multiply-adds, which pruning weights cannot remove"
+    yield "MAC definition", lookup(record, "cost.macs_definition") or ""
     yield "bytes", _pairs(lookup(record, "cost.bytes"))
     yield "storage bits", _pairs(lookup(record, "cost.storage_bits"))
     yield (
         "seconds",
         _count(record, "cost.wall_seconds", "{:,.1f}")
-        + _count(record, "cost.hook_seconds", " (in the method's hooks {:,.1f})"),
+        + _count(record, "cost.hook_seconds", " ({:,.1f} in method code)"),
     )
     peak = lookup(record, "cost.peak_memory_bytes")
     yield "peak memory", "" if peak is None else f"{number(peak / 2**20, 0)} MiB"
@@ -143,18 +143,18 @@ def _provenance(record: Record) -> Facts:
 
 
 _LAYER_COLUMNS: dict[str, Callable[[Record], str]] = {
-    "layer": lambda layer: plain(layer["name"], 60),
+    "layer": lambda layer: printable(layer["name"], 60),
     "weights": lambda layer: f"{layer['n']:,}",
-    "left": lambda layer: f"{layer['nonzero']:,}",
+    "remaining": lambda layer: f"{layer['nonzero']:,}",
     "sparsity": lambda layer: f"{1 - layer['nonzero'] / layer['n']:.4f}",
-    "on a path": lambda layer: _count(layer, "alive", "{:,}"),
+    "connected": lambda layer: _count(layer, "alive", "{:,}"),
     "multiply-adds": lambda layer: _count(layer, "macs_dense", "{:,}"),
-    "of them left": lambda layer: _count(layer, "macs_remaining", "{:,}"),
+    "remaining MACs": lambda layer: _count(layer, "macs_remaining", "{:,}"),
 }
 
 
 def _layers(layers: list[dict[str, Any]]) -> Table:
-    """Return a line per layer, without the columns of which no layer knows anything."""
+    """Return one row per layer, without columns that are empty for all layers."""
     columns = {name: [text(layer) for layer in layers] for name, text in _LAYER_COLUMNS.items()}
     known = {name: cells for name, cells in columns.items() if any(cells)}
     return Table(tuple(known), tuple(zip(*known.values(), strict=True)))
@@ -162,7 +162,7 @@ def _layers(layers: list[dict[str, Any]]) -> Table:
 
 def _pairs(block: object) -> str:
     if not isinstance(block, Mapping):
-        return plain(block) if isinstance(block, str) else ""
+        return printable(block) if isinstance(block, str) else ""
     return ", ".join(f"{key} {value}" for key, value in sorted(block.items()) if value is not None)
 
 

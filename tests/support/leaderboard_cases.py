@@ -1,4 +1,4 @@
-"""Leaderboards for tests of the page and its pictures, and what a browser would make of a page's text."""
+"""Leaderboards for tests, and the content of a page as a browser would read it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,48 @@ from typing import Any
 
 import fake_records as records
 from pruneboard import leaderboard
-from pruneboard.leaderboard import Leaderboard, Published, Run
-from pruneboard.records.schema import Record
+from pruneboard.leaderboard import Board, Curve, Leaderboard, Published, Row, RunEntry
+from pruneboard.records.schema import Record, validate
 
 VOID = {"meta", "br", "input", "img", "hr", "link"}
 HOSTILE = "<script>alert(1)</script>"
 
 
+def only_board(*made: Record) -> Board:
+    """Return the one board of some records."""
+    (board,) = leaderboard.build_boards(map(validate, made))
+    return board
+
+
+def row_of(board: Board, method: str, target: float = 0.9) -> Row:
+    """Return the one row of a method at a sparsity."""
+    (row,) = (row for row in board.rows if (row.method, row.target) == (method, target))
+    return row
+
+
+def curve_of(board: Board, method: str) -> Curve:
+    """Return the one curve of a method."""
+    (curve,) = (curve for curve in board.curves if curve.rows[0].method == method)
+    return curve
+
+
+def full_board(points: tuple[float, ...] = (0.5, 0.75, 0.9375), seeds: int = 4, **change: Any) -> list[Record]:
+    """Return the records of a complete board: dense, both other controls, and a method better than them."""
+    made = [records.record("dense", None, seed, 0.9, **change) for seed in range(seeds)]
+    for point in points:
+        made += [records.record("probmask", point, seed, 0.85, **change) for seed in range(seeds)]
+        made += [records.record("magnitude", point, seed, 0.8 + seed / 1000, **change) for seed in range(seeds)]
+        made += [records.record("random", point, seed, 0.5, **change) for seed in range(seeds)]
+    return made
+
+
 def whole(made: list[Record], **fields: Any) -> Leaderboard:
-    """Return the leaderboard of some records, with the details of all of them."""
-    runs = tuple(Run(path=f"results/{record['hash'][:8]}/run.json", record=record) for record in made)
-    boards = tuple(leaderboard.build(made))
+    """Return the leaderboard of some records, with the details of all runs."""
+    runs = tuple(RunEntry(path=f"results/{record['hash'][:8]}/run.json", record=record) for record in made)
+    boards = tuple(leaderboard.build_boards(made))
     values: dict[str, Any] = {
         "boards": boards,
-        "standings": leaderboard.standings(boards),
+        "standings": leaderboard.build_standings(boards),
         "runs": runs,
         "total": len(made),
     } | fields
@@ -31,7 +59,7 @@ def whole(made: list[Record], **fields: Any) -> Leaderboard:
 
 
 def ladder(method: str, seeds: int = 3, drop: float = 0.01, **changes: Any) -> list[Record]:
-    """Return one method at three operating points, each a step below the last."""
+    """Return records of one method at three operating points, with decreasing accuracy."""
     return [
         records.record(method, point, seed, 0.93 - drop * step - 0.001 * seed, **changes)
         for step, point in enumerate((0.5, 0.9, 0.98))
@@ -40,12 +68,12 @@ def ladder(method: str, seeds: int = 3, drop: float = 0.01, **changes: Any) -> l
 
 
 def dense(seeds: int = 3, **changes: Any) -> list[Record]:
-    """Return dense runs."""
+    """Return records of dense runs."""
     return [records.record("dense", None, seed, 0.94 - 0.001 * seed, **changes) for seed in range(seeds)]
 
 
 def rich() -> Leaderboard:
-    """Return a leaderboard with everything a page can show on it."""
+    """Return a leaderboard with everything that a page can show."""
     made = [*dense(6), *ladder("probmask", 6, 0.002), *ladder("magnitude", 6, 0.02), *ladder("random", 2, 0.1)]
     made += [records.record("str", 0.9, 0, 0.9, method__traits__hits_target=False)]
     made += [records.record("gmp", 0.9, seed, 0.5, "diverged") for seed in range(2)]
@@ -73,7 +101,7 @@ def rich() -> Leaderboard:
 
 
 class Reader(HTMLParser):
-    """The elements of a page and the texts in them, as a browser would find them."""
+    """The elements of a page and their texts, as a browser would parse them."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -89,7 +117,7 @@ class Reader(HTMLParser):
             self._open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag, f"</{tag}> closes something else"
+        assert self._open.pop() == tag, f"</{tag}> closes another element"
 
     def handle_data(self, data: str) -> None:
         self.texts.append((tuple(self._open), data))
@@ -99,7 +127,7 @@ class Reader(HTMLParser):
         return " ".join(" ".join(data for where, data in self.texts if not {"script", "style"} & set(where)).split())
 
     def blocks(self) -> dict[str, Any]:
-        """Return id -> value of the page's blocks of JSON."""
+        """Return id -> value of the page's JSON elements."""
         found = {}
         kinds = [attributes for tag, attributes in self.elements if tag == "script"]
         scripts = [data for where, data in self.texts if where and where[-1] == "script"]
@@ -109,10 +137,10 @@ class Reader(HTMLParser):
         return found
 
 
-def unpacked(page: str) -> dict[str, str]:
-    """Return key -> HTML of the parts of a page that are packed."""
+def decompressed(page: str) -> dict[str, str]:
+    """Return key -> HTML of the compressed parts of a page."""
     found = {}
-    for room in Reader(page).blocks()["packed"]:
-        chunks = [json.loads(zlib.decompress(base64.b64decode(chunk))) for chunk in room["chunks"]]
-        found |= {key: chunks[chunk][place] for key, (chunk, place) in room["where"].items()}
+    for store in Reader(page).blocks()["compressed"]:
+        chunks = [json.loads(zlib.decompress(base64.b64decode(chunk))) for chunk in store["chunks"]]
+        found |= {key: chunks[chunk][index] for key, (chunk, index) in store["positions"].items()}
     return found

@@ -1,4 +1,4 @@
-"""Several boards: Demšar's worked example, Wilcoxon's test by counting all signs, Holm's published table."""
+"""Tests comparisons over several boards: Demšar's example, Wilcoxon's test by enumeration, Holm's published table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruneboard.leaderboard import stats
-from pruneboard.leaderboard.stats.boards import signed_rank
+from pruneboard.leaderboard.stats.multiple_boards import signed_rank_p_value
 
 DEMSAR = {
     "C4.5": [0.763, 0.599, 0.954, 0.628, 0.882, 0.936, 0.661, 0.583, 0.775, 1.0, 0.940, 0.619, 0.972, 0.957],
@@ -26,8 +26,8 @@ BOARDS = {board: {name: values[board] for name, values in DEMSAR.items()} for bo
 DIFFERENCES = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=8)
 
 
-def all_signs(differences):
-    """The two-sided p-value from every choice of signs for the ranks of what is not zero."""
+def enumerated_p_value(differences):
+    """Return the two-sided p-value from all sign patterns of the ranks of the non-zero differences."""
     kept = [difference for difference in differences if difference]
     if not kept:
         return 1.0
@@ -42,30 +42,30 @@ def all_signs(differences):
 
 @given(DIFFERENCES)
 @settings(deadline=None, max_examples=60)
-def test_the_test_is_exact_with_ties_and_zeros(differences):
-    """The p-value is the share of all sign patterns at least as uneven, whatever is tied; zeros do not take part."""
-    assert signed_rank(np.array(differences)) == pytest.approx(all_signs(differences))
+def test_signed_rank_is_exact_with_ties_and_zeros(differences):
+    """The p-value is the share of sign patterns that are at least as uneven; zero differences are dropped."""
+    assert signed_rank_p_value(np.array(differences)) == pytest.approx(enumerated_p_value(differences))
 
 
 @pytest.mark.parametrize("boards", [5, 6, 14, 50, 51, 80])
-def test_without_ties_it_is_that_of_scipy(boards):
-    """Exact to 50 boards, the normal approximation beyond."""
+def test_signed_rank_without_ties_agrees_with_scipy(boards):
+    """It is exact up to 50 boards, and the normal approximation beyond."""
     differences = np.random.default_rng(boards).normal(0.2, size=boards)
-    assert signed_rank(differences) == pytest.approx(scipy.stats.wilcoxon(differences).pvalue)
+    assert signed_rank_p_value(differences) == pytest.approx(scipy.stats.wilcoxon(differences).pvalue)
 
 
-def test_differences_are_equal_where_rounding_says_otherwise():
-    """.3 - .2 and .2 - .1 tie, as their two decimals do; and .1 + .2 - .3 is no difference."""
+def test_rounding_neither_breaks_ties_nor_makes_differences():
+    """.3 - .2 and .2 - .1 are tied, and .1 + .2 - .3 is not a difference."""
     first, second = [0.3, 0.1, 0.5, 0.7, 0.9, 0.8, 0.1 + 0.2], [0.2, 0.2, 0.1, 0.1, 0.1, 0.1, 0.3]
     table = {board: {"a": a, "b": b} for board, (a, b) in enumerate(zip(first, second, strict=True))}
-    pair = stats.across_boards(table).pairs["a", "b"]
+    pair = stats.compare_methods(table).pairs["a", "b"]
     assert (pair.wins, pair.losses) == (5, 1)
-    assert pair.p == pytest.approx(all_signs([1, -1, 4, 6, 8, 7]))
+    assert pair.p == pytest.approx(enumerated_p_value([1, -1, 4, 6, 8, 7]))
 
 
-def test_all_boards_won_give_the_smallest_p():
-    """2**(1 - boards), from which follows how many boards it takes."""
-    assert [signed_rank(np.arange(1.0, boards + 1)) for boards in (1, 5, 6)] == [1.0, 0.0625, 0.03125]
+def test_winning_all_boards_gives_the_smallest_p():
+    """The smallest p is 2**(1 - boards), which determines the number of boards that a test needs."""
+    assert [signed_rank_p_value(np.arange(1.0, boards + 1)) for boards in (1, 5, 6)] == [1.0, 0.0625, 0.03125]
 
 
 # Holm's correction
@@ -80,8 +80,8 @@ def test_holm_gives_the_published_table():
 
 @given(st.lists(st.floats(0, 1), max_size=8), st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=50)
-def test_holm_is_a_fair_correction(p, random):
-    """Never below the raw value nor above Bonferroni's, in the same order, whatever order they come in."""
+def test_holm_is_between_raw_and_bonferroni(p, random):
+    """Adjusted values are at least the raw and at most Bonferroni's, and keep their order, whatever the input order."""
     adjusted = stats.holm(p)
     assert all(a <= b <= min(1, len(p) * a) for a, b in zip(p, adjusted, strict=True))
     by_size = [b for _, b in sorted(zip(p, adjusted, strict=True))]
@@ -90,12 +90,12 @@ def test_holm_is_a_fair_correction(p, random):
     assert stats.holm([p[index] for index in order]) == [adjusted[index] for index in order]
 
 
-# Boards
+# Several boards
 
 
 def test_mean_ranks_are_the_published_ones():
-    """3.143, 2.000, 2.893 and 1.964: equal scores share the mean of their ranks."""
-    found = stats.across_boards(BOARDS)
+    """The mean ranks are 3.143, 2.000, 2.893 and 1.964; equal scores share the mean of their ranks."""
+    found = stats.compare_methods(BOARDS)
     assert (found.boards, found.verdict) == (14, "")
     assert {name: round(rank, 3) for name, rank in found.mean_rank.items()} == {
         "C4.5": 3.143,
@@ -105,49 +105,49 @@ def test_mean_ranks_are_the_published_ones():
     }
 
 
-def test_a_pair_is_tested_and_corrected():
-    """Two of the fourteen boards are drawn: the other twelve give p by counting, and Holm's factor by its place."""
-    found = stats.across_boards(BOARDS).pairs
+def test_pairs_are_tested_and_corrected():
+    """Two of the fourteen boards are tied; the other twelve give p by enumeration, and Holm's correction is applied."""
+    found = stats.compare_methods(BOARDS).pairs
     pair = found["C4.5", "C4.5+m"]
     differences = np.round(np.subtract(DEMSAR["C4.5"], DEMSAR["C4.5+m"]), 6)
     assert (pair.wins, pair.losses) == (2, 10)
-    assert pair.p == pytest.approx(all_signs(differences))
+    assert pair.p == pytest.approx(enumerated_p_value(differences))
     assert [one.adjusted for one in found.values()] == stats.holm([one.p for one in found.values()])
     assert len(found) == 6
 
 
 def test_boards_that_lack_a_method_do_not_count():
-    """All compared methods stand on the same boards, or a mean of ranks would compare boards."""
+    """All methods are compared over the same boards; otherwise mean ranks would depend on the boards."""
     without = {**BOARDS, "small": {"C4.5": 0.1, "C4.5+m": 0.9}}
-    assert stats.across_boards(without) == stats.across_boards(BOARDS)
-    assert stats.across_boards(without, ["C4.5", "C4.5+m"]).boards == 15
+    assert stats.compare_methods(without) == stats.compare_methods(BOARDS)
+    assert stats.compare_methods(without, ["C4.5", "C4.5+m"]).boards == 15
 
 
 @pytest.mark.parametrize(("methods", "needed"), [(2, 6), (3, 7), (4, 8), (5, 9), (20, 13)])
-def test_too_few_boards_are_told(methods, needed):
-    """No test below the number of boards from which 2**(1 - boards) times the pairs can reach .05."""
+def test_tests_need_enough_boards(methods, needed):
+    """There is no test if 2**(1 - boards) times the number of pairs cannot reach .05."""
     pairs = math.comb(methods, 2)
     assert 2.0 ** (1 - needed) * pairs <= stats.LEVEL < 2.0 ** (2 - needed) * pairs
     table = {board: {f"m{method}": method + board / 100 for method in range(methods)} for board in range(needed)}
-    enough = stats.across_boards(table)
+    enough = stats.compare_methods(table)
     assert min(pair.adjusted for pair in enough.pairs.values()) <= stats.LEVEL
     del table[0]
-    few = stats.across_boards(table)
+    few = stats.compare_methods(table)
     assert (few.pairs, few.needed) == ({}, needed)
-    assert few.verdict == f"too few boards: {needed - 1}, and it takes {needed}"
+    assert few.verdict == f"too few boards: {needed - 1} of at least {needed}"
     assert few.mean_rank == enough.mean_rank
 
 
 @pytest.mark.parametrize("scores", [{}, {"board": {}}, {"one": {"a": 1.0}, "two": {"b": 1.0}}])
-def test_nothing_in_common_is_no_comparison(scores):
-    """Without a board that has every method there are neither ranks nor tests."""
-    found = stats.across_boards(scores)
+def test_without_a_common_board_there_is_no_comparison(scores):
+    """Without a board that contains every method, there are neither ranks nor tests."""
+    found = stats.compare_methods(scores)
     assert (found.mean_rank, found.pairs) == ({}, {})
 
 
-def test_a_method_by_itself_is_first():
-    """There is no pair to test, and so nothing to be too few for."""
-    assert stats.across_boards({"board": {"a": 0.5}}) == stats.Across(1, {"a": 1.0}, {}, 0)
+def test_a_single_method_is_first():
+    """There is no pair to test, so the number of boards is sufficient."""
+    assert stats.compare_methods({"board": {"a": 0.5}}) == stats.MethodComparison(1, {"a": 1.0}, {}, 0)
 
 
 @given(st.randoms(use_true_random=False))
@@ -156,15 +156,15 @@ def test_order_does_not_matter(random):
     """Boards and methods in another order give the same result, in the same order."""
     boards = random.sample(list(BOARDS.items()), len(BOARDS))
     turned = {board: dict(random.sample(list(row.items()), len(row))) for board, row in boards}
-    assert repr(stats.across_boards(turned)) == repr(stats.across_boards(BOARDS))
+    assert repr(stats.compare_methods(turned)) == repr(stats.compare_methods(BOARDS))
 
 
-def test_equal_methods_are_rarely_told_apart():
-    """Three methods that differ by chance only: some pair is called different on at most a twentieth of all sets."""
+def test_false_positives_are_rare():
+    """For three methods without true differences, at most 5 % of the samples contain a significant pair."""
     random = np.random.default_rng(0)
     wrong = 0
     for _ in range(600):
         table = random.normal(size=(9, 3)) + random.normal(size=(9, 1))
-        found = stats.across_boards({board: dict(zip("abc", row, strict=True)) for board, row in enumerate(table)})
+        found = stats.compare_methods({board: dict(zip("abc", row, strict=True)) for board, row in enumerate(table)})
         wrong += any(pair.adjusted <= stats.LEVEL for pair in found.pairs.values())
     assert wrong / 600 <= stats.LEVEL + 0.01

@@ -1,0 +1,76 @@
+"""Tests ranks, leaders, P(> baseline), and curves."""
+
+from __future__ import annotations
+
+import math
+
+from fake_records import record
+from leaderboard_cases import curve_of, full_board, only_board, row_of
+
+
+def test_which_rows_are_ranked():
+    """Single seeds and off-target rows are not ranked and do not affect other ranks; equal means share one."""
+    tops = {"a": (0.9, 0.9), "b": (0.8, 0.8), "c": (0.9, 0.9), "d": (0.7, 0.7), "single": (0.99,)}
+    made = [record(name, seed=s, top1=t) for name, values in tops.items() for s, t in enumerate(values)]
+    made += [record("str", seed=s, top1=0.99, method__traits__hits_target=False) for s in (0, 1)]
+    made += [record("alone", 0.5, seed=s) for s in (0, 1)] + [record("dense", None, seed=s) for s in (0, 1)]
+    ranks = {row.method: row.rank for row in only_board(*made).rows}
+    assert ranks == {"a": 1, "b": 3, "c": 1, "d": 4, "single": None, "str": None, "alone": None, "dense": None}
+
+
+def test_rows_are_sorted():
+    """Dense is first, then rows are sorted by sparsity and accuracy; at each sparsity, failed rows are last."""
+    made = [record("lost", 0.5, status="oom"), record("b", 0.9, top1=0.7), record("c", 0.5, top1=0.8)]
+    made += [record("d", 0.5, top1=0.9), record("dense", None, top1=0.1)]
+    assert [row.method for row in only_board(*made).rows] == ["dense", "d", "c", "lost", "b"]
+
+
+def test_a_leader_needs_a_clear_difference():
+    """A constant small lead over all seeds makes a leader; being ahead on average but behind for some seed does not."""
+    steady = only_board(*full_board())
+    assert row_of(steady, "probmask", 0.5).leads
+    assert not row_of(steady, "magnitude", 0.5).leads
+    near = [record("str", 0.5, seed=s, top1=0.85 + (-1) ** s / 50) for s in range(4)]
+    assert not any(row.leads for row in only_board(*full_board(), *near).rows if row.target == 0.5)
+
+
+def test_ranks_have_intervals():
+    """Rows that never change places have a rank interval of one rank, and P(> baseline) is 1 if all seeds are above."""
+    board = only_board(*full_board())
+    first = row_of(board, "probmask", 0.5)
+    assert (first.rank, first.rank_low, first.rank_high) == (1, 1, 1)
+    assert (first.above_baseline.value, first.above_baseline.n) == (1.0, 4)
+    assert row_of(board, "random", 0.5).above_baseline is None
+
+
+def test_leads_and_wins_need_equal_starts():
+    """Without a seed of equal initial weights, there is neither a leader nor P(> baseline)."""
+    made = full_board(points=(0.5,))
+    other = [record("str", 0.5, seed=s, top1=0.89, model__initial_sha256="e" * 64) for s in range(4)]
+    row = row_of(only_board(*made, *other), "str", 0.5)
+    assert row.rank == 1
+    assert not row.leads
+    assert row.above_baseline is None
+    assert row.unpaired == (0, 1, 2, 3)
+
+
+def test_a_constant_drop_is_the_area():
+    """A method that loses 5 points at every operating point has an area of 5 points and coverage 1."""
+    curve = curve_of(only_board(*full_board()), "probmask")
+    assert math.isclose(curve.area.value, 0.05)
+    assert (curve.coverage, curve.missing) == (1.0, ())
+    assert math.isclose(curve.area.low, 0.05)
+
+
+def test_missing_and_failed_points_differ():
+    """A point without any run is missing; one whose run failed is not missing, but not covered either."""
+    made = [*full_board(), record("gmp", 0.5, seed=0), record("gmp", 0.75, seed=0, status="diverged")]
+    curve = curve_of(only_board(*made), "gmp")
+    assert curve.missing == (0.9375,)
+    assert curve.coverage == 1 / 3
+    assert [len(row.failures) for row in curve.rows] == [0, 1]
+
+
+def test_curves_are_sorted_by_area():
+    """The method with the smallest mean drop over all operating points is first."""
+    assert [curve.rows[0].method for curve in only_board(*full_board()).curves] == ["probmask", "magnitude", "random"]

@@ -1,0 +1,105 @@
+"""Tests the tables and notes of a board as plain text."""
+
+from __future__ import annotations
+
+import pytest
+
+from fake_records import record
+from leaderboard_cases import full_board, only_board, whole
+from pruneboard import leaderboard, report
+from pruneboard.report import tables
+from report_cases import cells
+
+
+def notes_of(*made):
+    """Return the notes of the one board that some records form."""
+    return tables.board_tables(only_board(*made)).notes
+
+
+def tuned(method, trials, source=None):
+    """Return a record with a number of tried option sets."""
+    return record(method, tuning__trials=trials, tuning__source=source)
+
+
+def test_equal_tuning_is_one_line():
+    """The dense control is not tuned and does not count."""
+    made = [record("dense", None), tuned("a", 3, "search"), tuned("b", 3, "search")]
+    assert notes_of(*made) == ("Tuning: 3 option sets for every method (search)",)
+    assert notes_of(tuned("a", 1), tuned("b", 1)) == ("Tuning: 1 option set for every method",)
+    assert notes_of(tuned("a", 0), tuned("b", 0)) == ("Tuning: none on this data set",)
+
+
+def test_unequal_tuning_is_stated_per_method():
+    """Methods that were tuned in the same way are listed together, and different numbers of trials are noted."""
+    assert notes_of(tuned("a", 0), tuned("b", 3, "x"), tuned("c", 3, "x")) == (
+        "Tuning: the number of option sets tried on this data set differs between methods",
+        "Tuning: none on this data set for a",
+        "Tuning: 3 option sets for b, c (x)",
+    )
+    assert notes_of(tuned("a", 3, "x"), tuned("b", 3, "y")) == (
+        "Tuning: 3 option sets for a (x)",
+        "Tuning: 3 option sets for b (y)",
+    )
+
+
+def test_unknown_tuning_is_not_stated():
+    """A record without this information is not counted as tuned like the others."""
+    unknown = record("a")
+    del unknown["tuning"]
+    assert notes_of(unknown) == ()
+    assert notes_of(unknown, tuned("b", 3)) == ("Tuning: 3 option sets for b",)
+
+
+def test_tuning_is_in_markdown_and_on_the_page():
+    """The source comes from a record, so its markup is escaped."""
+    leaderboard = whole([record("dense", None), tuned("a", 0), tuned("b", 3, "a <search>")])
+    for text in (report.markdown(leaderboard), report.html(leaderboard)):
+        assert "the number of option sets tried on this data set differs between methods" in text
+        assert "Tuning: none on this data set for a" in text
+        assert "Tuning: 3 option sets for b (a " in text
+        assert "<search>" not in text
+
+
+@pytest.mark.parametrize(("codes", "noted"), [(("abc", "def"), 1), (("abc", "abc"), 0), ((None, "abc"), 0)])
+def test_different_code_digests_are_noted(codes, noted):
+    """A note says if runs of a row have the same version but different digests of the method's code."""
+    made = [record(seed=seed, software__code__method=code) for seed, code in enumerate(codes)]
+    expected = "code: probmask at 0.9: runs with the same version have 2 different code digests"
+    assert notes_of(*made).count(expected) == noted
+
+
+def test_rows_have_short_names_in_the_tables():
+    """Version, package, options and number are shown only if two rows would otherwise have the same name."""
+    made = [record("a"), record("b", method__options={"t": 1}), record("b", method__options={"t": 2})]
+    made += [record("c"), record("c", hash="f" * 64), record("d"), record("d", method__version="0.2.0")]
+    lines = report.markdown(whole(made)).splitlines()
+    names = {cells(line)[0] for line in lines if line.startswith("|")}
+    assert {"a", "b t=1", "b t=2", "c", "c #2", "d 0.1.0", "d 0.2.0"} <= names
+
+
+def test_effective_sparsity_is_a_column_if_known():
+    """A board of older records, which do not contain it, has no such column."""
+    newer = [record("a", 0.9, seed, sparsity__effective=0.95) for seed in (0, 1)]
+    (known,), (none,) = (leaderboard.build_boards(runs) for runs in (newer, [record()]))
+    assert "effective" in tables.board_tables(known).detail.headers
+    assert "effective" not in tables.board_tables(none).detail.headers
+
+
+def test_the_area_table_needs_two_operating_points():
+    """With a single operating point, there is no curve."""
+    assert tables.board_tables(only_board(*full_board(points=(0.5,)))).curves.rows == ()
+    table = tables.board_tables(only_board(*full_board(points=(0.5, 0.75)))).curves
+    assert table.headers == ("method", "area", "interval", "coverage", "missing at")
+    assert table.rows[0] == ("probmask", "5.00", "[5.00, 5.00]", "100 %", "-")
+
+
+def test_standings_list_significant_differences():
+    """With seven boards three methods can be tested, and p after Holm's correction is shown."""
+    made = [one for lr in range(7) for one in full_board(seeds=2, board__recipe__lr=lr / 10)]
+    ((heading, table, note),) = tables.standing_tables(whole(made))
+    assert (heading, note) == ("prune, 7 boards", "")
+    assert table.rows == (
+        ("probmask", "1.00", "magnitude (baseline) (0.047), random (floor) (0.047)"),
+        ("magnitude (baseline)", "2.00", "random (floor) (0.047)"),
+        ("random (floor)", "3.00", "-"),
+    )
