@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 
 import pytest
 
 from distributions import Site
+
+# A shell that starts pytest in the background makes it ignore Ctrl-C, and the processes of tests inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "check": ("check", "Check a pruner against the rules of the board."),
-    "compare": ("compare", "Compare all records below one or more folders of results."),
+    "compare": ("compare", "Compare all records below one or more results folders."),
     "completion": ("completion", "Print the completion script of SHELL."),
     "doctor": ("doctor", "Check this machine and the installation, and report problems."),
     "export": ("export", "Export a finished run: its folder, or its run.json."),
@@ -32,7 +32,7 @@ COMMANDS = {
     "merge": ("merge", "Copy the runs of other results folders into one."),
     "new-plugin": ("new_plugin", "Write a small package with a new method, which works without changes."),
     "run": ("run", "Train with a pruner, and record the result."),
-    "show": ("show", "Show one run: its folder, or its run.json."),
+    "show": ("show", "Show one run, given by its folder or its run.json."),
     "status": (
         "status",
         "Show the progress of the sweeps in DIR: finished, active and failed runs, and the estimated remaining time.",

@@ -27,7 +27,7 @@ def test_show_names_an_invalid_file(tmp_path):
     """A file that is not a record is reported in one line with its path."""
     (tmp_path / "run.json").write_text("[]")
     done = CliRunner().invoke(show.command, [str(tmp_path)])
-    assert str(done.exception) == f"{tmp_path / 'run.json'}: a record is a JSON object; found []"
+    assert str(done.exception) == f"{tmp_path / 'run.json'}: a record must be a JSON object; found []"
 
 
 def test_a_missing_record_is_an_error(tmp_path):
