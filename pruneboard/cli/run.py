@@ -98,6 +98,11 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.option("--download", is_flag=True, help="Download cifar10 or cifar100 into --data-dir if it is not there.")
 @click.option("--limit-train", type=int, metavar="N", help="Use only N training images, the first of each class.")
 @click.option(
+    "--check-images",
+    is_flag=True,
+    help="Decode every image file before training. By default, only the headers of streamed images are checked.",
+)
+@click.option(
     "--recipe",
     shell_complete=flags.complete(recipe_names),
     help="Training recipe: a name or the path of a .toml file; by default the recipe of the data set.",

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,13 +16,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pruneboard.data.images import RGB, channel_statistics, decode, fingerprint, image_side
+from pruneboard.data.images import RGB, channel_statistics, check_header, decode, fingerprint, image_side
 from pruneboard.data.listing import TEST_FOLDERS, Listing, read_tree
 from pruneboard.data.splits import Files, Pixels, Source, Split
 from pruneboard.errors import DataError
 
 SMALL_IMAGE = 64
 """Largest side of images that are decoded into memory, in pixels."""
+
+_TASK = 64  # files per task of a thread
 
 _T = TypeVar("_T")
 
@@ -41,10 +44,11 @@ class _Decoded:
     side: int
 
 
-def read_folder(data_dir: str | None, image_size: int, limit_train: int | None) -> Source:
+def read_folder(data_dir: str | None, image_size: int, limit_train: int | None, *, check_images: bool) -> Source:
     """Read a tree of images: into memory if the first image is small, else streaming.
 
-    In memory, images that are not square are resized to a square; streaming images are cropped.
+    In memory, images that are not square are resized to a square; streaming images are cropped. Headers of
+    streaming images are read here; with `check_images`, the images are decoded once.
 
     Raises:
         UsageError: `data_dir` is None.
@@ -53,17 +57,17 @@ def read_folder(data_dir: str | None, image_size: int, limit_train: int | None) 
     classes, train, test = read_tree("folder", data_dir, limit_train, TEST_FOLDERS)
     if image_side(train.root / train.names[0]) <= SMALL_IMAGE:
         return _in_memory(classes, train, test, image_size)
-    return _streaming(classes, train, test)
+    return _streaming(classes, train, test, check_images=check_images)
 
 
-def read_imagenet(data_dir: str | None, limit_train: int | None) -> Source:
+def read_imagenet(data_dir: str | None, limit_train: int | None, *, check_images: bool) -> Source:
     """Read ImageNet from its usual `train/` and `val/` trees; it always streams.
 
     Raises:
         UsageError: `data_dir` is None.
-        DataError: the tree is missing, empty or inconsistent.
+        DataError: the tree is missing, empty or inconsistent, or a file cannot be decoded.
     """
-    return _streaming(*read_tree("imagenet", data_dir, limit_train, ("val",)))
+    return _streaming(*read_tree("imagenet", data_dir, limit_train, ("val",)), check_images=check_images)
 
 
 def _in_memory(classes: tuple[str, ...], train: Listing, test: Listing, image_size: int) -> Source:
@@ -80,7 +84,9 @@ def _in_memory(classes: tuple[str, ...], train: Listing, test: Listing, image_si
     )
 
 
-def _streaming(classes: tuple[str, ...], train: Listing, test: Listing) -> Source:
+def _streaming(classes: tuple[str, ...], train: Listing, test: Listing, *, check_images: bool) -> Source:
+    # Training would meet a broken file only after hours, in the test split at its very end.
+    _in_threads(lambda _, path: (decode if check_images else check_header)(path), [*train.paths, *test.paths])
     mean, std = _imagenet_statistics()
     return Source(
         classes=classes,
@@ -118,8 +124,15 @@ def _fit(image: Image.Image, size: int) -> Image.Image:
 
 
 def _in_threads(work: Callable[[int, Path], _T], paths: list[Path]) -> list[_T]:
+    """Return `work(row, path)` of every path; of several errors, that of the first path is raised."""
+
+    def work_on(rows: range) -> list[_T]:
+        return [work(row, paths[row]) for row in rows]
+
+    # A task takes many files, because a million pending tasks would need gigabytes.
+    tasks = [range(start, min(start + _TASK, len(paths))) for start in range(0, len(paths), _TASK)]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(work, range(len(paths)), paths))
+        return list(chain.from_iterable(pool.map(work_on, tasks)))
 
 
 def _read(path: Path) -> bytes:

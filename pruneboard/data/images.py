@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -31,8 +32,7 @@ def decode(path: Path, stream: IO[bytes] | None = None) -> Image.Image:
         DataError: the file is missing or broken, or has more than 8 bits per channel.
     """
     with _decode_errors(path), Image.open(stream or path) as image:
-        if image.mode[0] in "IF":  # PIL would silently clip these to white
-            raise ValueError(f"it has mode {image.mode}, only 8 bits per channel are read")
+        _check_depth(image)
         converted: Image.Image = image.convert("RGB")
         return converted
 
@@ -42,6 +42,58 @@ def image_side(path: Path) -> int:
     with _decode_errors(path), Image.open(path) as image:
         width, height = image.size
         return max(int(width), int(height))
+
+
+def check_header(path: Path) -> None:
+    """Check that a file is an image that `decode` reads, and that its end is there; decodes it only in case of doubt.
+
+    Errors in the middle of the file are not found.
+
+    Raises:
+        DataError: the file is missing, broken or truncated, or has more than 8 bits per channel.
+    """
+    with _decode_errors(path), path.open("rb") as stream, Image.open(stream) as image:
+        _check_depth(image)
+        start = stream.tell()
+        is_complete = _COMPLETE.get(str(image.format))
+        complete = is_complete is not None and is_complete(stream)
+        stream.seek(start)
+        if not complete:
+            image.convert("RGB")  # decodes
+
+
+def _check_depth(image: Image.Image) -> None:
+    if image.mode[0] in "IF":  # PIL would silently clip these to white
+        raise ValueError(f"it has mode {image.mode}, only 8 bits per channel are read")
+
+
+def _jpeg_is_complete(stream: IO[bytes]) -> bool:
+    stream.seek(-2, os.SEEK_END)
+    return stream.read() == b"\xff\xd9"
+
+
+def _webp_is_complete(stream: IO[bytes]) -> bool:
+    stream.seek(4)
+    stated = int.from_bytes(stream.read(4), "little") + 8
+    return stream.seek(0, os.SEEK_END) >= stated
+
+
+def _png_is_complete(stream: IO[bytes]) -> bool:
+    """Return whether the last chunk is there; reads only the heads of the chunks."""
+    stream.seek(8)
+    while len(head := stream.read(8)) == 8:
+        if head[4:] == b"IEND":
+            return len(stream.read(4)) == 4
+        stream.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
+
+
+_COMPLETE: dict[str, Callable[[IO[bytes]], bool]] = {
+    "JPEG": _jpeg_is_complete,
+    "PNG": _png_is_complete,
+    "WEBP": _webp_is_complete,
+}
+"""Format -> whether the end of a file is there. Files of other formats, and files without their end, are decoded."""
 
 
 @contextmanager

@@ -5,13 +5,13 @@ The expected tree is DIR/train/<class>/* and DIR/test/<class>/* or DIR/val/<clas
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pruneboard.data.entries import Entries, image_endings, read_entries, subfolder
 from pruneboard.data.images import image_side
 from pruneboard.data.splits import first_of_each_class
 from pruneboard.errors import DataError, UsageError
@@ -66,7 +66,7 @@ def read_tree(
         raise UsageError(f"{name} needs --data-dir DIR: {_expected_tree(test_names)}")
     root = Path(data_dir)
     train_folder = _train_folder(name, root, test_names)
-    test_folder = next((root / part for part in test_names if (root / part).is_dir()), None)
+    test_folder = next(filter(None, (subfolder(root, part) for part in test_names)), None)
     if test_folder is None:
         raise DataError(f"{root} has no folder {' or '.join(test_names)} of test images: {_expected_tree(test_names)}")
     classes = _classes(train_folder)
@@ -82,38 +82,30 @@ def _expected_tree(test_names: tuple[str, ...]) -> str:
 def _train_folder(name: str, root: Path, test_names: tuple[str, ...] = TEST_FOLDERS) -> Path:
     if not root.is_dir():
         raise DataError(f"{name}: there is no folder {root}; {_expected_tree(test_names)}")
-    if not (root / "train").is_dir():
-        raise DataError(f"{name}: {root} has no folder train; {_expected_tree(test_names)}")
-    return root / "train"
+    train_folder = subfolder(root, "train")
+    if train_folder is None:
+        found = read_entries(root).described()
+        raise DataError(f"{name}: {root} has no folder train; found {found}; {_expected_tree(test_names)}")
+    return train_folder
 
 
 def _classes(folder: Path) -> list[str]:
     """Return the names of the class folders, sorted, without hidden folders such as `.ipynb_checkpoints`."""
-    names = sorted(entry.name for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith("."))
-    if len(names) < 2:
-        found = f"only {names[0]!r}" if names else "none"
-        raise DataError(f"{folder} needs a folder of images for each of 2 or more classes; found {found}")
-    return names
+    found = read_entries(folder)
+    if len(found.folders) < 2:
+        raise DataError(f"{folder} needs a folder of images for each of 2 or more classes; found {found.described()}")
+    return list(found.folders)
 
 
-def _image_names(folder: Path) -> list[str]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    names = sorted(
-        entry.name for entry in _entries(folder) if entry.name.lower().endswith(IMG_EXTENSIONS) and entry.is_file()
-    )
-    if not names:
-        known = ", ".join(IMG_EXTENSIONS)
-        raise DataError(f"{folder} contains no image ({known}): add images to this class, or delete its folder")
-    return names
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise DataError(f"cannot read {folder}: {error.strerror}; make it readable, or choose another") from None
+def _images(folder: Path) -> Entries:
+    """Return the entries of a class folder, which must contain an image."""
+    found = read_entries(folder)
+    if not found.images:
+        raise DataError(
+            f"{folder} contains no image ({', '.join(image_endings())}); found {found.described()}: "
+            "add images to this class, or delete its folder"
+        )
+    return found
 
 
 def _check_same(train: list[str], test: list[str], train_folder: Path, test_folder: Path) -> None:
@@ -128,7 +120,7 @@ def _check_same(train: list[str], test: list[str], train_folder: Path, test_fold
 
 
 def _list(root: Path, part: str, classes: list[str]) -> Listing:
-    files = [[f"{part}/{name}/{file}" for file in _image_names(root / part / name)] for name in classes]
+    files = [[f"{part}/{name}/{file}" for file in _images(root / part / name).images] for name in classes]
     labels = torch.tensor([label for label, names in enumerate(files) for _ in names])
     return Listing(root, tuple(name for names in files for name in names), labels)
 
@@ -141,4 +133,4 @@ def first_image_side(data_dir: str) -> int:
     """
     folder = _train_folder("folder", Path(data_dir))
     first = _classes(folder)[0]
-    return image_side(folder / first / _image_names(folder / first)[0])
+    return image_side(folder / first / _images(folder / first).images[0])

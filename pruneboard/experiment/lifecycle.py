@@ -5,6 +5,7 @@ The command line and Python users call `run`; each process of the run calls `exe
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import time
@@ -69,7 +70,8 @@ def execute(job: Job, listener: Listener, dataset: Dataset | None = None) -> dic
     device = pick_device(job.spec)
     memory.reset_peak_memory(device)
     if dataset is None:  # in a process started by `launch`, which receives no images
-        dataset = open_data(job.spec, job.recipe, job.seeds)
+        # `prepare` has checked the images.
+        dataset = open_data(dataclasses.replace(job.spec, check_images=False), job.recipe, job.seeds)
     # The loop seeds torch's global generators for dropout; the caller gets its random state back.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         training = start.build_from_job(job, dataset, device, listener, start_time)

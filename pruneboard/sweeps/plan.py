@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ class MachineSettings:
         results: folder that contains one folder per run.
         data_dir: folder of the data set.
         download: download the data set if it is missing.
+        check_images: decode every image file once when the plan is made.
         device: `auto`, `cpu` or `cuda`.
         procs: processes per run.
     """
@@ -36,6 +37,7 @@ class MachineSettings:
     results: str
     data_dir: str | None = None
     download: bool = False
+    check_images: bool = False
     device: str = "auto"
     procs: int = 1
 
@@ -192,6 +194,7 @@ def _spec(board: BoardFile, machine: MachineSettings, row: _Row, model: str, see
         dataset=board.data.name,
         data_dir=machine.data_dir,
         download=machine.download,
+        check_images=machine.check_images,
         recipe=board.recipe,
         overrides=board.training,
         seed=seed,
@@ -214,7 +217,8 @@ def _planned(spec: RunSpec, data: BoardData) -> PlannedRun:
     found = store.status(job.folder / store.RUN)
     if found == "done" and store.finished(job.folder, job.hash) is None:
         found = None  # a different run: the folder name contains only the first 8 of the 64 digits of the hash
-    return PlannedRun(spec, job.hash, job.folder, found or "missing")
+    checked = replace(spec, check_images=False)  # once per sweep, not in every run
+    return PlannedRun(checked, job.hash, job.folder, found or "missing")
 
 
 def _check_dataset(dataset: Dataset, data: BoardData) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from data_cases import LARGE, SMALL, open_tree, write_tree
+from data_cases import LARGE, SMALL, damage, error_line, open_tree, write_tree
 
 
 def test_small_images_are_decoded_into_memory(small):
@@ -82,3 +82,36 @@ def test_imagenet_streams_images_of_any_size(tmp_path):
     dataset = open_tree(write_tree(tmp_path, SMALL, test="val"), "imagenet")
     assert dataset.train.streams
     assert len(dataset.test) == 9
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("fault", ["truncated", "16-bit", "no image"])
+@pytest.mark.parametrize("name", ["folder", "imagenet"])
+def test_an_unreadable_streaming_file_is_named_before_training(tmp_path, part, fault, name):
+    """Opening a tree that streams names a file that is truncated, has 16 bits or is no image, in either split."""
+    root = write_tree(tmp_path, LARGE, test="val")
+    file = root / part.replace("test", "val") / "dog" / "01.png"
+    if fault == "16-bit":
+        Image.fromarray(np.full((LARGE, LARGE), 40000, dtype=np.uint16)).save(file)
+    else:
+        file.write_bytes(file.read_bytes()[:-2000] if fault == "truncated" else b"text")
+    assert error_line(lambda: open_tree(root, name)).startswith(f"cannot decode {file}: ")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("side", [SMALL, LARGE])
+def test_every_image_is_decoded_on_request(tmp_path, part, side):
+    """With `check_images`, damage in the middle of a file is named when the tree is opened."""
+    root = write_tree(tmp_path, side)
+    before = open_tree(root)
+    assert open_tree(root, check_images=True).sha256 == before.sha256
+    damage(root / part / "dog" / "01.png")
+    text = error_line(lambda: open_tree(root, check_images=True))
+    assert text.startswith(f"cannot decode {root / part / 'dog' / '01.png'}: ")
+
+
+def test_of_many_unreadable_files_the_first_is_named(large):
+    """The error does not depend on which thread is fastest."""
+    for file in (large / "train").glob("*/0[1-5].png"):
+        file.write_bytes(b"")
+    assert str(large / "train" / "cat" / "01.png") in error_line(lambda: open_tree(large))

@@ -40,7 +40,9 @@ def test_a_missing_folder_is_refused_with_the_option(tmp_path):
         open_dataset("folder")
     gone = tmp_path / "gone"
     assert f"there is no folder {gone}; point --data-dir at" in error_line(lambda: open_tree(gone))
-    assert f"{tmp_path} has no folder train; point --data-dir at" in error_line(lambda: open_tree(tmp_path))
+    assert f"{tmp_path} has no folder train; found nothing; point --data-dir at" in error_line(
+        lambda: open_tree(tmp_path)
+    )
     assert "there is no folder" in error_line(lambda: data.first_image_side(str(gone)))
 
 
@@ -64,9 +66,9 @@ def test_an_empty_class_folder_is_named(small, part):
 def test_one_class_is_not_enough(tmp_path):
     """Fewer than two class folders are refused."""
     root = write_tree(tmp_path, SMALL, classes=("cat",))
-    assert "2 or more classes; found only 'cat'" in error_line(lambda: open_tree(root))
+    assert "2 or more classes; found 1 folder ('cat')" in error_line(lambda: open_tree(root))
     shutil.rmtree(root / "train" / "cat")
-    assert "2 or more classes; found none" in error_line(lambda: data.first_image_side(str(root)))
+    assert "2 or more classes; found nothing" in error_line(lambda: data.first_image_side(str(root)))
 
 
 def test_classes_that_differ_between_training_and_test_are_named(small):
