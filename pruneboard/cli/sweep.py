@@ -81,6 +81,8 @@ def command(board: Path, *, results: str | None, dry_run: bool, plan_only: bool,
     previous = signal.signal(signal.SIGTERM, interrupts.stop_now)
     try:
         plan = _plan(description, results, options, lists_only=lists_only)
+        for note in plan.notes():
+            click.echo(f"note: {note}", err=True)
         if plan_only:
             return _print_commands(plan, options)
         if dry_run:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pruneboard.errors import DataError
 
 _SHOWN = 3  # names listed in a message
+_LISTED, _LONGEST, _OTHER = 15, 16, "other"  # limits of what a record lists: number of endings, and their length
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,29 @@ def _mode(path: Path) -> int:
         raise DataError(f"cannot read {path}: {error.strerror}; make it readable, or delete it") from None
 
 
+def count_files(folder: Path) -> Counter[str]:
+    """Return the number of visible files in a folder and its subfolders, by ending."""
+    found: Counter[str] = Counter()
+    for _, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not hidden(name)]
+        found.update(ending(name) for name in files if not hidden(name))
+    return found
+
+
+def most_frequent(files: Mapping[str, int]) -> dict[str, int]:
+    """Return the endings with the most files; the files with any other ending are counted as `other`."""
+    listed = sorted((name for name in files if name != _OTHER), key=lambda name: (-files[name], name))[:_LISTED]
+    rest = sum(count for name, count in files.items() if name not in listed)
+    return {name: files[name] for name in listed} | ({_OTHER: rest} if rest else {})
+
+
 def ending(name: str) -> str:
-    """Return the ending of a file name in lower case, `other` if it has none or one that is not a few plain letters."""
+    """Return the ending of a file name in lower case, or `other` unless it is a few plain letters and digits."""
     suffix = Path(name).suffix.lower()
-    return suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) <= 16 else "other"
+    return suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) <= _LONGEST else _OTHER
 
 
-def counted(files: Counter[str]) -> str:
+def counted(files: Mapping[str, int]) -> str:
     """Return the number of files of each ending, most frequent first: `9 .gif, 1 .txt`."""
     shown = sorted(files.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count:,} {suffix}" for suffix, count in shown[:_SHOWN]) + (", ..." if shown[_SHOWN:] else "")

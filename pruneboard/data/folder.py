@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from pruneboard.data.images import RGB, channel_statistics, check_header, decode, fingerprint, image_side
-from pruneboard.data.listing import TEST_FOLDERS, Listing, read_tree
+from pruneboard.data.listing import TEST_FOLDERS, Listing, Tree, read_tree
 from pruneboard.data.splits import Files, Pixels, Source, Split
 from pruneboard.errors import DataError
 
@@ -54,10 +54,11 @@ def read_folder(data_dir: str | None, image_size: int, limit_train: int | None, 
         UsageError: `data_dir` is None.
         DataError: the tree is missing, empty or inconsistent, or a file cannot be decoded.
     """
-    classes, train, test = read_tree("folder", data_dir, limit_train, TEST_FOLDERS)
+    tree = read_tree("folder", data_dir, TEST_FOLDERS)
+    train = tree.train.first(limit_train)
     if image_side(train.root / train.names[0]) <= SMALL_IMAGE:
-        return _in_memory(classes, train, test, image_size)
-    return _streaming(classes, train, test, check_images=check_images)
+        return _in_memory(tree, train, image_size)
+    return _streaming(tree, train, check_images=check_images)
 
 
 def read_imagenet(data_dir: str | None, limit_train: int | None, *, check_images: bool) -> Source:
@@ -67,35 +68,42 @@ def read_imagenet(data_dir: str | None, limit_train: int | None, *, check_images
         UsageError: `data_dir` is None.
         DataError: the tree is missing, empty or inconsistent, or a file cannot be decoded.
     """
-    return _streaming(*read_tree("imagenet", data_dir, limit_train, ("val",)), check_images=check_images)
+    tree = read_tree("imagenet", data_dir, ("val",))
+    return _streaming(tree, tree.train.first(limit_train), check_images=check_images)
 
 
-def _in_memory(classes: tuple[str, ...], train: Listing, test: Listing, image_size: int) -> Source:
+def _in_memory(tree: Tree, train: Listing, image_size: int) -> Source:
+    test = tree.test
     pool, held_out = _decode_all(train, image_size), _decode_all(test, image_size)
     mean, std = channel_statistics(pool.pixels)
     return Source(
-        classes=classes,
+        classes=tree.classes,
         train=Split.of_all(Pixels(pool.pixels), train.labels),
         test=Split.of_all(Pixels(held_out.pixels), test.labels),
         mean=mean,
         std=std,
         sha256=_content(_stems(train), pool.sha256, _stems(test), held_out.sha256),
         original_size=max(pool.side, held_out.side),
+        left_out=tree.left_out,
+        notes=tree.notes(),
     )
 
 
-def _streaming(classes: tuple[str, ...], train: Listing, test: Listing, *, check_images: bool) -> Source:
+def _streaming(tree: Tree, train: Listing, *, check_images: bool) -> Source:
+    test = tree.test
     # Training would meet a broken file only after hours, in the test split at its very end.
     _in_threads(lambda _, path: (decode if check_images else check_header)(path), [*train.paths, *test.paths])
     mean, std = _imagenet_statistics()
     return Source(
-        classes=classes,
+        classes=tree.classes,
         train=Split.of_all(Files(str(train.root), train.names), train.labels),
         test=Split.of_all(Files(str(test.root), test.names), test.labels),
         mean=mean,
         std=std,
         sha256=_content(train.names, _sizes(train), test.names, _sizes(test)),
         original_size=image_side(train.root / train.names[0]),
+        left_out=tree.left_out,
+        notes=tree.notes(),
     )
 
 

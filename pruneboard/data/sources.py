@@ -105,6 +105,8 @@ def _divide(query: _Query, source: Source, val_fraction: float, split_seed: int)
         split_sha256=fingerprint(train, validation),
         synthetic_scale=not source.train.streams and query.image_size >= 2 * source.original_size,
         original_size=source.original_size,
+        left_out=source.left_out,
+        notes=source.notes,
     )
 
 

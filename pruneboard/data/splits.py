@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -100,6 +101,8 @@ class Source:
         std: standard deviation per channel.
         sha256: content hash of training pool and test split.
         original_size: side of the stored images, in pixels.
+        left_out: number of files that are not read, by the ending of their names.
+        notes: what a user should know before training, in lines of text.
     """
 
     classes: tuple[str, ...]
@@ -109,6 +112,8 @@ class Source:
     std: RGB
     sha256: str
     original_size: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +134,8 @@ class Dataset:
         synthetic_scale: whether the images were enlarged at least twofold, so that a stem that halves the resolution
             loses nothing.
         original_size: side of the stored images, in pixels: of the largest if in memory, of the first if streaming.
+        left_out: number of files that are not read, by the ending of their names.
+        notes: what a user should know before training, in lines of text.
     """
 
     name: str
@@ -143,6 +150,8 @@ class Dataset:
     split_sha256: str
     synthetic_scale: bool
     original_size: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def first_of_each_class(labels: Tensor, limit: int | None) -> Tensor:

@@ -51,12 +51,14 @@ class PlannedRun:
         hash: its content hash; empty if the data set was not read.
         folder: folder of its record.
         status: status of the existing record, `missing` without one, or `unknown` if the data set was not read.
+        notes: what a user should know about its data, in lines of text.
     """
 
     spec: RunSpec
     hash: str
     folder: Path
     status: str
+    notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -83,6 +85,10 @@ class SweepPlan:
     def counts(self) -> dict[str, int]:
         """Return status -> number of runs."""
         return dict(sorted(Counter(run.status for run in self.runs).items()))
+
+    def notes(self) -> list[str]:
+        """Return the distinct notes of all runs."""
+        return list(dict.fromkeys(note for run in self.runs for note in run.notes))
 
 
 def make_plan(board: BoardFile, specs: Iterable[RunSpec]) -> SweepPlan:
@@ -218,7 +224,7 @@ def _planned(spec: RunSpec, data: BoardData) -> PlannedRun:
     if found == "done" and store.finished(job.folder, job.hash) is None:
         found = None  # a different run: the folder name contains only the first 8 of the 64 digits of the hash
     checked = replace(spec, check_images=False)  # once per sweep, not in every run
-    return PlannedRun(checked, job.hash, job.folder, found or "missing")
+    return PlannedRun(checked, job.hash, job.folder, found or "missing", dataset.notes)
 
 
 def _check_dataset(dataset: Dataset, data: BoardData) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import pytest
 
 from data_cases import LARGE, SMALL, error_line, open_tree, write_tree
 from pruneboard import data
-from pruneboard.data.entries import read_entries
+from pruneboard.data.entries import ending, most_frequent, read_entries
 
 
 def hide(root):
@@ -87,3 +88,20 @@ def test_a_folder_is_described_by_its_contents(tmp_path):
     for name in ("p", "q", "r", "s"):
         (tmp_path / name).mkdir()
     assert read_entries(tmp_path).described() == "4 folders ('p', 'q', 'r', ...), 2 .gif, 1 .txt, 1 other"
+
+
+def test_few_endings_are_listed():
+    """A record lists at most 16 endings of plain letters; all other files are counted together."""
+    names = [f"a.{number:04}" for number in range(100)] + [
+        "a.x",
+        "a.X",
+        "b",
+        "a.with blank",
+        "a." + "x" * 20,
+        "a.\u00e9",
+    ]
+    listed = most_frequent(Counter(map(ending, names)))
+    assert len(listed) == 16
+    assert next(iter(listed.items())) == (".x", 2)
+    assert sum(listed.values()) == len(names)
+    assert most_frequent(Counter()) == {}
