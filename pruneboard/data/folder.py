@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pruneboard.data.images import RGB, channel_statistics, check_header, decode, fingerprint, image_side
+from pruneboard.data.images import RGB, UPRIGHT, channel_statistics, check_header, decode, fingerprint, image_side
 from pruneboard.data.listing import TEST_FOLDERS, Listing, Tree, read_tree
-from pruneboard.data.splits import Files, Pixels, Source, Split
+from pruneboard.data.splits import Files, Pixels, Source, Split, limit_notes
 from pruneboard.errors import DataError
 
 SMALL_IMAGE = 64
@@ -57,8 +57,20 @@ def read_folder(data_dir: str | None, image_size: int, limit_train: int | None, 
     tree = read_tree("folder", data_dir, TEST_FOLDERS)
     train = tree.train.first(limit_train)
     if image_side(train.root / train.names[0]) <= SMALL_IMAGE:
-        return _in_memory(tree, train, image_size)
-    return _streaming(tree, train, check_images=check_images)
+        source = _in_memory(tree, train, image_size)
+        sides = f"images of up to {source.original_size} px are"
+    else:
+        source = _streaming(tree, train, check_images=check_images)
+        sides = f"images (the first has {source.original_size} px) are"
+    return replace(source, notes=(*source.notes, *_size_note(sides, source.original_size, image_size)))
+
+
+def _size_note(sides: str, side: int, image_size: int) -> list[str]:
+    """Say that images are trained at another size than they are stored at."""
+    if side == image_size:
+        return []
+    change = "reduced" if side > image_size else "enlarged"
+    return [f"{sides} {change} to {image_size} px for training: --image-size {side} keeps their size"]
 
 
 def read_imagenet(data_dir: str | None, limit_train: int | None, *, check_images: bool) -> Source:
@@ -85,14 +97,18 @@ def _in_memory(tree: Tree, train: Listing, image_size: int) -> Source:
         sha256=_content(_stems(train), pool.sha256, _stems(test), held_out.sha256),
         original_size=max(pool.side, held_out.side),
         left_out=tree.left_out,
-        notes=tree.notes(),
+        notes=(*tree.notes(), *limit_notes(tree.classes, tree.train.labels, train.labels)),
     )
 
 
 def _streaming(tree: Tree, train: Listing, *, check_images: bool) -> Source:
     test = tree.test
+    paths = [*train.paths, *test.paths]
     # Training would meet a broken file only after hours, in the test split at its very end.
-    _in_threads(lambda _, path: (decode if check_images else check_header)(path), [*train.paths, *test.paths])
+    orientations = _in_threads(lambda _, path: check_header(path), paths)
+    if check_images:
+        _in_threads(lambda _, path: decode(path), paths)
+    marks = _marks(paths, orientations)
     mean, std = _imagenet_statistics()
     return Source(
         classes=tree.classes,
@@ -100,10 +116,10 @@ def _streaming(tree: Tree, train: Listing, *, check_images: bool) -> Source:
         test=Split.of_all(Files(str(test.root), test.names), test.labels),
         mean=mean,
         std=std,
-        sha256=_content(train.names, _sizes(train), test.names, _sizes(test)),
+        sha256=_content(train.names, marks[: len(train.names)], test.names, marks[len(train.names) :]),
         original_size=image_side(train.root / train.names[0]),
         left_out=tree.left_out,
-        notes=tree.notes(),
+        notes=(*tree.notes(), *limit_notes(tree.classes, tree.train.labels, train.labels)),
     )
 
 
@@ -150,12 +166,19 @@ def _read(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {error.strerror}; make it readable, or delete it") from None
 
 
-def _sizes(listing: Listing) -> list[str]:
-    """Return the size of each file in bytes, for the content hash: reading a large data set would take hours."""
+def _marks(paths: list[Path], orientations: list[int]) -> list[str]:
+    """Return the size of each file in bytes, for the content hash: reading a large data set would take hours.
+
+    An orientation is added, because images with one were trained as stored by earlier versions.
+    """
     try:
-        return [str(path.stat().st_size) for path in listing.paths]
+        sizes = [path.stat().st_size for path in paths]
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}; make it readable, or delete it") from None
+    return [
+        f"{size}" if orientation == UPRIGHT else f"{size} orientation {orientation}"
+        for size, orientation in zip(sizes, orientations, strict=True)
+    ]
 
 
 def _stems(listing: Listing) -> list[str]:

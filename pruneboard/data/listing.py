@@ -1,19 +1,21 @@
 """Lists trees of image files with one folder per class, and reports what is missing.
 
-The expected tree is DIR/train/<class>/* and DIR/test/<class>/* or DIR/val/<class>/*.
+The expected tree is DIR/train/<class>/* and DIR/test/<class>/* or DIR/val/<class>/*. Tiny-ImageNet is read as it is
+downloaded: DIR/train/<class>/images/*, and DIR/val/images/* with their classes in DIR/val/val_annotations.txt.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pruneboard.data.annotations import IMAGES, annotation_file, is_unlabeled, read_annotations
 from pruneboard.data.entries import (
     Entries,
     count_files,
@@ -67,39 +69,82 @@ class Tree:
         train: all training images.
         test: the test images.
         left_out: number of visible files in the folders of both splits that are not read, by the ending of their names.
+        unlabeled: folders that could be the test split, but have images without classes.
     """
 
     classes: tuple[str, ...]
     train: Listing
     test: Listing
     left_out: Mapping[str, int]
+    unlabeled: tuple[Path, ...] = ()
 
     def notes(self) -> tuple[str, ...]:
         """Return what a user should know about files that are not read, in lines of text."""
+        used = Path(self.test.names[0]).parts[0]
+        skipped = [
+            f"folder {folder.name} has images without classes and is not used; the test split is folder {used}"
+            for folder in self.unlabeled
+        ]
+        return (*skipped, *self._left_out_notes())
+
+    def _left_out_notes(self) -> list[str]:
         if not self.left_out:
-            return ()
+            return []
         count = sum(self.left_out.values())
         verb = "1 file is" if count == 1 else f"{count:,} files are"
         read = ", ".join(image_endings())
         note = f"{verb} left out: {counted(self.left_out)}; in each class folder, files that end in {read} are read"
-        return (note,)
+        return [note]
 
 
 @dataclass(frozen=True)
 class _Class:
-    """The entries of one class folder."""
+    """The files of one class in one split.
+
+    Attributes:
+        folder: the folder of its images.
+        images: their names, sorted.
+        left_out: number of visible files that are not read, by ending.
+    """
+
+    folder: Path
+    images: Sequence[str]
+    left_out: Counter[str]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The folder of one split.
+
+    Attributes:
+        entries: what is in it.
+        annotated: class -> names of its images, if they are all in one folder; None if the split has class folders.
+    """
 
     entries: Entries
+    annotated: dict[str, list[str]] | None = None
 
-    def names(self, root: Path) -> list[str]:
-        """Return the paths of the images relative to `root`."""
-        folder = self.entries.path.relative_to(root).as_posix()
-        return [f"{folder}/{file}" for file in self.entries.images]
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.entries.path
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, sorted."""
+        return self.entries.folders if self.annotated is None else tuple(self.annotated)
+
+    def read(self, name: str) -> _Class:
+        """Return the files of a class."""
+        if self.annotated is None:
+            return _read_class(self.path / name)
+        return _Class(self.path / IMAGES, self.annotated[name], Counter())
 
     def left_out(self) -> Counter[str]:
-        """Return the number of files that are not read, by ending."""
-        below = (count_files(self.entries.path / name) for name in self.entries.folders)
-        return sum(below, Counter(map(ending, self.entries.others)))
+        """Return the number of visible files outside the classes, by ending."""
+        if self.annotated is None:
+            return Counter(map(ending, (*self.entries.others, *self.entries.images)))
+        return _beside(read_entries(self.path / IMAGES)) + Counter(map(ending, self.entries.images))
 
 
 def read_tree(name: str, data_dir: str | None, test_names: tuple[str, ...]) -> Tree:
@@ -117,19 +162,15 @@ def read_tree(name: str, data_dir: str | None, test_names: tuple[str, ...]) -> T
     if data_dir is None:
         raise UsageError(f"{name} needs --data-dir DIR: {_expected_tree(test_names)}")
     root = Path(data_dir)
-    train_folder = _train_folder(name, root, test_names)
-    test_folder = next(filter(None, (subfolder(root, part) for part in test_names)), None)
-    if test_folder is None:
-        raise DataError(f"{root} has no folder {' or '.join(test_names)} of test images: {_expected_tree(test_names)}")
-    train, test = _split(train_folder), _split(test_folder)
-    test_folders = _matching(train, test)
-    train_classes = [_read_class(train_folder / name) for name in train.folders]
-    test_classes = [_read_class(test_folder / name) for name in test_folders]
-    left_out = sum(
-        (found.left_out() for found in [*train_classes, *test_classes]),
-        Counter(map(ending, [*train.others, *train.images, *test.others, *test.images])),
+    train = _class_folders(_train_folder(name, root, test_names))
+    test, unused = _test_split(root, test_names)
+    folders = _matching(train, test)
+    train_classes = [train.read(name) for name in train.classes]
+    test_classes = [test.read(name) for name in folders]
+    left_out = sum((found.left_out for found in (*train_classes, *test_classes)), train.left_out() + test.left_out())
+    return Tree(
+        train.classes, _list(root, train_classes), _list(root, test_classes), most_frequent(left_out), tuple(unused)
     )
-    return Tree(train.folders, _list(root, train_classes), _list(root, test_classes), most_frequent(left_out))
 
 
 def _expected_tree(test_names: tuple[str, ...]) -> str:
@@ -147,27 +188,56 @@ def _train_folder(name: str, root: Path, test_names: tuple[str, ...] = TEST_FOLD
     return train_folder
 
 
-def _split(folder: Path) -> Entries:
-    """Return the entries of the folder of a split, which must contain two class folders."""
+def _test_split(root: Path, names: tuple[str, ...]) -> tuple[_Split, list[Path]]:
+    """Return the first folder of `names` that has classes, and the folders before it, whose images have none."""
+    unlabeled: list[Path] = []
+    for name in names:
+        folder = subfolder(root, name)
+        if folder is None:
+            continue
+        entries = read_entries(folder)
+        if is_unlabeled(entries):
+            unlabeled.append(folder)
+            continue
+        file = annotation_file(entries)
+        if file is None:
+            return _class_folders(folder), unlabeled
+        return _Split(entries, read_annotations(file, read_entries(folder / IMAGES))), unlabeled
+    if unlabeled:
+        return _class_folders(unlabeled[0]), []
+    found = read_entries(root).described()
+    raise DataError(f"{root} has no folder {' or '.join(names)} of test images; found {found}; {_expected_tree(names)}")
+
+
+def _class_folders(folder: Path) -> _Split:
+    """Return a split with a folder for each class, of which there must be two."""
     found = read_entries(folder)
     if len(found.folders) < 2:
         raise DataError(f"{folder} needs a folder of images for each of 2 or more classes; found {found.described()}")
-    return found
+    return _Split(found)
 
 
 def _read_class(folder: Path) -> _Class:
-    """Return the entries of a class folder, which must contain an image."""
-    found = read_entries(folder)
-    if not found.images:
+    """Return the files of a class folder: the images in it, or in its folder `images` if there are none."""
+    entries = read_entries(folder)
+    inner = entries if entries.images or IMAGES not in entries.folders else read_entries(folder / IMAGES)
+    if not inner.images:
         raise DataError(
-            f"{folder} contains no image ({', '.join(image_endings())}); found {found.described()}: "
+            f"{inner.path} contains no image ({', '.join(image_endings())}); found {inner.described()}: "
             "add images to this class, or delete its folder"
         )
-    return _Class(found)
+    left_out = _beside(entries) if inner is entries else _beside(inner) + _beside(entries, IMAGES)
+    return _Class(inner.path, inner.images, left_out)
 
 
-def _matching(train: Entries, test: Entries) -> list[str]:
-    """Return the folder of test images of each training class.
+def _beside(entries: Entries, used: str = "") -> Counter[str]:
+    """Return the number of files beside the images of a folder, also in subfolders other than `used`, by ending."""
+    below = (count_files(entries.path / name) for name in entries.folders if name != used)
+    return sum(below, Counter(map(ending, entries.others)))
+
+
+def _matching(train: _Split, test: _Split) -> list[str]:
+    """Return the name in `test` of each training class.
 
     Names match if they differ only in their Unicode form: macOS writes é as two characters, Linux and Windows as one.
     """
@@ -188,14 +258,14 @@ def _matching(train: Entries, test: Entries) -> list[str]:
     return [of_test[name] for name in of_train]
 
 
-def _by_composed_name(split: Entries) -> dict[str, str]:
-    """Return composed (NFC) class name -> name of its folder."""
+def _by_composed_name(split: _Split) -> dict[str, str]:
+    """Return composed (NFC) name -> name of each class."""
     found: dict[str, str] = {}
-    for folder in split.folders:
+    for folder in split.classes:
         name = unicodedata.normalize("NFC", folder)
         if name in found:
             raise DataError(
-                f"two folders in {split.path} have names that differ only in their Unicode form, {found[name]!a} "
+                f"two classes in {split.path} have names that differ only in their Unicode form, {found[name]!a} "
                 f"and {folder!a}: put their images into one of them"
             )
         found[name] = folder
@@ -203,7 +273,8 @@ def _by_composed_name(split: Entries) -> dict[str, str]:
 
 
 def _list(root: Path, classes: list[_Class]) -> Listing:
-    names = [found.names(root) for found in classes]
+    folders = [found.folder.relative_to(root).as_posix() for found in classes]
+    names = [[f"{folder}/{name}" for name in found.images] for folder, found in zip(folders, classes, strict=True)]
     labels = torch.tensor([label for label, files in enumerate(names) for _ in files])
     return Listing(root, tuple(name for files in names for name in files), labels)
 
@@ -215,5 +286,5 @@ def first_image_side(data_dir: str) -> int:
         DataError: there is no training image, or it cannot be decoded.
     """
     folder = _train_folder("folder", Path(data_dir))
-    first = _read_class(folder / _split(folder).folders[0]).entries
-    return image_side(first.path / first.images[0])
+    first = _read_class(folder / _class_folders(folder).classes[0])
+    return image_side(first.folder / first.images[0])

@@ -41,10 +41,10 @@ def test_files_that_are_not_read_are_counted_by_ending(tmp_path, side, name):
     """Files with other endings, beside the class folders or deeper are counted and said; the data stays the same."""
     root = write_tree(tmp_path, side)
     (root / "val").symlink_to("test")
-    before = open_tree(root, name)
+    before = open_tree(root, name, image_size=side)
     assert (before.left_out, before.notes) == ({}, ())
     clutter(root)
-    after = open_tree(root, name)
+    after = open_tree(root, name, image_size=side)
     assert after.left_out == LEFT_OUT
     assert after.notes[0].startswith("9 files are left out: 3 .gif, 3 .png, 1 .md, ...; ")
     assert (after.sha256, after.split_sha256, after.classes) == (before.sha256, before.split_sha256, before.classes)
@@ -95,7 +95,7 @@ def test_two_folders_of_one_class_name_are_refused(small):
     for form in ("NFC", "NFD"):
         shutil.copytree(small / "train" / "cat", small / "train" / unicodedata.normalize(form, "caf\u00e9"))
     text = error_line(lambda: open_tree(small))
-    assert f"two folders in {small / 'train'} have names that differ only in their Unicode form" in text
+    assert f"two classes in {small / 'train'} have names that differ only in their Unicode form" in text
     assert "'cafe\\u0301' and 'caf\\xe9'" in text
 
 
