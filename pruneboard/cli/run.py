@@ -97,7 +97,12 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
 )
 @click.option("--data-dir", type=click.Path(), help="Folder of the data set.")
 @click.option("--download", is_flag=True, help="Download cifar10 or cifar100 into --data-dir if it is not there.")
-@click.option("--limit-train", type=int, metavar="N", help="Use only N training images, the first of each class.")
+@click.option(
+    "--limit-train",
+    type=int,
+    metavar="N",
+    help="Use only N training images: the first of each class, equally many of each as far as there are enough.",
+)
 @click.option(
     "--check-images",
     is_flag=True,

@@ -130,7 +130,8 @@ def open_dataset(
         image_size: side of the images in batches, in pixels.
         val_fraction: fraction of each class of the training pool that is held out, in (0, 1).
         limit_train: size of the training pool, validation included: the first images of each class in stored order,
-            distributed over the classes as evenly as possible. None, or more images than there are, keeps all.
+            distributed over the classes as evenly as possible, which changes the shares of unbalanced classes. None,
+            or more images than there are, keeps all.
         split_seed: seed of the choice of validation images.
         check_images: decode every streaming image once, instead of reading only the headers.
 

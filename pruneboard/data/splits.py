@@ -189,7 +189,7 @@ def limit_notes(classes: Sequence[str], labels: Tensor, kept: Tensor) -> list[st
     before, after = (torch.bincount(each, minlength=len(classes)) for each in (labels, kept))
     shares = before / len(labels), after / len(kept)
     change, most = (shares[1] - shares[0]).abs().max(0)
-    if change < _NOTICEABLE or len(before.unique()) == 1:
+    if change < _NOTICEABLE or before.min() == before.max():
         return []
     was, now = (f"{float(share[most]):.1%}" for share in shares)
     name = classes[int(most)]

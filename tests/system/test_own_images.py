@@ -60,7 +60,9 @@ def test_files_that_are_left_out_are_said_and_recorded(tmp_path, capfd):
     root = write_tree(tmp_path / "tree", SMALL)
     arguments = [*RUN, "--data-dir", str(root), "--seeds", "2"]
     assert invoke([*arguments, "--results", str(tmp_path / "clean")]) == 0
-    assert "left out" not in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert "left out" not in err
+    assert err.count("note: images of up to 20 px are reduced to 16 px for training: --image-size 20 keeps") == 1
     for number in range(4):
         (root / "train" / "cat" / f"{number}.gif").touch()
     for results in ("cluttered", "cluttered"):
@@ -96,3 +98,12 @@ def test_a_dry_run_says_what_is_left_out(tmp_path, capfd):
     out, err = capfd.readouterr()
     assert json.loads(out)
     assert err.startswith("note: 1 file is left out: 1 .gif; ")
+
+
+def test_a_limit_of_unbalanced_classes_is_said(tmp_path, capfd):
+    """A quiet run with `--limit-train` says how the share of a class changes."""
+    root = write_tree(tmp_path / "tree", SMALL, each=20)
+    for file in sorted((root / "train" / "emu").iterdir())[4:]:
+        file.unlink()
+    assert invoke([*RUN, "--data-dir", str(root), "--limit-train", "12", "--results", str(tmp_path / "results")]) == 0
+    assert "note: --limit-train 12 keeps equally many images" in capfd.readouterr().err
