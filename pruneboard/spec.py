@@ -128,7 +128,10 @@ class RunSpec:
         tuning_trials: number of option sets of this method that were tried on this data set before these were
             chosen; 0 if the options were not tuned here. It changes no result and is not part of the content hash.
         tuning_source: source of the options: a paper, or the search that chose them.
-        limit_train: use only this many training images, the first of each class; None is all.
+        limit_train: use only this many training images: the first of each class, equally many of each as far as there
+            are enough; None is all.
+        check_images: decode every image file once before training; otherwise only the headers of streaming images are
+            read. It changes no result and is not part of the content hash.
         init: on the prune track `random` (the default), `pretrained` (timm's weights) or a `.safetensors` file; on
             the supermask track `signed-constant` (the default), `kaiming-normal`, or one of these with `-scaled`.
         ablation: on the supermask track, `shuffled-mask` or `redrawn-weights`: what to evaluate instead of the
@@ -159,6 +162,7 @@ class RunSpec:
     tuning_trials: int = 0
     tuning_source: str | None = None
     limit_train: int | None = None
+    check_images: bool = False
     init: str | None = None
     ablation: str | None = None
     stem: str | None = None

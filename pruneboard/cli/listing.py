@@ -20,7 +20,7 @@ DATASETS = {
     "digits": "8x8 digits of UCI (as in scikit-learn), scaled to 32 px; embedded, needs no network",
     "cifar10": "torchvision's CIFAR-10, from --data-dir, or downloaded with --download",
     "cifar100": "torchvision's CIFAR-100, from --data-dir, or downloaded with --download",
-    "folder": "any folder --data-dir with train/<class>/* and test/<class>/* (or val/)",
+    "folder": "any folder --data-dir with train/<class>/* and test/<class>/* (or val/), or Tiny-ImageNet as downloaded",
     "imagenet": "a folder --data-dir with train/<class>/* and val/<class>/*, streamed through timm's transforms",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -96,7 +97,17 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
 )
 @click.option("--data-dir", type=click.Path(), help="Folder of the data set.")
 @click.option("--download", is_flag=True, help="Download cifar10 or cifar100 into --data-dir if it is not there.")
-@click.option("--limit-train", type=int, metavar="N", help="Use only N training images, the first of each class.")
+@click.option(
+    "--limit-train",
+    type=int,
+    metavar="N",
+    help="Use only N training images: the first of each class, equally many of each as far as there are enough.",
+)
+@click.option(
+    "--check-images",
+    is_flag=True,
+    help="Decode every image file before training. By default, only the headers of streamed images are checked.",
+)
 @click.option(
     "--recipe",
     shell_complete=flags.complete(recipe_names),
@@ -224,16 +235,18 @@ def seed_list(seeds: str | None, seed: int) -> list[int]:
 
 def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
     """Run every seed, even after a failed one, and return the exit code. Only the first process prints."""
-    from pruneboard.experiment import lifecycle
+    from pruneboard.experiment import lifecycle, listeners
     from pruneboard.processes import rendezvous
 
     memory.keep_freed_memory()
     is_main = World.current().is_main
     records: list[dict[str, Any] | None] = []
     code = 0
+    notes = _NotePrinter()
     for spec in specs:
         try:
-            record = lifecycle.run(spec, _listener() if is_main and not quiet else None)
+            with listeners.notes_to(notes):
+                record = lifecycle.run(spec, _listener() if is_main and not quiet else None)
         except RunError as error:
             click.echo(f"error: {_which(spec, specs)}{error}", err=True)  # every process reports its own error
             code = error.exit_code
@@ -247,6 +260,21 @@ def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
     if is_main and as_json:
         click.echo(json.dumps(records if len(specs) > 1 else records[0], indent=2, sort_keys=True))
     return code
+
+
+class _NotePrinter(logging.Handler):
+    """Prints each note once on standard error, not again for every seed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the note."""
+        note = record.getMessage()
+        if note not in self._printed:
+            self._printed.add(note)
+            click.echo(note, err=True)
 
 
 def _which(spec: RunSpec, specs: list[RunSpec]) -> str:
@@ -269,7 +297,9 @@ def _print_plan(ctx: click.Context, spec: RunSpec, *, as_json: bool) -> None:
     """Print every value and its source. Reads the data and builds the model, but writes nothing."""
     from pruneboard.experiment.prepare import prepare
 
-    job, _ = prepare(spec)
+    job, dataset = prepare(spec)
+    for note in dataset.notes:
+        click.echo(f"note: {note}", err=True)
     values = {
         name: (value, _source(ctx, name))
         for name, value in dataclasses.asdict(spec).items()

@@ -41,6 +41,7 @@ NEED_DATA_DIR = ("cifar10", "cifar100", "folder", "imagenet")
 @click.option("--results", type=click.Path(), help="Folder with one folder per run.  [default: results/BOARD]")
 @click.option("--data-dir", type=click.Path(), help="Folder of the data set.")
 @click.option("--download", is_flag=True, help="Download cifar10 or cifar100 into --data-dir if it is missing.")
+@click.option("--check-images", is_flag=True, help="Decode every image file once, before the first run.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(
     "--jobs",
@@ -80,6 +81,8 @@ def command(board: Path, *, results: str | None, dry_run: bool, plan_only: bool,
     previous = signal.signal(signal.SIGTERM, interrupts.stop_now)
     try:
         plan = _plan(description, results, options, lists_only=lists_only)
+        for note in plan.notes():
+            click.echo(f"note: {note}", err=True)
         if plan_only:
             return _print_commands(plan, options)
         if dry_run:
@@ -104,6 +107,7 @@ def _plan(description: board_file.BoardFile, results: str, options: dict[str, An
         results=results,
         data_dir=options["data_dir"],
         download=options["download"],
+        check_images=options["check_images"],
         device="cpu" if uses_cluster(options) else options["device"],  # with a cluster nothing trains on this machine
         procs=options["procs"],
     )

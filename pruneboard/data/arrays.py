@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pruneboard.data.images import RGB, channel_statistics, fingerprint, resize
-from pruneboard.data.splits import Pixels, Source, Split, first_of_each_class
+from pruneboard.data.splits import Pixels, Source, Split, first_of_each_class, limit_notes
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,4 +62,5 @@ def from_arrays(
         # Hash the stored pixels: resizing may round differently on another processor.
         sha256=fingerprint(*classes, kept.pixels, kept.labels, test.pixels, test.labels),
         original_size=train.pixels.shape[-1],
+        notes=tuple(limit_notes(classes, train.labels, kept.labels)),
     )

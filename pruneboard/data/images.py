@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
 from pruneboard.errors import DataError
 
 RGB = tuple[float, float, float]
+UPRIGHT = 1
+"""The EXIF orientation of an image that is stored as it is to be seen."""
+
 _CHUNK = 1024  # images resized at a time: limits the float copy to some tens of MB
 
 
 def decode(path: Path, stream: IO[bytes] | None = None) -> Image.Image:
-    """Decode an image file to 8-bit RGB.
+    """Decode an image file to 8-bit RGB, turned as its EXIF orientation says.
 
     Args:
         path: the file, which errors name.
@@ -31,8 +35,11 @@ def decode(path: Path, stream: IO[bytes] | None = None) -> Image.Image:
         DataError: the file is missing or broken, or has more than 8 bits per channel.
     """
     with _decode_errors(path), Image.open(stream or path) as image:
-        if image.mode[0] in "IF":  # PIL would silently clip these to white
-            raise ValueError(f"it has mode {image.mode}, only 8 bits per channel are read")
+        _check_depth(image)
+        image.load()
+        if _orientation(image) != UPRIGHT:
+            with suppress(Exception):  # the pixels are turned before other tags, which may be malformed, are rewritten
+                ImageOps.exif_transpose(image, in_place=True)
         converted: Image.Image = image.convert("RGB")
         return converted
 
@@ -42,6 +49,74 @@ def image_side(path: Path) -> int:
     with _decode_errors(path), Image.open(path) as image:
         width, height = image.size
         return max(int(width), int(height))
+
+
+def check_header(path: Path) -> int:
+    """Check that a file is an image that `decode` reads, and that its end is there; decodes it only in case of doubt.
+
+    Errors in the middle of the file are not found.
+
+    Returns:
+        The EXIF orientation, 1 to 8; `UPRIGHT` if the file has none.
+
+    Raises:
+        DataError: the file is missing, broken or truncated, or has more than 8 bits per channel.
+    """
+    with _decode_errors(path), path.open("rb") as stream, Image.open(stream) as image:
+        _check_depth(image)
+        start = stream.tell()
+        header_suffices = _HEADER_SUFFICES.get(str(image.format))
+        decoded = header_suffices is None or not header_suffices(stream)
+        stream.seek(start)
+        if decoded:
+            image.load()
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, `UPRIGHT` if it has none or its EXIF block is malformed."""
+    try:
+        # Not image.getexif(): that of a PNG decodes the image.
+        found = Image.Image.getexif(image).get(ExifTags.Base.Orientation, UPRIGHT)
+    except Exception:  # noqa: BLE001 - the pixels of such an image can still be used
+        return UPRIGHT
+    return int(found) if found in range(2, 9) else UPRIGHT
+
+
+def _check_depth(image: Image.Image) -> None:
+    if image.mode[0] in "IF":  # PIL would silently clip these to white
+        raise ValueError(f"it has mode {image.mode}, only 8 bits per channel are read")
+
+
+def _jpeg_is_complete(stream: IO[bytes]) -> bool:
+    stream.seek(-2, os.SEEK_END)
+    return stream.read() == b"\xff\xd9"
+
+
+def _webp_is_complete(stream: IO[bytes]) -> bool:
+    stream.seek(4)
+    stated = int.from_bytes(stream.read(4), "little") + 8
+    return stream.seek(0, os.SEEK_END) >= stated
+
+
+def _png_is_complete(stream: IO[bytes]) -> bool:
+    """Return whether the last chunk is there and none may have an orientation; reads only the heads of the chunks."""
+    stream.seek(8)
+    while len(head := stream.read(8)) == 8:
+        if head[4:] in {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}:  # may follow the pixels
+            return False
+        if head[4:] == b"IEND":
+            return len(stream.read(4)) == 4
+        stream.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
+
+
+_HEADER_SUFFICES: dict[str, Callable[[IO[bytes]], bool]] = {
+    "JPEG": _jpeg_is_complete,
+    "PNG": _png_is_complete,
+    "WEBP": _webp_is_complete,
+}
+"""Format -> whether the end of a file is there and its header shows its orientation; if not, the file is decoded."""
 
 
 @contextmanager

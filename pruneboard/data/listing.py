@@ -1,25 +1,38 @@
 """Lists trees of image files with one folder per class, and reports what is missing.
 
-The expected tree is DIR/train/<class>/* and DIR/test/<class>/* or DIR/val/<class>/*.
+The expected tree is DIR/train/<class>/* and DIR/test/<class>/* or DIR/val/<class>/*. Tiny-ImageNet is read as it is
+downloaded: DIR/train/<class>/images/*, and DIR/val/images/* with their classes in DIR/val/val_annotations.txt.
 """
 
 from __future__ import annotations
 
-import os
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pruneboard.data.annotations import IMAGES, annotation_file, is_unlabeled, read_annotations
+from pruneboard.data.entries import (
+    Entries,
+    count_files,
+    counted,
+    ending,
+    image_endings,
+    most_frequent,
+    quoted,
+    read_entries,
+    subfolder,
+)
 from pruneboard.data.images import image_side
 from pruneboard.data.splits import first_of_each_class
 from pruneboard.errors import DataError, UsageError
 
 TEST_FOLDERS = ("test", "val")
 """Possible names of the folder of test images, in order of preference."""
-
-_SHOWN = 3  # classes listed in an error message
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +60,99 @@ class Listing:
         return Listing(self.root, tuple(self.names[row] for row in rows.tolist()), self.labels[rows])
 
 
-def read_tree(
-    name: str, data_dir: str | None, limit_train: int | None, test_names: tuple[str, ...]
-) -> tuple[tuple[str, ...], Listing, Listing]:
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """A tree of image files.
+
+    Attributes:
+        classes: names of the class folders of the training images, sorted.
+        train: all training images.
+        test: the test images.
+        left_out: number of visible files in the folders of both splits that are not read, by the ending of their names.
+        unlabeled: folders that could be the test split, but have images without classes.
+    """
+
+    classes: tuple[str, ...]
+    train: Listing
+    test: Listing
+    left_out: Mapping[str, int]
+    unlabeled: tuple[Path, ...] = ()
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a user should know about files that are not read, in lines of text."""
+        used = Path(self.test.names[0]).parts[0]
+        skipped = [
+            f"folder {folder.name} has images without classes and is not used; the test split is folder {used}"
+            for folder in self.unlabeled
+        ]
+        return (*skipped, *self._left_out_notes())
+
+    def _left_out_notes(self) -> list[str]:
+        if not self.left_out:
+            return []
+        count = sum(self.left_out.values())
+        verb = "1 file is" if count == 1 else f"{count:,} files are"
+        read = ", ".join(image_endings())
+        note = f"{verb} left out: {counted(self.left_out)}; in each class folder, files that end in {read} are read"
+        return [note]
+
+
+@dataclass(frozen=True)
+class _Class:
+    """The files of one class in one split.
+
+    Attributes:
+        folder: the folder of its images.
+        images: their names, sorted.
+        left_out: number of visible files that are not read, by ending.
+    """
+
+    folder: Path
+    images: Sequence[str]
+    left_out: Counter[str]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The folder of one split.
+
+    Attributes:
+        entries: what is in it.
+        annotated: class -> names of its images, if they are all in one folder; None if the split has class folders.
+    """
+
+    entries: Entries
+    annotated: dict[str, list[str]] | None = None
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.entries.path
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, sorted."""
+        return self.entries.folders if self.annotated is None else tuple(self.annotated)
+
+    def read(self, name: str) -> _Class:
+        """Return the files of a class."""
+        if self.annotated is None:
+            return _read_class(self.path / name)
+        return _Class(self.path / IMAGES, self.annotated[name], Counter())
+
+    def left_out(self) -> Counter[str]:
+        """Return the number of visible files outside the classes, by ending."""
+        if self.annotated is None:
+            return Counter(map(ending, (*self.entries.others, *self.entries.images)))
+        return _beside(read_entries(self.path / IMAGES)) + Counter(map(ending, self.entries.images))
+
+
+def read_tree(name: str, data_dir: str | None, test_names: tuple[str, ...]) -> Tree:
     """List the classes, the training images and the test images of a tree.
 
     Args:
         name: name of the data set, for messages.
         data_dir: root folder of the tree, as given by the user.
-        limit_train: number of training images to keep, or None for all.
         test_names: possible names of the folder of test images, in order of preference.
 
     Raises:
@@ -65,13 +162,15 @@ def read_tree(
     if data_dir is None:
         raise UsageError(f"{name} needs --data-dir DIR: {_expected_tree(test_names)}")
     root = Path(data_dir)
-    train_folder = _train_folder(name, root, test_names)
-    test_folder = next((root / part for part in test_names if (root / part).is_dir()), None)
-    if test_folder is None:
-        raise DataError(f"{root} has no folder {' or '.join(test_names)} of test images: {_expected_tree(test_names)}")
-    classes = _classes(train_folder)
-    _check_same(classes, _classes(test_folder), train_folder, test_folder)
-    return tuple(classes), _list(root, "train", classes).first(limit_train), _list(root, test_folder.name, classes)
+    train = _class_folders(_train_folder(name, root, test_names))
+    test, unused = _test_split(root, test_names)
+    folders = _matching(train, test)
+    train_classes = [train.read(name) for name in train.classes]
+    test_classes = [test.read(name) for name in folders]
+    left_out = sum((found.left_out for found in (*train_classes, *test_classes)), train.left_out() + test.left_out())
+    return Tree(
+        train.classes, _list(root, train_classes), _list(root, test_classes), most_frequent(left_out), tuple(unused)
+    )
 
 
 def _expected_tree(test_names: tuple[str, ...]) -> str:
@@ -82,55 +181,102 @@ def _expected_tree(test_names: tuple[str, ...]) -> str:
 def _train_folder(name: str, root: Path, test_names: tuple[str, ...] = TEST_FOLDERS) -> Path:
     if not root.is_dir():
         raise DataError(f"{name}: there is no folder {root}; {_expected_tree(test_names)}")
-    if not (root / "train").is_dir():
-        raise DataError(f"{name}: {root} has no folder train; {_expected_tree(test_names)}")
-    return root / "train"
+    train_folder = subfolder(root, "train")
+    if train_folder is None:
+        found = read_entries(root).described()
+        raise DataError(f"{name}: {root} has no folder train; found {found}; {_expected_tree(test_names)}")
+    return train_folder
 
 
-def _classes(folder: Path) -> list[str]:
-    """Return the names of the class folders, sorted, without hidden folders such as `.ipynb_checkpoints`."""
-    names = sorted(entry.name for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith("."))
-    if len(names) < 2:
-        found = f"only {names[0]!r}" if names else "none"
-        raise DataError(f"{folder} needs a folder of images for each of 2 or more classes; found {found}")
-    return names
+def _test_split(root: Path, names: tuple[str, ...]) -> tuple[_Split, list[Path]]:
+    """Return the first folder of `names` that has classes, and the folders before it, whose images have none."""
+    unlabeled: list[Path] = []
+    for name in names:
+        folder = subfolder(root, name)
+        if folder is None:
+            continue
+        entries = read_entries(folder)
+        if is_unlabeled(entries):
+            unlabeled.append(folder)
+            continue
+        file = annotation_file(entries)
+        if file is None:
+            return _class_folders(folder), unlabeled
+        return _Split(entries, read_annotations(file, read_entries(folder / IMAGES))), unlabeled
+    if unlabeled:
+        return _class_folders(unlabeled[0]), []
+    found = read_entries(root).described()
+    raise DataError(f"{root} has no folder {' or '.join(names)} of test images; found {found}; {_expected_tree(names)}")
 
 
-def _image_names(folder: Path) -> list[str]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    names = sorted(
-        entry.name for entry in _entries(folder) if entry.name.lower().endswith(IMG_EXTENSIONS) and entry.is_file()
-    )
-    if not names:
-        known = ", ".join(IMG_EXTENSIONS)
-        raise DataError(f"{folder} contains no image ({known}): add images to this class, or delete its folder")
-    return names
+def _class_folders(folder: Path) -> _Split:
+    """Return a split with a folder for each class, of which there must be two."""
+    found = read_entries(folder)
+    if len(found.folders) < 2:
+        raise DataError(f"{folder} needs a folder of images for each of 2 or more classes; found {found.described()}")
+    return _Split(found)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise DataError(f"cannot read {folder}: {error.strerror}; make it readable, or choose another") from None
+def _read_class(folder: Path) -> _Class:
+    """Return the files of a class folder: the images in it, or in its folder `images` if there are none."""
+    entries = read_entries(folder)
+    inner = entries if entries.images or IMAGES not in entries.folders else read_entries(folder / IMAGES)
+    if not inner.images:
+        raise DataError(
+            f"{inner.path} contains no image ({', '.join(image_endings())}); found {inner.described()}: "
+            "add images to this class, or delete its folder"
+        )
+    left_out = _beside(entries) if inner is entries else _beside(inner) + _beside(entries, IMAGES)
+    return _Class(inner.path, inner.images, left_out)
 
 
-def _check_same(train: list[str], test: list[str], train_folder: Path, test_folder: Path) -> None:
-    for more, fewer, lacking in ((train, test, test_folder), (test, train, train_folder)):
-        missing = sorted(set(more) - set(fewer))
-        if missing:
-            shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+def _beside(entries: Entries, used: str = "") -> Counter[str]:
+    """Return the number of files beside the images of a folder, also in subfolders other than `used`, by ending."""
+    below = (count_files(entries.path / name) for name in entries.folders if name != used)
+    return sum(below, Counter(map(ending, entries.others)))
+
+
+def _matching(train: _Split, test: _Split) -> list[str]:
+    """Return the name in `test` of each training class.
+
+    Names match if they differ only in their Unicode form: macOS writes é as two characters, Linux and Windows as one.
+    """
+    of_train, of_test = _by_composed_name(train), _by_composed_name(test)
+    lacking = [
+        f"{folder} lacks {len(missing)} ({quoted(missing)})"
+        for folder, missing in (
+            (test.path, [of_train[name] for name in sorted(of_train.keys() - of_test.keys())]),
+            (train.path, [of_test[name] for name in sorted(of_test.keys() - of_train.keys())]),
+        )
+        if missing
+    ]
+    if lacking:
+        raise DataError(
+            f"{train.path} and {test.path} must have the same classes: {' and '.join(lacking)}; "
+            "add, rename or delete these folders"
+        )
+    return [of_test[name] for name in of_train]
+
+
+def _by_composed_name(split: _Split) -> dict[str, str]:
+    """Return composed (NFC) name -> name of each class."""
+    found: dict[str, str] = {}
+    for folder in split.classes:
+        name = unicodedata.normalize("NFC", folder)
+        if name in found:
             raise DataError(
-                f"{train_folder} and {test_folder} must have the same classes: {lacking} lacks {len(missing)} "
-                f"({shown}); add or delete these folders"
+                f"two classes in {split.path} have names that differ only in their Unicode form, {found[name]!a} "
+                f"and {folder!a}: put their images into one of them"
             )
+        found[name] = folder
+    return found
 
 
-def _list(root: Path, part: str, classes: list[str]) -> Listing:
-    files = [[f"{part}/{name}/{file}" for file in _image_names(root / part / name)] for name in classes]
-    labels = torch.tensor([label for label, names in enumerate(files) for _ in names])
-    return Listing(root, tuple(name for names in files for name in names), labels)
+def _list(root: Path, classes: list[_Class]) -> Listing:
+    folders = [found.folder.relative_to(root).as_posix() for found in classes]
+    names = [[f"{folder}/{name}" for name in found.images] for folder, found in zip(folders, classes, strict=True)]
+    labels = torch.tensor([label for label, files in enumerate(names) for _ in files])
+    return Listing(root, tuple(name for files in names for name in files), labels)
 
 
 def first_image_side(data_dir: str) -> int:
@@ -140,5 +286,5 @@ def first_image_side(data_dir: str) -> int:
         DataError: there is no training image, or it cannot be decoded.
     """
     folder = _train_folder("folder", Path(data_dir))
-    first = _classes(folder)[0]
-    return image_side(folder / first / _image_names(folder / first)[0])
+    first = _read_class(folder / _class_folders(folder).classes[0])
+    return image_side(first.folder / first.images[0])

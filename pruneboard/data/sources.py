@@ -21,6 +21,7 @@ class _Query:
     download: bool
     image_size: int
     limit_train: int | None
+    check_images: bool
 
 
 def _read_cifar(query: _Query) -> Source:
@@ -31,8 +32,10 @@ _READERS: dict[str, Callable[[_Query], Source]] = {
     "digits": lambda query: read_digits(query.image_size, query.limit_train),
     "cifar10": _read_cifar,
     "cifar100": _read_cifar,
-    "folder": lambda query: read_folder(query.data_dir, query.image_size, query.limit_train),
-    "imagenet": lambda query: read_imagenet(query.data_dir, query.limit_train),
+    "folder": lambda query: read_folder(
+        query.data_dir, query.image_size, query.limit_train, check_images=query.check_images
+    ),
+    "imagenet": lambda query: read_imagenet(query.data_dir, query.limit_train, check_images=query.check_images),
 }
 
 DATASETS: tuple[str, ...] = tuple(_READERS)
@@ -102,6 +105,8 @@ def _divide(query: _Query, source: Source, val_fraction: float, split_seed: int)
         split_sha256=fingerprint(train, validation),
         synthetic_scale=not source.train.streams and query.image_size >= 2 * source.original_size,
         original_size=source.original_size,
+        left_out=source.left_out,
+        notes=source.notes,
     )
 
 
@@ -114,6 +119,7 @@ def open_dataset(
     val_fraction: float,
     limit_train: int | None,
     split_seed: int,
+    check_images: bool = False,
 ) -> Dataset:
     """Open a data set and hold out its validation split; small images are decoded into memory here.
 
@@ -124,8 +130,10 @@ def open_dataset(
         image_size: side of the images in batches, in pixels.
         val_fraction: fraction of each class of the training pool that is held out, in (0, 1).
         limit_train: size of the training pool, validation included: the first images of each class in stored order,
-            distributed over the classes as evenly as possible. None, or more images than there are, keeps all.
+            distributed over the classes as evenly as possible, which changes the shares of unbalanced classes. None,
+            or more images than there are, keeps all.
         split_seed: seed of the choice of validation images.
+        check_images: decode every streaming image once, instead of reading only the headers.
 
     Raises:
         UnknownNameError: there is no data set of this name.
@@ -134,4 +142,5 @@ def open_dataset(
     """
     if name not in _READERS:
         raise UnknownNameError("data set", name, DATASETS, "images of your own are --dataset folder --data-dir DIR")
-    return _open(_Query(name, data_dir, download, image_size, limit_train), val_fraction, split_seed)
+    query = _Query(name, data_dir, download, image_size, limit_train, check_images)
+    return _open(query, val_fraction, split_seed)

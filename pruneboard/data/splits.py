@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -100,6 +101,8 @@ class Source:
         std: standard deviation per channel.
         sha256: content hash of training pool and test split.
         original_size: side of the stored images, in pixels.
+        left_out: number of files that are not read, by the ending of their names.
+        notes: what a user should know before training, in lines of text.
     """
 
     classes: tuple[str, ...]
@@ -109,6 +112,8 @@ class Source:
     std: RGB
     sha256: str
     original_size: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +134,8 @@ class Dataset:
         synthetic_scale: whether the images were enlarged at least twofold, so that a stem that halves the resolution
             loses nothing.
         original_size: side of the stored images, in pixels: of the largest if in memory, of the first if streaming.
+        left_out: number of files that are not read, by the ending of their names.
+        notes: what a user should know before training, in lines of text.
     """
 
     name: str
@@ -143,6 +150,8 @@ class Dataset:
     split_sha256: str
     synthetic_scale: bool
     original_size: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def first_of_each_class(labels: Tensor, limit: int | None) -> Tensor:
@@ -163,6 +172,31 @@ def first_of_each_class(labels: Tensor, limit: int | None) -> Tensor:
     members = _members(labels)
     shares = _shares([len(rows) for rows in members], limit)
     return torch.cat([rows[:share] for rows, share in zip(members, shares, strict=True)]).sort().values
+
+
+_NOTICEABLE = 0.01
+"""Smallest change of the share of a class that is said."""
+
+
+def limit_notes(classes: Sequence[str], labels: Tensor, kept: Tensor) -> list[str]:
+    """Return a note if a limit changes the shares of unbalanced classes: it keeps equally many images of each.
+
+    Args:
+        classes: class names.
+        labels: int64 [N], of all images.
+        kept: int64 [M], of the images that are kept.
+    """
+    before, after = (torch.bincount(each, minlength=len(classes)) for each in (labels, kept))
+    shares = before / len(labels), after / len(kept)
+    change, most = (shares[1] - shares[0]).abs().max(0)
+    if change < _NOTICEABLE or before.min() == before.max():
+        return []
+    was, now = (f"{float(share[most]):.1%}" for share in shares)
+    name = classes[int(most)]
+    rule = f"--limit-train {len(kept)} keeps equally many images of each class as far as there are enough"
+    return [
+        f"{rule}, which changes their shares: that of {name!r} from {was} to {now}; leave it out to keep all images"
+    ]
 
 
 def _shares(sizes: list[int], limit: int) -> list[int]:

@@ -50,7 +50,7 @@ class RunIdentity:
             "track": self.track,
             "method": {**self._method, "traits": dataclasses.asdict(self.traits)},
             "model": self._model,
-            "data": self._data,
+            "data": {**self._data, **self._left_out},
             "recipe": {"name": self.recipe.name, **self._training},
             "seed": self.spec.seed,
             "seeds": dict(self.seeds),
@@ -130,6 +130,11 @@ class RunIdentity:
             "std": list(dataset.std),
             "limit_train": self.spec.limit_train,
         }
+
+    @property
+    def _left_out(self) -> Block:
+        """Return the field about files beside the images, for data sets that have some; it decides no result."""
+        return {"left_out": dict(self.dataset.left_out)} if self.dataset.left_out else {}
 
 
 def init_identity(init: str) -> str:

@@ -5,6 +5,7 @@ The command line and Python users call `run`; each process of the run calls `exe
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import time
@@ -17,7 +18,7 @@ import torch
 
 from pruneboard.data import Dataset
 from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError, StoreError
-from pruneboard.experiment import ablation, outcome, start
+from pruneboard.experiment import ablation, listeners, outcome, start
 from pruneboard.experiment.listeners import NullListener, Recorder, log_to_file, logger
 from pruneboard.experiment.prepare import Job, open_data, pick_device, prepare, wants_cuda
 from pruneboard.processes import memory, rendezvous
@@ -44,6 +45,8 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
     world = World.current()
     with rendezvous.shared_run(world, cuda=wants_cuda(spec)):
         job, dataset = prepare(spec)
+        if world.is_main:
+            listeners.say(dataset.notes)
         rendezvous.check_same_run(job.hash)
         # Only rank 0 reads the results folder: hosts need not share a file system.
         finished = rendezvous.broadcast_from_main(lambda: None if spec.force else store.finished(job.folder, job.hash))
@@ -69,7 +72,11 @@ def execute(job: Job, listener: Listener, dataset: Dataset | None = None) -> dic
     device = pick_device(job.spec)
     memory.reset_peak_memory(device)
     if dataset is None:  # in a process started by `launch`, which receives no images
-        dataset = open_data(job.spec, job.recipe, job.seeds)
+        # `prepare` has checked the images.
+        dataset = open_data(dataclasses.replace(job.spec, check_images=False), job.recipe, job.seeds)
+    if World.current().is_main:
+        for note in dataset.notes:
+            logger.info(note)
     # The loop seeds torch's global generators for dropout; the caller gets its random state back.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         training = start.build_from_job(job, dataset, device, listener, start_time)

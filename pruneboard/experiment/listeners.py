@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,27 @@ from pruneboard.records import runfolder
 from pruneboard.training.state import Listener
 
 logger = logging.getLogger("pruneboard")
+
+_notes = logging.getLogger("pruneboard.notes")
+"""Receives, as warnings, what a user should know about a run before its first step."""
+
+
+def say(lines: Iterable[str]) -> None:
+    """Tell the user something before the first step; without a handler, Python prints it on standard error."""
+    for line in lines:
+        _notes.warning("note: %s", line)
+
+
+@contextmanager
+def notes_to(handler: logging.Handler) -> Iterator[None]:
+    """During the block, send to `handler` alone what `say` tells the user."""
+    before, _notes.propagate = _notes.propagate, False
+    _notes.addHandler(handler)
+    try:
+        yield
+    finally:
+        _notes.removeHandler(handler)
+        _notes.propagate = before
 
 
 class NullListener:

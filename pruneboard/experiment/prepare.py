@@ -118,6 +118,7 @@ def open_data(spec: RunSpec, recipe: Recipe, seeds: Mapping[str, int]) -> Datase
         val_fraction=recipe.val_fraction,
         limit_train=spec.limit_train,
         split_seed=seeds["split"],
+        check_images=spec.check_images,
     )
     steps_per_epoch(dataset, recipe.batch_size)
     return dataset

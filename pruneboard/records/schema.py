@@ -75,6 +75,15 @@ def _is_error(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("kind", "message"))
 
 
+def _is_left_out(value: Any) -> bool:
+    return isinstance(value, dict) and len(value) <= 16 and all(map(_is_ending_with_count, value.items()))
+
+
+def _is_ending_with_count(item: tuple[Any, Any]) -> bool:
+    name, count = item
+    return bool(re.fullmatch(r"\.[a-z0-9]{1,15}|other", str(name))) and _is_count(count) and count > 0
+
+
 def _is_sparsity(value: Any) -> bool:
     return _is_number(value) and 0 <= value < 1
 
@@ -134,6 +143,7 @@ FIELDS: dict[str, FieldType] = {
     "data.validation": _COUNT,
     "data.test": _COUNT,
     "data.order_sha256": _TABLE,
+    "data.left_out": FieldType("an object of at most 16 file endings and their numbers of files", _is_left_out),
     "budget": _TABLE,
     "budget.steps": _COUNT,
     "seed": _COUNT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ class MachineSettings:
         results: folder that contains one folder per run.
         data_dir: folder of the data set.
         download: download the data set if it is missing.
+        check_images: decode every image file once when the plan is made.
         device: `auto`, `cpu` or `cuda`.
         procs: processes per run.
     """
@@ -36,6 +37,7 @@ class MachineSettings:
     results: str
     data_dir: str | None = None
     download: bool = False
+    check_images: bool = False
     device: str = "auto"
     procs: int = 1
 
@@ -49,12 +51,14 @@ class PlannedRun:
         hash: its content hash; empty if the data set was not read.
         folder: folder of its record.
         status: status of the existing record, `missing` without one, or `unknown` if the data set was not read.
+        notes: what a user should know about its data, in lines of text.
     """
 
     spec: RunSpec
     hash: str
     folder: Path
     status: str
+    notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -81,6 +85,10 @@ class SweepPlan:
     def counts(self) -> dict[str, int]:
         """Return status -> number of runs."""
         return dict(sorted(Counter(run.status for run in self.runs).items()))
+
+    def notes(self) -> list[str]:
+        """Return the distinct notes of all runs."""
+        return list(dict.fromkeys(note for run in self.runs for note in run.notes))
 
 
 def make_plan(board: BoardFile, specs: Iterable[RunSpec]) -> SweepPlan:
@@ -192,6 +200,7 @@ def _spec(board: BoardFile, machine: MachineSettings, row: _Row, model: str, see
         dataset=board.data.name,
         data_dir=machine.data_dir,
         download=machine.download,
+        check_images=machine.check_images,
         recipe=board.recipe,
         overrides=board.training,
         seed=seed,
@@ -214,7 +223,8 @@ def _planned(spec: RunSpec, data: BoardData) -> PlannedRun:
     found = store.status(job.folder / store.RUN)
     if found == "done" and store.finished(job.folder, job.hash) is None:
         found = None  # a different run: the folder name contains only the first 8 of the 64 digits of the hash
-    return PlannedRun(spec, job.hash, job.folder, found or "missing")
+    checked = replace(spec, check_images=False)  # once per sweep, not in every run
+    return PlannedRun(checked, job.hash, job.folder, found or "missing", dataset.notes)
 
 
 def _check_dataset(dataset: Dataset, data: BoardData) -> None:

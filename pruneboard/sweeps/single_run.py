@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ def execute_run(spec: RunSpec, on_step: Callable[[int, int], None]) -> dict[str,
         spec: the run.
         on_step: called with the number of finished steps and the total number of steps.
     """
-    return progress_summary(lifecycle.run(spec, StepListener(on_step)))
+    with listeners.notes_to(logging.NullHandler()):  # the sweep has printed them once
+        return progress_summary(lifecycle.run(spec, StepListener(on_step)))
 
 
 def progress_summary(record: Mapping[str, Any]) -> dict[str, Any]:

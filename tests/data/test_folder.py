@@ -7,10 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from data_cases import LARGE, SMALL, open_tree, write_tree
+from data_cases import CPU, LARGE, SMALL, damage, error_line, open_tree, write_tree
+from pruneboard import data
+from pruneboard.data import BatchPlan
 
 
 def test_small_images_are_decoded_into_memory(small):
@@ -82,3 +84,93 @@ def test_imagenet_streams_images_of_any_size(tmp_path):
     dataset = open_tree(write_tree(tmp_path, SMALL, test="val"), "imagenet")
     assert dataset.train.streams
     assert len(dataset.test) == 9
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("fault", ["truncated", "16-bit", "no image"])
+@pytest.mark.parametrize("name", ["folder", "imagenet"])
+def test_an_unreadable_streaming_file_is_named_before_training(tmp_path, part, fault, name):
+    """Opening a tree that streams names a file that is truncated, has 16 bits or is no image, in either split."""
+    root = write_tree(tmp_path, LARGE, test="val")
+    file = root / part.replace("test", "val") / "dog" / "01.png"
+    if fault == "16-bit":
+        Image.fromarray(np.full((LARGE, LARGE), 40000, dtype=np.uint16)).save(file)
+    else:
+        file.write_bytes(file.read_bytes()[:-2000] if fault == "truncated" else b"text")
+    assert error_line(lambda: open_tree(root, name)).startswith(f"cannot decode {file}: ")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("side", [SMALL, LARGE])
+def test_every_image_is_decoded_on_request(tmp_path, part, side):
+    """With `check_images`, damage in the middle of a file is named when the tree is opened."""
+    root = write_tree(tmp_path, side)
+    before = open_tree(root)
+    assert open_tree(root, check_images=True).sha256 == before.sha256
+    damage(root / part / "dog" / "01.png")
+    text = error_line(lambda: open_tree(root, check_images=True))
+    assert text.startswith(f"cannot decode {root / part / 'dog' / '01.png'}: ")
+
+
+def test_of_many_unreadable_files_the_first_is_named(large):
+    """The error does not depend on which thread is fastest."""
+    for file in (large / "train").glob("*/0[1-5].png"):
+        file.write_bytes(b"")
+    assert str(large / "train" / "cat" / "01.png") in error_line(lambda: open_tree(large))
+
+
+def turn(root, orientation):
+    """Give every image of a tree of JPEG files an EXIF orientation, without changing the size of the files."""
+    for file in root.rglob("*.jpg"):
+        content = file.read_bytes()
+        entry = content.index(b"\x01\x12\x00\x03\x00\x00\x00\x01")  # tag, type and count, big-endian
+        file.write_bytes(content[: entry + 8] + orientation.to_bytes(2, "big") + content[entry + 10 :])
+
+
+def evaluated(dataset):
+    """Return the test images as a network sees them."""
+    return next(data.eval_batches(dataset.test, dataset, BatchPlan.for_evaluation(9, CPU)))[0]
+
+
+@pytest.mark.parametrize("side", [SMALL, LARGE])
+def test_the_orientation_of_images_is_part_of_their_identity(tmp_path, side):
+    """Turned images are other data, with equal file sizes too; an upright orientation is none."""
+    root = write_tree(tmp_path, side)
+    exif = Image.Exif()
+    exif.endian = ">"
+    exif[ExifTags.Base.Orientation] = 1
+    for file in root.rglob("*.png"):
+        Image.open(file).save(file.with_suffix(".jpg"), exif=exif)
+        file.unlink()
+    upright = open_tree(root, image_size=side)
+    upright_images = evaluated(upright)
+    turn(root, 6)
+    turned = open_tree(root, image_size=side)
+    assert turned.sha256 != upright.sha256
+    assert not torch.equal(evaluated(turned), upright_images)
+    if side == SMALL:
+        assert torch.equal(turned.test.images.stored, upright.test.images.stored.rot90(-1, (2, 3)))
+    turn(root, 1)
+    assert open_tree(root, image_size=side).sha256 == upright.sha256
+
+
+@pytest.mark.parametrize(
+    ("side", "image_size", "note"),
+    [
+        (64, 32, ["images of up to 64 px are reduced to 32 px for training: --image-size 64 keeps their size"]),
+        (28, 32, ["images of up to 28 px are enlarged to 32 px for training: --image-size 28 keeps their size"]),
+        (80, 32, ["images (the first has 80 px) are reduced to 32 px for training: --image-size 80 keeps their size"]),
+        (32, 32, []),
+        (80, 80, []),
+    ],
+)
+def test_another_size_in_training_is_said(tmp_path, side, image_size, note):
+    """A note names the stored size, the size in training and the flag; without a difference there is none."""
+    root = write_tree(tmp_path, side)
+    assert list(open_tree(root, image_size=image_size).notes) == note
+
+
+def test_the_size_of_imagenet_is_not_mentioned(tmp_path):
+    """Its images have many sizes, and are cropped in every recipe."""
+    root = write_tree(tmp_path, LARGE, test="val")
+    assert open_tree(root, "imagenet").notes == ()

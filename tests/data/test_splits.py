@@ -19,7 +19,7 @@ from data_cases import (
     stored_pixels,
     write_tree,
 )
-from pruneboard.data.splits import first_of_each_class, hold_out
+from pruneboard.data.splits import first_of_each_class, hold_out, limit_notes
 from pruneboard.errors import DataError
 
 FEW = settings(max_examples=30, deadline=None)
@@ -93,3 +93,33 @@ def test_stored_pixels_are_neither_copied_nor_changed():
     steps(dataset, batch_plan())
     assert dataset.train.images.on(CPU) is dataset.train.images.stored
     assert torch.equal(dataset.train.images.stored, before)
+
+
+def note_of(sizes, limit):
+    """Return the notes about a limit of classes of these sizes."""
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    kept = labels[first_of_each_class(labels, limit)]
+    return limit_notes([f"c{number}" for number in range(len(sizes))], labels, kept)
+
+
+def test_a_limit_that_changes_the_shares_of_classes_is_said():
+    """The note names the rule and the class whose share changes most, with both shares."""
+    [note] = note_of([60, 30, 10], 30)
+    assert note.startswith("--limit-train 30 keeps equally many images of each class as far as there are enough")
+    assert "that of 'c0' from 60.0% to 33.3%" in note
+
+
+@pytest.mark.parametrize(("sizes", "limit"), [([20, 20, 20], 7), ([60, 30, 10], None), ([142, 147, 145], 300)])
+def test_a_limit_that_keeps_the_shares_is_not_mentioned(sizes, limit):
+    """There is no note for balanced classes, without a limit, and for differences below one percent."""
+    assert note_of(sizes, limit) == []
+
+
+def test_the_note_about_a_limit_reaches_the_data_set(tmp_path):
+    """An unbalanced tree that is limited has the note."""
+    root = write_tree(tmp_path, 16)
+    for file in sorted((root / "train" / "emu").iterdir())[2:]:
+        file.unlink()
+    assert open_tree(root).notes == ()
+    assert "from 42.9% to 33.3%" in open_tree(root, limit_train=9).notes[0]
+    assert open_dataset(limit_train=300).notes == ()

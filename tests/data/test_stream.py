@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
-from data_cases import CPU, equal, error_line, global_draws, joined, open_tree, seed_globals, stream_plan
+from data_cases import CPU, damage, equal, error_line, global_draws, joined, open_tree, seed_globals, stream_plan
 from pruneboard import data, draws
 from pruneboard.data import BatchPlan
 from pruneboard.data.stream import Reader, seeded, training_transform
@@ -121,7 +121,7 @@ def test_a_reader_can_be_pickled(large):
 def test_a_corrupt_image_in_a_stream_is_named(large, workers):
     """The one-line error is the same whether a worker or this process decodes the file."""
     for file in sorted((large / "train").glob("*/*.png"))[1:]:
-        file.write_bytes(file.read_bytes()[:2000])
+        damage(file)
     dataset = open_tree(large)
     text = error_line(lambda: epoch(dataset, stream_plan(workers=workers)))
     assert text.startswith(f"cannot decode {large / 'train'}")

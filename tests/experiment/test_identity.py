@@ -16,6 +16,7 @@ HOW_A_RUN_IS_COMPUTED = [
     {"checkpoint_every": 7},
     {"tensorboard": True},
     {"force": True},
+    {"check_images": True},
     {"tuning_trials": 3, "tuning_source": "elsewhere"},
     {"model": "test_vit", "procs": 2},
 ]
@@ -41,7 +42,7 @@ def base_record(place, **changes):
 
 @pytest.mark.parametrize("changes", HOW_A_RUN_IS_COMPUTED, ids=str)
 def test_how_a_run_is_computed_is_not_in_the_content_hash(tmp_path, changes):
-    """ZeRO stage, processes, checkpoints, output, tuning and the results folder leave the hash as it is."""
+    """ZeRO stage, processes, checkpoints, output, checks, tuning and the results folder leave the hash as it is."""
     plain = {name: value for name, value in changes.items() if name == "model"}
     assert base_record(tmp_path / "a", **changes)["hash"] == base_record(tmp_path / "b", **plain)["hash"]
 

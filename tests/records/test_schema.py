@@ -232,3 +232,20 @@ def test_any_value_at_any_path_is_valid_or_an_error_of_pruneboard(data):
     change(made, path, data.draw(JSON_VALUES))
     with contextlib.suppress(PruneboardError):
         assert records.validate(made) is made
+
+
+def test_left_out_files_are_counted_by_ending():
+    """`data.left_out` is optional: at most 16 endings of plain letters, or `other`, each with a number of files."""
+    for value in ({".gif": 2, "other": 1}, {f".x{n}": 1 for n in range(16)}):
+        records.validate(change(record(), "data.left_out", value))
+    for value in (
+        [],
+        {".gif": 0},
+        {".gif": 1.0},
+        {"gif": 1},
+        {".<b>": 1},
+        {".x" * 9: 1},
+        {f".x{n}": 1 for n in range(17)},
+    ):
+        with pytest.raises(RecordError, match=r"^data\.left_out must be an object of at most 16 file endings"):
+            records.validate(change(record(), "data.left_out", value))

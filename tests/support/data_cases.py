@@ -112,6 +112,14 @@ def write_tree(root, side, *, test="test", classes=("cat", "dog", "emu"), each=6
     return root
 
 
+def damage(file):
+    """Overwrite bytes in the middle of an image file: its header and its end stay valid."""
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 16] = bytes(16)
+    file.write_bytes(content)
+
+
 def global_draws():
     """Draw a number from each global generator."""
     return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002 - the one under test
