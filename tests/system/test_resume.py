@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -189,9 +190,15 @@ def wait_until(process, reached):
 
 def newest_step(results) -> int:
     """Return the step of the newest checkpoint below `results`; 0 if there is none."""
-    return max((int(path.stem.removeprefix("step-")) for path in results.rglob("step-*.safetensors")), default=0)
+    names = [Path(name) for name in files_in_checkpoints(results) if name.startswith("step-")]
+    return max((int(name.stem.removeprefix("step-")) for name in names), default=0)
 
 
-def partly_written(results) -> list:
-    """Return the checkpoints below `results` that are being written."""
-    return list(results.rglob("checkpoints/.*.part"))
+def partly_written(results) -> list[str]:
+    """Return the names of the checkpoints below `results` that are being written."""
+    return [name for name in files_in_checkpoints(results) if name.endswith(".part")]
+
+
+def files_in_checkpoints(results) -> list[str]:
+    """Return the names in the checkpoints folder; unlike `rglob`, `os.walk` ignores folders that disappear meanwhile."""
+    return [name for place, _, names in os.walk(results) if Path(place).name == "checkpoints" for name in names]
