@@ -200,5 +200,5 @@ def partly_written(results) -> list[str]:
 
 
 def files_in_checkpoints(results) -> list[str]:
-    """Return the names in the checkpoints folder; unlike `rglob`, `os.walk` ignores folders that disappear meanwhile."""
+    """Return the names in the checkpoints folder; `rglob` would fail if a folder disappeared meanwhile."""
     return [name for place, _, names in os.walk(results) if Path(place).name == "checkpoints" for name in names]
