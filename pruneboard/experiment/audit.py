@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from pruneboard.api import Layer
-from pruneboard.errors import AuditError
+from pruneboard.errors import AuditError, DivergedError
+from pruneboard.models.weights_file import few, not_finite
 
 KEPT_ZERO_TOLERANCE = 1e-4
 """Share of the kept positions that may hold 0.0: single weights can reach 0 in training, more would be a false mask."""
@@ -29,8 +30,12 @@ def count_layers(layers: Sequence[Layer[Any]], state: Mapping[str, Tensor]) -> l
     """Count every prunable layer of the folded `state`.
 
     Raises:
+        DivergedError: a tensor of `state` is not finite. NaN differs from 0 also where the mask multiplies it by 0.
         AuditError: a position outside the mask is not zero.
     """
+    wrong = not_finite(state)
+    if wrong:
+        raise DivergedError(f"weights are not finite: {few(wrong)}: lower the learning rate (--lr) or clip (--clip)")
     counts = []
     for layer in layers:
         weight = state[f"{layer.name}.weight"]

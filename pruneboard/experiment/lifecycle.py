@@ -21,6 +21,7 @@ from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardE
 from pruneboard.experiment import ablation, listeners, outcome, start
 from pruneboard.experiment.listeners import NullListener, Recorder, log_to_file, logger
 from pruneboard.experiment.prepare import Job, open_data, pick_device, prepare, wants_cuda
+from pruneboard.models import build_model
 from pruneboard.processes import memory, rendezvous
 from pruneboard.processes.launch import launch
 from pruneboard.processes.world import World
@@ -50,6 +51,10 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
         rendezvous.check_same_run(job.hash)
         # Only rank 0 reads the results folder: hosts need not share a file system.
         finished = rendezvous.broadcast_from_main(lambda: None if spec.force else store.finished(job.folder, job.hash))
+        if finished is None and job.init == "pretrained":
+            build_model(
+                job.plan, init=job.init, seed=0
+            )  # a failed download or unusable weights: nothing is written yet
         return finished or _train_and_store(job, listener or NullListener(), world, dataset)
 
 

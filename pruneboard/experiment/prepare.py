@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -18,10 +19,10 @@ from pruneboard.data import SMALL_IMAGE, Dataset, first_image_side, open_dataset
 from pruneboard.draws import key
 from pruneboard.errors import PluginError, UsageError
 from pruneboard.experiment.identity import RunIdentity
-from pruneboard.models import ModelPlan, plan_model
+from pruneboard.models import ModelPlan, check_init, plan_model
 from pruneboard.processes.world import World
 from pruneboard.records import store
-from pruneboard.spec import Recipe, RunSpec, default_recipe, load_recipe, resolve_init
+from pruneboard.spec import SUPERMASK_INITS, Recipe, RunSpec, default_recipe, load_recipe, resolve_init
 from pruneboard.training import compiling
 
 SEEDS = ("init", "split", "order", "augmentation", "pruner")
@@ -70,6 +71,7 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     seeds = {name: key(spec.seed, name) for name in SEEDS}
     dataset = open_data(spec, recipe, seeds)
     plan = plan_network(spec, dataset)
+    check_initial_weights(spec, init, plan, dataset)
     check_world(spec, recipe, plan)
     traits = effective_traits(pruner, track, info)
     check_split_batch(spec, traits, micro_batch(recipe, plan, max(spec.procs, World.current().size)))
@@ -134,6 +136,24 @@ def plan_network(spec: RunSpec, dataset: Dataset) -> ModelPlan:
         enlarged=dataset.synthetic_scale,
         stem=spec.stem,
     )
+
+
+def check_initial_weights(spec: RunSpec, init: str, plan: ModelPlan, dataset: Dataset) -> None:
+    """Refuse initial weights that do not exist, do not fit the network or are not finite, and name the flag that helps.
+
+    Pretrained weights are checked as far as is possible without a download; `lifecycle.run` does the rest.
+    """
+
+    def other_stems() -> dict[str, ModelPlan]:
+        flags = {f"--stem {stem}": stem for stem in ("stock", "small") if stem != plan.stem}
+        plans = {}
+        for flag, stem in flags.items():
+            with contextlib.suppress(UsageError):  # this network has no such stem
+                plans[flag] = plan_network(dataclasses.replace(spec, stem=stem), dataset)
+        return plans
+
+    if init not in SUPERMASK_INITS:
+        check_init(plan, init, other_stems)
 
 
 def check_ablation(spec: RunSpec, track: str) -> None:

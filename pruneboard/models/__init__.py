@@ -10,7 +10,7 @@ Importing this package registers the networks of `cifar.py` and the small stems 
 from __future__ import annotations
 
 from pruneboard.models import cifar, stems
-from pruneboard.models.building import build_model, state_sha256
+from pruneboard.models.building import build_model, check_init, state_sha256
 from pruneboard.models.frozen import build_frozen, draw_weights, extras, freeze, is_scale, redraw_weights
 from pruneboard.models.names import model_names
 from pruneboard.models.planning import ModelPlan, plan_model
@@ -29,6 +29,7 @@ __all__ = [
     "ModelPlan",
     "build_frozen",
     "build_model",
+    "check_init",
     "cifar",
     "decays",
     "draw_weights",

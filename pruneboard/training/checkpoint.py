@@ -8,7 +8,8 @@
 | `masks/<i>` | the kept positions at the end of the last epoch |
 
 The header has the `TrainState` and the identity of the run. There is no random state, because draws are keyed on the
-seed and their place in the run (`gates.DrawKey`, `loop._forward_backward`), and loading needs no pickle.
+seed and their place in the run (`gates.DrawKey`, `loop._forward_backward`), and loading needs no pickle. A file with a
+damaged byte is not used (`checkpoint_file`); the run resumes from the one before.
 
 A run may be resumed with another number of processes or at another ZeRO stage. Only the running statistics depend on
 the number of processes, and are averaged if it has changed. `Engine` gathers optimizer tensors from the partitions to
@@ -21,7 +22,6 @@ where the micro-batch does: in networks without batch normalization.)
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -30,20 +30,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pruneboard.errors import RunError, UsageError
+from pruneboard.errors import RunError, UsageError, printable
 from pruneboard.processes import rendezvous
 from pruneboard.records import runfolder
+from pruneboard.training import checkpoint_file
+from pruneboard.training.checkpoint_file import DamagedError
 from pruneboard.training.engine import Engine
 from pruneboard.training.evaluate import batch_norms
 from pruneboard.training.mask_stats import MaskTracker
-
-SCHEMA = 1
-METADATA_KEY = "pruneboard"
-"""The key of our entry in the header of the file."""
 
 logger = logging.getLogger("pruneboard")
 
@@ -77,7 +73,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Checkpointer:
-    """Saves checkpoints in the folder of a run, and restores the newest.
+    """Saves checkpoints in the folder of a run, and restores the newest that is not damaged.
 
     Attributes:
         folder: folder of the run.
@@ -97,14 +93,15 @@ class Checkpointer:
         """Check that the newest checkpoint, if there is one, was saved by the same run under the same code.
 
         Raises:
-            UsageError: the content hash, versions or code differ, or no checkpoint can be read.
+            UsageError: the content hash, versions or code differ, or every checkpoint is damaged.
         """
         found = self._newest()
-        for name, was in (found[1]["identity"] if found else {}).items():
-            now = self.identity.get(name, "none")
-            if was != now:
+        was = found.identity if found else self.identity
+        for name in {**self.identity, **was}:
+            before, now = was.get(name, "none"), self.identity.get(name, "none")
+            if before != now:
                 raise UsageError(
-                    f"the run in {self.folder} was started with {name} {was}, and it is now {now}: "
+                    f"the run in {self.folder} was started with {name} {before}, and it is now {now}: "
                     "resume it under the old one, or start again with --force"
                 )
 
@@ -120,53 +117,74 @@ class Checkpointer:
                 tensors[name] = tensor.cpu().contiguous()
         if engine.rank:
             return
-        header = {"schema": SCHEMA, "identity": dict(self.identity), "state": dataclasses.asdict(state)}
-
-        def write(part: Path) -> None:
-            try:
-                save_file(tensors, part, {METADATA_KEY: json.dumps(header)})
-            except SafetensorError as error:
-                raise OSError(str(error)) from None
-
-        runfolder.add_checkpoint(self.folder, state.step, write)
+        header = {"identity": dict(self.identity), "state": dataclasses.asdict(state)}
+        runfolder.add_checkpoint(self.folder, state.step, lambda part: checkpoint_file.write(part, header, tensors))
 
     def restore(self, engine: Engine, mask_tracker: MaskTracker) -> TrainState | None:
-        """Restore the newest checkpoint and return its state; None if there is none.
+        """Restore the newest checkpoint that is not damaged and return its state; None if there is none.
 
         Collective: rank 0 reads the file and broadcasts it, so hosts need not share a file system.
         """
         found = self._newest() if engine.rank == 0 else None
-        header = rendezvous.broadcast_from_main(lambda: found and found[1])
-        if header is None:
+        state = rendezvous.broadcast_from_main(lambda: found and dataclasses.asdict(found.state))
+        if state is None:
             return None
-        _load_tensors(engine, mask_tracker, load_file(found[0]) if found else {})
+        _load_tensors(engine, mask_tracker, found.tensors if found else {})
         if engine.rank == 0:
-            runfolder.truncate_metrics(self.folder, header["state"]["step"])
-        return TrainState(**header["state"])
+            runfolder.truncate_metrics(self.folder, state["step"])
+        return TrainState(**state)
 
-    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """Return the path and header of the newest checkpoint that can be read; None if there is no checkpoint."""
+    def _newest(self) -> _Checkpoint | None:
+        """Return the newest checkpoint that is not damaged; None if there is no checkpoint."""
         paths = runfolder.checkpoints(self.folder)
-        for path in paths:
-            header = _read_header(path)
-            if header is not None:
-                return path, header
-        if paths:
+        found = next(filter(None, map(_read_or_warn, paths)), None)
+        if paths and found is None:
             raise UsageError(f"no checkpoint in {paths[0].parent} can be read: start again with --force")
+        return found
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """The content of a checkpoint."""
+
+    identity: Mapping[str, str]
+    state: TrainState
+    tensors: Mapping[str, Tensor]
+
+
+def _read_or_warn(path: Path) -> _Checkpoint | None:
+    """Return the content of a checkpoint; if it is damaged, log a warning and return None."""
+    try:
+        return _read(path)
+    except DamagedError as error:
+        logger.warning("checkpoint %s is damaged and is not used: %s", path.name, error)
         return None
 
 
-def _read_header(path: Path) -> dict[str, Any] | None:
-    """Return the header of a checkpoint; if it is damaged, log a warning and return None."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
-    except (OSError, SafetensorError, ValueError) as error:
-        header = error
-    if isinstance(header, dict) and header.get("schema") == SCHEMA:
-        return header
-    logger.warning("checkpoint %s cannot be read: %s", path.name, header)
-    return None
+def _read(path: Path) -> _Checkpoint:
+    """Return the content of a checkpoint.
+
+    Raises:
+        DamagedError: it cannot be read, a checksum is wrong, or its header lacks something.
+    """
+    header, tensors = checkpoint_file.read(path)
+    identity, state = header.get("identity"), header.get("state")
+    if not isinstance(identity, dict) or not isinstance(state, dict):
+        raise DamagedError("its header must have the objects `identity` and `state`")
+    wrong = _wrong_entries(state)
+    if wrong:
+        raise DamagedError(
+            f"`state` in its header lacks, or should not have, or has of another type: {', '.join(wrong)}"
+        )
+    return _Checkpoint(identity, TrainState(**state), tensors)
+
+
+def _wrong_entries(state: Mapping[str, Any]) -> list[str]:
+    """Return the names in which `state` is not the dictionary of a `TrainState`: missing, unknown, of another type."""
+    kinds = {name: type(value) for name, value in dataclasses.asdict(TrainState(gates_sha256="")).items()}
+    kinds |= {"gates_sha256": type(None)} if state.get("gates_sha256") is None else {}
+    unknown = [printable(name) for name in state if name not in kinds]
+    return unknown + [name for name, kind in kinds.items() if name not in state or type(state[name]) is not kind]
 
 
 def _tensors_to_save(engine: Engine, mask_tracker: MaskTracker) -> Iterator[tuple[str, Tensor]]:

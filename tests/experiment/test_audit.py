@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 import runs
 from pruneboard.api import Gate, Layer, Mask
-from pruneboard.errors import AuditError, RunError
+from pruneboard.errors import AuditError, DivergedError, RunError
 from pruneboard.experiment.audit import LayerCount, check_budget, check_unchanged, count_layers, sparsity_block
+from pruneboard.training import loop
 
 
 def layers_of(*keeps):
@@ -46,6 +48,18 @@ def test_a_weight_outside_the_mask_is_an_error():
     state["layer0.weight"][1:] = 7
     with pytest.raises(AuditError, match="layer layer0: 2 weights outside the mask are not zero"):
         count_layers(layers, state)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_named_as_such(value):
+    """NaN and infinite weights, inside or outside the mask, are not called weights outside the mask that are not 0."""
+    for place in range(3):
+        layers, state = layers_of([True, False, False], [True])
+        with torch.no_grad():
+            layers[0].dense[place] = value  # infinity times 0 is NaN
+        state["layer0.weight"] = layers[0].dense.detach() * torch.tensor([1.0, 0.0, 0.0])
+        with pytest.raises(DivergedError, match=r"^weights are not finite: layer0.weight \(1 of 3 values\): lower the"):
+            count_layers(layers, state)
 
 
 def test_the_budget_is_exact():
@@ -103,3 +117,21 @@ def test_a_method_that_moves_a_frozen_weight_fails_the_run(tmp_path, site):
         runs.run(tmp_path / "results", "thing", 0.0, track="supermask")
     record = json.loads((runs.folder(tmp_path / "results") / "run.json").read_text())
     assert record["status"] == "invalid"
+
+
+def test_a_run_whose_last_step_breaks_the_weights_says_that_they_are_not_finite(tmp_path, monkeypatch):
+    """Its status is `diverged`, and the message advises a lower learning rate instead of blaming the mask."""
+    original = loop._save_or_stop
+
+    def break_weights(run, *arguments):
+        if run.state.step == run.budget.total:
+            with torch.no_grad():
+                run.layers[0].dense.fill_(math.nan)
+        original(run, *arguments)
+
+    monkeypatch.setattr(loop, "_save_or_stop", break_weights)
+    with pytest.raises(
+        DivergedError, match=r"^weights are not finite: .*weight \(.* values\).*: lower the learning rate"
+    ):
+        runs.run(tmp_path)
+    assert json.loads((runs.folder(tmp_path) / "run.json").read_text())["status"] == "diverged"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 import runs
 from pruneboard.api import Traits
 from pruneboard.errors import PluginError, UsageError
+from pruneboard.experiment import lifecycle
 from pruneboard.experiment import prepare as prepare_module
 from pruneboard.experiment.prepare import micro_batch, pick_device, prepare
+from pruneboard.models import build_model
 from runs import tiny
 
 
@@ -36,6 +40,54 @@ def test_options_of_the_other_track_are_refused(tmp_path, changes, message):
 def test_a_method_with_one_track_needs_no_track_option(tmp_path):
     """edge-popup runs on the supermask track without `--track`."""
     assert runs.run(tmp_path, "edge-popup", 0.5)["track"] == "supermask"
+
+
+def initial_weights(place, **changes):
+    """Save initial weights for a tiny run with these changes, and return the path as text."""
+    file = place / "weights.safetensors"
+    job, _ = prepare(tiny(place, **changes))
+    save_file(build_model(job.plan, seed=0).state_dict(), file)
+    return str(file)
+
+
+@pytest.mark.parametrize("launch", [prepare, lifecycle.run])
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, launch):
+    """The message says what differs and names the flag with which the file would fit; no record is written."""
+    file = initial_weights(tmp_path, model="test_vit", stem="stock")
+    results = tmp_path / "results"
+    with pytest.raises(UsageError, match=r"2 tensors of another shape: pos_embed .* in the file.*: use --stem stock$"):
+        launch(tiny(results, model="test_vit", stem="small", init=file))
+    assert not results.exists()
+    prepare(tiny(results, model="test_vit", stem="stock", init=file))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_before_anything_is_written(tmp_path, value):
+    """The tensor is named, and there is no record of a failure, which would count against the method."""
+    file = initial_weights(tmp_path)
+    state = load_file(file)
+    state["bn1.weight"][0] = value
+    save_file(state, file)
+    with pytest.raises(UsageError, match=r"1 tensor with NaN or infinite values: bn1.weight \(1 of \d+ values\)"):
+        runs.run(tmp_path / "results", init=file)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ("x.pt", r"init is random, pretrained or the path of a \.safetensors file; found 'x.pt'"),
+        ("none.safetensors", r"cannot read the initial weights none\.safetensors: No such file"),
+        ("pretrained", "cannot fetch the pretrained weights of test_resnet .*: check the network, or save them as a"),
+    ],
+)
+def test_weights_that_are_not_there_are_refused_before_anything_is_written(tmp_path, monkeypatch, init, message):
+    """An unknown rule, a missing file, and pretrained weights without a network are refused and leave no record."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(UsageError, match=message):
+        runs.run(tmp_path / "results", init=init)
+    assert not (tmp_path / "results").exists()
 
 
 CONTROL = """

@@ -30,7 +30,7 @@ def _die() -> None:
 
 def _die_at(spot: str, step: int) -> None:
     """Make this process die at `spot`, as soon as `step` steps are done."""
-    from pruneboard.training import checkpoint, loop
+    from pruneboard.training import checkpoint, checkpoint_file, loop
 
     save_or_stop, save, rename = loop._save_or_stop, checkpoint.Checkpointer.save, os.replace
 
@@ -44,7 +44,7 @@ def _die_at(spot: str, step: int) -> None:
             if spot == "before the checkpoint":
                 _die()
             if spot == "within the checkpoint":
-                checkpoint.save_file = lambda tensors, part, header: (Path(part).write_bytes(b"half"), _die())
+                checkpoint_file.save_file = lambda tensors, part, metadata: (Path(part).write_bytes(b"half"), _die())
             if spot == "before its rename":
                 os.replace = lambda *paths: _die()
             if spot == "after its rename":

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -142,44 +143,62 @@ def test_a_full_disk_fails_the_run_and_keeps_its_checkpoint(tmp_path):
     assert first_steps(tmp_path) == [0, 3]
 
 
-@pytest.mark.slow
-def test_twenty_random_kills_lose_nothing(tmp_path):
-    """A command that is killed 20 times at random moments, and saves after every step, ends like one that never was.
+KILLS, STEPS = 10, 160
 
-    Every other kill waits for a partly written checkpoint, so that some happen during a save.
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["probmask", "gmp", "rigl", "supermask edge-popup"])
+def test_ten_random_kills_lose_nothing(tmp_path, name):
+    """A command that is killed 10 times at random moments, and saves after every step, ends like one that never was.
+
+    The moments are spread over the whole run. Every other kill waits for a partly written checkpoint, so that some
+    happen during a save.
     """
-    generator = random.Random(0)
-    arguments = ["--epochs", "40", "--checkpoint-every", "1", "--quiet", "--results"]
-    subprocess.run([*COMMAND, *arguments, str(tmp_path / "straight")], check=True, capture_output=True)
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed} for {name}")
+    generator = random.Random(seed)
+    method = {"track": "prune", "sparsity": 0.9, **RUNS[name]}
+    command = [*COMMAND, *(text for key in ("method", "track", "sparsity") for text in (f"--{key}", str(method[key])))]
+    command += ["--epochs", str(STEPS // 4), "--checkpoint-every", "1", "--quiet", "--results"]
+    subprocess.run([*command, str(tmp_path / "straight")], check=True, capture_output=True)
     killed = tmp_path / "killed"
     within_a_save = 0
-    for number in range(20):
-        with subprocess.Popen([*COMMAND, *arguments, str(killed)], stdout=subprocess.DEVNULL) as process:
-            wait_for_change(process, lambda: newest(killed))
+    for number in range(KILLS):
+        with subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL) as process:
+            resumed_from = newest_step(killed)
+            wanted = max(resumed_from + 1, number * STEPS // (KILLS + 1))
+            wait_until(process, lambda: newest_step(killed) >= wanted)  # noqa: B023
             time.sleep(generator.uniform(0, 0.3))
             if number % 2:
-                wait_for_change(process, lambda: partly_written(killed))
+                before = partly_written(killed)
+                wait_until(process, lambda: partly_written(killed) != before)  # noqa: B023
             process.kill()
             assert process.wait() == -signal.SIGKILL
+        print(f"killed at step {newest_step(killed)}")
         within_a_save += bool(partly_written(killed))  # the next attempt removes it
-    subprocess.run([*COMMAND, *arguments, str(killed)], check=True, capture_output=True)
+    subprocess.run([*command, str(killed)], check=True, capture_output=True)
     assert within_a_save > 0
-    assert len(first_steps(killed)) == 21
+    assert len(first_steps(killed)) == KILLS + 1
     assert_same_run(tmp_path / "straight", killed)
 
 
-def wait_for_change(process, read):
-    """Return when `read` returns another value than at first, or when the process has ended."""
-    first = read()
-    while read() == first and process.poll() is None:
+def wait_until(process, reached):
+    """Return when `reached` returns True, or when the process has ended."""
+    while not reached() and process.poll() is None:
         time.sleep(0.001)
 
 
-def newest(results) -> str | None:
-    """Return the name of the newest checkpoint below `results`."""
-    return max((path.name for path in results.rglob("step-*.safetensors")), default=None)
+def newest_step(results) -> int:
+    """Return the step of the newest checkpoint below `results`; 0 if there is none."""
+    names = [Path(name) for name in files_in_checkpoints(results) if name.startswith("step-")]
+    return max((int(name.stem.removeprefix("step-")) for name in names), default=0)
 
 
-def partly_written(results) -> list:
-    """Return the checkpoints below `results` that are being written."""
-    return list(results.rglob("checkpoints/.*.part"))
+def partly_written(results) -> list[str]:
+    """Return the names of the checkpoints below `results` that are being written."""
+    return [name for name in files_in_checkpoints(results) if name.endswith(".part")]
+
+
+def files_in_checkpoints(results) -> list[str]:
+    """Return the names in the checkpoints folder; `rglob` would fail if a folder disappeared meanwhile."""
+    return [name for place, _, names in os.walk(results) if Path(place).name == "checkpoints" for name in names]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 
 import pytest
 import safetensors.torch
@@ -10,7 +12,8 @@ import torch
 
 from pruneboard.errors import InterruptedRunError, UsageError
 from pruneboard.records import runfolder
-from pruneboard.training import checkpoint
+from pruneboard.training import checkpoint_file
+from pruneboard.training.checkpoint import Checkpointer
 from resume_cases import RUNS, assert_same_run, first_steps, signal_at
 from runs import folder, run
 
@@ -36,7 +39,7 @@ def test_a_checkpoint_has_whole_tensors_and_no_pickle(tmp_path, monkeypatch):
         run(tmp_path, "probmask", zero=2)
     (path,) = runfolder.checkpoints(folder(tmp_path))
     with safetensors.safe_open(path, "pt") as file:
-        assert json.loads(file.metadata()[checkpoint.METADATA_KEY])["state"]["step"] == 3
+        assert json.loads(file.metadata()[checkpoint_file.METADATA_KEY])["state"]["step"] == 3
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     weight = "fc.parametrizations.weight.original"
     assert shapes[f"network/{weight}"] == shapes[f"optimizer/momentum_buffer/{weight}"] == (10, 96)
@@ -59,6 +62,74 @@ def test_a_damaged_checkpoint_is_skipped(tmp_path, monkeypatch):
         run(tmp_path / "both", "probmask")
     assert len(run(tmp_path / "both", "probmask", force=True)["lifecycle"]["attempts"]) == 1
     assert_same_run(tmp_path / "one", tmp_path / "both")
+
+
+def test_one_flipped_bit_in_a_weight_does_not_change_the_result(tmp_path, monkeypatch, caplog):
+    """A checkpoint with a flipped bit is refused by name in one line; the run resumes from the one before."""
+    run(tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        signal_at(patch, 6)
+        with pytest.raises(InterruptedRunError):
+            run(tmp_path / "flipped")
+    path = runfolder.checkpoints(folder(tmp_path / "flipped"))[0]
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content)
+    caplog.clear()
+    run(tmp_path / "flipped")
+    assert first_steps(tmp_path / "flipped") == [0, 4]
+    assert_same_run(tmp_path / "straight", tmp_path / "flipped")
+    warnings = {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
+    (warning,) = warnings
+    assert warning.startswith("checkpoint step-000000006.safetensors is damaged and is not used: the checksum of ")
+    assert "\n" not in warning
+
+
+STATE = {
+    "step": 6, "epoch_steps": 2, "epoch_loss": math.nan, "best_validation": {}, "scoring_passes": 0,
+    "gates_sha256": None, "hook_seconds": 0.0, "seconds": 1.0, "attempts": [{}],
+}  # fmt: skip
+GOOD = {"identity": {"code": "a"}, "state": STATE}
+
+
+def saved_step(place, header):
+    """Write the checkpoints of steps 4 (good) and 6 (with `header`), and return the step of the one that is used."""
+    for step, content in ((4, GOOD | {"state": STATE | {"step": 4}}), (6, header)):
+        write = functools.partial(checkpoint_file.write, header=content, tensors={"network/a": torch.ones(1)})
+        runfolder.add_checkpoint(place, step, write)
+    checkpointer = Checkpointer(place, 0, {"code": "a"})
+    checkpointer.check_resumable()
+    return checkpointer._newest().state.step
+
+
+BAD = {
+    **{f"without state.{name}": GOOD | {"state": {k: v for k, v in STATE.items() if k != name}} for name in STATE},
+    **{f"without {name}": {k: v for k, v in GOOD.items() if k != name} for name in GOOD},
+    "unknown name": GOOD | {"state": STATE | {"another\nname": 1}},
+    "text for a number": GOOD | {"state": STATE | {"step": "6"}},
+    "number for a hash": GOOD | {"state": STATE | {"gates_sha256": 6}},
+    "list for an object": GOOD | {"state": [STATE]},
+    "null for an object": GOOD | {"identity": None},
+}
+
+
+@pytest.mark.parametrize("header", BAD.values(), ids=BAD)
+def test_a_header_that_lacks_a_key_is_refused_and_the_older_checkpoint_taken(tmp_path, caplog, header):
+    """Whichever entry is missing, unknown or of another type, one line says so, and the checkpoint before is used."""
+    assert saved_step(tmp_path, GOOD) == 6
+    caplog.clear()
+    assert saved_step(tmp_path, header) == 4
+    messages = {record.getMessage() for record in caplog.records}
+    assert len(messages) == 1
+    assert messages.pop().startswith("checkpoint step-000000006.safetensors is damaged and is not used: ")
+    assert not any("\n" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("identity", [{}, {"code": "b"}, {"code": "a", "torch": "3"}])
+def test_a_checkpoint_of_other_code_is_refused(tmp_path, identity):
+    """Its identity must have the same names and values as this run's; the message says what differs."""
+    with pytest.raises(UsageError, match=r"was started with (code|torch) .*, and it is now .*: resume it under"):
+        saved_step(tmp_path, GOOD | {"identity": identity})
 
 
 @pytest.mark.parametrize(("first", "second", "name"), [(0, 1, "str"), (1, 2, "supermask edge-popup"), (2, 0, "str")])
