@@ -15,15 +15,21 @@ import click
 
 import pruneboard
 from pruneboard.errors import PruneboardError, UsageError
+from pruneboard.processes import output
 from pruneboard.processes.process_exit import exit_process
 from pruneboard.processes.world import World
 
 INTERRUPTED = 130
 
+OUTPUT_LOST = 1
+"""Exit code of a command that succeeded but could not print its result."""
+
+RESULT_IN_FILES = ("run", "sweep")
+"""Commands whose result is in the records that they write, and whose exit code does not depend on what is printed."""
 
 COMMANDS = {
     "check": ("check", "Check a pruner against the rules of the board."),
-    "compare": ("compare", "Compare all records below one or more folders of results."),
+    "compare": ("compare", "Compare all records below one or more results folders."),
     "completion": ("completion", "Print the completion script of SHELL."),
     "doctor": ("doctor", "Check this machine and the installation, and report problems."),
     "export": ("export", "Export a finished run: its folder, or its run.json."),
@@ -98,7 +104,13 @@ def main() -> None:
     """Run the command line and end the process with its exit code."""
     # torch reads this when it is imported. Its network code would log pages about errors that we report in one line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    exit_process(invoke(sys.argv[1:]))
+    output.protect()
+    arguments = sys.argv[1:]
+    code = invoke(arguments)
+    sys.stdout.flush()
+    if output.stdout_failed() and arguments[:1] not in [[name] for name in RESULT_IN_FILES]:
+        code = code or OUTPUT_LOST
+    exit_process(code)
 
 
 def invoke(arguments: list[str]) -> int:
@@ -119,9 +131,6 @@ def invoke(arguments: list[str]) -> int:
         # click replaces a KeyboardInterrupt, whose message says what was saved, by an Abort without a message.
         click.echo(str(error) or str(error.__cause__ or "") or "interrupted", err=True)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader closed the pipe, as `| head` does
-        sys.stdout = None
-        return 0
     return code if isinstance(code, int) else 0
 
 
