@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 from pruneboard.errors import why
 
@@ -74,9 +74,9 @@ def _reopen_closed_descriptors() -> None:
 def _surviving(descriptor: int, stream: TextIO | None) -> TextIO:
     """Return a stream to `descriptor` with the encoding and buffering of `stream`, which is None if it was closed."""
     before = stream if isinstance(stream, io.TextIOWrapper) else None
-    file = SurvivingFile(descriptor)
+    file: Any = SurvivingFile(descriptor)
     return io.TextIOWrapper(
-        file if before and before.write_through else io.BufferedWriter(file),  # type: ignore[arg-type]
+        file if before and before.write_through else io.BufferedWriter(file),
         encoding=before.encoding if before else "utf-8",
         errors=before.errors if before else "backslashreplace",
         line_buffering=before.line_buffering if before else True,
