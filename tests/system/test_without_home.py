@@ -20,9 +20,7 @@ WITHOUT_HOME = (
 )
 
 pytestmark = pytest.mark.skipif(
-    subprocess.run(["bash", "-c", f"{shlex.join(WITHOUT_HOME)} true"], capture_output=True, check=False).returncode
-    != 0,
-    reason="user namespaces are not available",
+    shell(f"{shlex.join(WITHOUT_HOME)} true")[0] != 0, reason="user namespaces are not available"
 )
 
 
