@@ -38,14 +38,14 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     """Parse TOML text.
 
     Args:
-        text: the content.
+        text: the content; a byte-order mark before it, which some editors write, is ignored.
         where: what to call its source in a message.
 
     Raises:
         UsageError: the text is not TOML.
     """
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{where} is not valid TOML: {error}") from None
 

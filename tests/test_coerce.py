@@ -186,6 +186,13 @@ def test_toml_is_read_from_text_and_from_a_file(tmp_path):
     assert read_toml(path) == parse_toml(text, "text") == {"a": 1, "b": {"c": "d"}}
 
 
+def test_a_byte_order_mark_is_ignored(tmp_path):
+    """A TOML file or text with a byte-order mark, as some editors write it, is read like one without."""
+    path = tmp_path / "x.toml"
+    path.write_text("a = 1\n", encoding="utf-8-sig")
+    assert read_toml(path) == parse_toml("\ufeffa = 1", "text") == {"a": 1}
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -15,11 +15,21 @@ import click
 
 import pruneboard
 from pruneboard.errors import PruneboardError, UsageError
+from pruneboard.processes import output
 from pruneboard.processes.process_exit import exit_process
 from pruneboard.processes.world import World
 
 INTERRUPTED = 130
+OUTPUT_LOST = 1
+"""Exit code of a command that succeeded but could not print its result."""
 
+RESULT_IN_FILES = ("run", "sweep")
+"""Commands whose result is in the records that they write, and whose exit code does not depend on what is printed."""
+
+HELP = ("--help", "-h")
+
+NEED_TORCH = ("check", "export", "latency", "run", "sweep", "verify")
+"""Commands that import torch, unless their arguments are refused."""
 
 COMMANDS = {
     "check": ("check", "Check a pruner against the rules of the board."),
@@ -73,7 +83,7 @@ class Program(click.Group):
         click.Group(commands=named).format_commands(ctx, formatter)
 
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Program, context_settings={"help_option_names": HELP, "max_content_width": 100})
 @click.option(
     "--version",
     is_flag=True,
@@ -98,12 +108,19 @@ def main() -> None:
     """Run the command line and end the process with its exit code."""
     # torch reads this when it is imported. Its network code would log pages about errors that we report in one line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    exit_process(invoke(sys.argv[1:]))
+    output.protect()
+    arguments = sys.argv[1:]
+    code = invoke(arguments)
+    sys.stdout.flush()
+    if output.stdout_failed() and arguments[:1] not in [[name] for name in RESULT_IN_FILES]:
+        code = code or OUTPUT_LOST
+    exit_process(code)
 
 
 def invoke(arguments: list[str]) -> int:
     """Run one command and return its exit code; print an error as one line on standard error."""
     try:
+        _check_limits(arguments)
         code = cli.main(arguments, prog_name="pruneboard", standalone_mode=False)
     except click.exceptions.Exit as done:
         return done.exit_code
@@ -119,10 +136,19 @@ def invoke(arguments: list[str]) -> int:
         # click replaces a KeyboardInterrupt, whose message says what was saved, by an Abort without a message.
         click.echo(str(error) or str(error.__cause__ or "") or "interrupted", err=True)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader closed the pipe, as `| head` does
-        sys.stdout = None
-        return 0
     return code if isinstance(code, int) else 0
+
+
+def _check_limits(arguments: list[str]) -> None:
+    """Refuse a command that a library would end with a message of its own, except help and `doctor`."""
+    name = next(iter(arguments), "doctor")
+    if name not in COMMANDS or name == "doctor" or set(arguments) & set(HELP):
+        return
+    from pruneboard.cli import limits
+
+    limits.check_working_folder()
+    if name in NEED_TORCH:
+        limits.check_memory(limits.TORCH, "raise it, or remove it with ulimit -v unlimited")
 
 
 def _notify_others(arguments: list[str], error: PruneboardError) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from pruneboard import report
+from pruneboard.cli import limits
 from pruneboard.errors import ConformanceError, UsageError
 from pruneboard.leaderboard import Leaderboard, Published, fail_if, literature, reproduction
 from pruneboard.leaderboard.folders import default_output, load
@@ -73,6 +74,8 @@ def command(
     """
     parsed = [fail_if.parse(text) for text in conditions]
     chosen = _formats(formats)
+    if set(chosen) & set(limits.DRAWN):
+        limits.check_memory(limits.CHARTS, "raise it, or pass --format md,tex,csv,json")
     target = out or default_output(folders)
     leaderboard = load(folders, published=_published(files, included=not no_published), out=target)
     click.echo(report.json(leaderboard) if as_json else report.terminal(leaderboard), nl=not as_json)

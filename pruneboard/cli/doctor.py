@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pruneboard import registry
+from pruneboard.cli import limits
 from pruneboard.errors import PruneboardError
 from pruneboard.records import provenance, store
 from pruneboard.report import render
@@ -39,14 +40,14 @@ class Diagnosis:
 def command(results: str, *, as_json: bool) -> int:
     """Check this machine and the installation, and report problems.
 
-    Trains two steps with DeepSpeed, imports every installed pruner, and examines devices, disk space and
-    versions. Exits with 0 if runs can work here, and with 1 if a problem prevents them.
+    Trains two steps with DeepSpeed, imports every installed pruner, and examines devices, disk space, versions, and
+    the shell's working folder and memory limit. Exits with 0 if runs can work here, and with 1 if a problem prevents
+    them.
     """
-    findings = [
-        finding
-        for check in (_versions, _devices, _deepspeed, _plugins, lambda: _disk(results), _extras)
-        for finding in check()
-    ]
+    findings = [*_shell()]
+    if all(f.status != "wrong" for f in findings):  # else torch would end this process
+        findings += [f for check in (_devices, _deepspeed, _plugins, lambda: _disk(results)) for f in check()]
+    findings = [*_versions(), *findings, *_extras()]
     code = 1 if any(f.status == "wrong" for f in findings) else 0
     if as_json:
         click.echo(json.dumps({"ok": code == 0, "findings": [asdict(f) for f in findings]}, indent=2))
@@ -64,6 +65,24 @@ def _versions() -> Iterator[Diagnosis]:
     for name in ("pruneboard", *provenance.PACKAGES, "scipy", "entrypoints"):
         version = provenance.version_of(name)
         yield Diagnosis("ok" if version else "wrong", name, version or f"not installed: pip install {name}")
+
+
+def _shell() -> Iterator[Diagnosis]:
+    folder = limits.working_folder_problem()
+    if folder:
+        yield Diagnosis("wrong", "working folder", folder)
+        return
+    limit = limits.memory_limit()
+    if limit is None:
+        return
+    torch = limits.memory_problem(limits.TORCH)
+    charts = limits.memory_problem(limits.CHARTS)
+    if torch:
+        yield Diagnosis("wrong", "memory limit", f"{torch}: raise it, or remove it with ulimit -v unlimited")
+    elif charts:
+        yield Diagnosis("note", "memory limit", f"{charts}: raise it, or pass --format md,tex,csv,json to compare")
+    else:
+        yield Diagnosis("ok", "memory limit", f"ulimit -v {limit // 1024} is enough for torch")
 
 
 def _devices() -> Iterator[Diagnosis]:

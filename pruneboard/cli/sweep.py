@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pruneboard import report
+from pruneboard.cli import limits
 from pruneboard.cli.cluster_options import check_options, cluster_options, join_cluster, uses_cluster
 from pruneboard.cli.run import seed_list
 from pruneboard.cli.sweep_progress import SweepDisplay
@@ -222,7 +223,10 @@ def _publish(results: str, progress: SweepProgress, *, as_json: bool) -> None:
     """Write and print the leaderboard of all records in the results folder."""
     output = folders.default_output([Path(results)])
     leaderboard = folders.load([results], published=literature.included(), out=output)
-    files.write_leaderboard(leaderboard, output)
+    problem = limits.memory_problem(limits.CHARTS)
+    if problem:
+        click.echo(f"{problem}: the leaderboard is written without charts", err=True)
+    files.write_leaderboard(leaderboard, output, [n for n in files.FORMATS if not problem or n not in limits.DRAWN])
     click.echo(report.json(leaderboard) if as_json else report.terminal(leaderboard), nl=not as_json)
     if not as_json:
         click.echo(f"{progress.finished} runs executed, {progress.failed} failed; the leaderboard is in {output}")

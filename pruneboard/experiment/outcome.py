@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +116,32 @@ def unfinished_record(job: Job, started: str, status: str, kind: str, message: s
 
 
 def _without_paths(message: str, job: Job) -> str:
-    """Replace the user's own folders in `message` by names for them, because records are published."""
-    for folder, name in ((job.spec.data_dir, "DATA_DIR"), (job.spec.results, "RESULTS"), (str(Path.home()), "~")):
-        if folder and folder.strip("/."):
-            message = message.replace(folder, name)
-    return message
+    """Replace the user's own folders in `message` by names for them, because records are published.
+
+    Only whole paths are replaced. A relative folder of one word, such as `loss`, counts as a path only before a `/`.
+    """
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home raises an error for a user without a home
+    folders = ((job.spec.data_dir, "DATA_DIR"), (job.spec.results, "RESULTS"), (home, "~"))
+    names = {spelling: name for folder, name in reversed(folders) if folder for spelling in _spellings(folder)}
+    if not names:
+        return message
+    found = "|".join(_whole_path(spelling) for spelling in sorted(names, key=len, reverse=True))
+    return re.sub(found, lambda match: names[match[0]], message)
+
+
+def _spellings(folder: str) -> set[str]:
+    """Return how messages may spell `folder`: as it was given, absolute, and without symbolic links."""
+    spelled = {folder.rstrip("/"), str(Path(folder))}
+    with suppress(OSError):  # without a working folder, only a path that is absolute already can be spelled so
+        spelled |= {str(Path(folder).absolute()), str(Path(folder).resolve())}
+    return {text for text in spelled if text.strip("/.~")}
+
+
+def _whole_path(folder: str) -> str:
+    """Return a regular expression for `folder` where it is no part of a longer name."""
+    before = r"(?<![\w.~+@%-])" if folder.startswith("/") else r"(?<![\w.~+@%/-])"
+    after = r"(?![\w~+@%-]|\.\w)" if "/" in folder else "(?=/)"
+    return before + re.escape(folder) + after
 
 
 def _with_fingerprint(board: Mapping[str, Any]) -> dict[str, Any]:

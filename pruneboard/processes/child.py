@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pruneboard.errors import InterruptedRunError
-from pruneboard.processes import interrupts, memory
+from pruneboard.processes import interrupts, memory, output
 from pruneboard.processes.process_exit import exit_process
 
 
@@ -69,6 +69,7 @@ def _main(serve: Callable[..., Any], pipe: Connection, arguments: tuple[Any, ...
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, interrupts.stop_now)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    output.protect()
     os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # set by a torchrun that started the parent
     memory.keep_freed_memory()
     with suppress(InterruptedRunError, EOFError, ConnectionError):  # stopped, or the parent closed the pipe

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 from pruneboard.cli import invoke
 
 SMALL = ["--model", "test_resnet", "--epochs", "1", "--batch-size", "32", "--limit-train", "71", "--warmup-epochs", "0"]
@@ -26,3 +30,11 @@ def assert_refused(capfd, tmp_path, arguments, *words, code=2):
         assert word in lines[0]
     assert "Traceback" not in err
     assert not results.exists() or not list(results.rglob("*"))
+
+
+def shell(script, **settings):
+    """Run a bash script in which `$P` is the program, and return its exit code, standard output and standard error."""
+    environment = {**os.environ, "P": f"{sys.executable} -m pruneboard"}
+    settings = {"env": environment, "capture_output": True, "text": True} | settings
+    done = subprocess.run(["bash", "-c", script], check=False, **settings)
+    return done.returncode, done.stdout, done.stderr
