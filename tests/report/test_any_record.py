@@ -17,7 +17,7 @@ JSON_VALUES = st.recursive(  # what the store lets through: JSON without NaN
 )
 
 
-PATHS = sorted({*records.KINDS, "board.steps", "board.recipe", "seeds.init", "metrics.best_validation.epoch"})
+PATHS = sorted({*records.FIELDS, "board.steps", "board.recipe", "seeds.init", "metrics.best_validation.epoch"})
 
 
 def is_valid(made):
