@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,13 +16,15 @@ from pruneboard.artifacts.verification.masks import check_masks
 from pruneboard.artifacts.verification.rules import MALFORMED
 from pruneboard.errors import ConformanceError, PruneboardError, StoreError, UsageError, printable
 from pruneboard.records import store
-from pruneboard.records.schema import Record
+from pruneboard.records.schema import Record, lookup
 from pruneboard.records.verdicts import RunCheck
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pruneboard.models import ModelPlan
+
+_NEEDED = ("data.image_size", "data.mean", "data.std", "cost.macs_dense", "cost.macs_remaining", "weights_sha256")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _load(folder: Path, record: Record, purpose: str) -> FinishedRun:
 
     checks, masks = check_masks(record, folder / store.MASK)
     require([*consistency.check_record(record), *consistency.check_log(record, folder / consistency.LOG), *checks])
-    _check_normalization(folder, record)
+    _check_fields(folder, record)
     try:
         state = weights.read_weights(folder / store.WEIGHTS)
     except StoreError as error:
@@ -119,15 +120,13 @@ def _load(folder: Path, record: Record, purpose: str) -> FinishedRun:
     return FinishedRun(record, built.plan, built.module, state)
 
 
-def _check_normalization(folder: Path, record: Record) -> None:
-    """Check mean and standard deviation, which are part of every export and which no check of verification reads."""
+def _check_fields(folder: Path, record: Record) -> None:
+    """Check fields that a record may lack, that an export or a measurement needs, and that no check of a run reads."""
+    missing = [path for path in _NEEDED if lookup(record, path) is None]
+    if missing:
+        raise StoreError(f"{folder / store.RUN} lacks {', '.join(missing)}: repeat the run with this pruneboard")
     for name in ("mean", "std"):
-        values = record["data"].get(name)
-        valid = isinstance(values, list) and len(values) == 3 and all(map(_is_finite_number, values))
-        if not valid or (name == "std" and min(values) <= 0):
-            expected = f"three {'positive ' * (name == 'std')}numbers, one per channel"
-            raise StoreError(printable(f"{folder / store.RUN}: data.{name} must be {expected}; found {values!r}"))
-
-
-def _is_finite_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+        values = record["data"][name]
+        if len(values) != 3:
+            found = f"data.{name} must be three numbers, one per channel; found {values!r}"
+            raise StoreError(printable(f"{folder / store.RUN}: {found}", 500))

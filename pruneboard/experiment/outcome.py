@@ -30,6 +30,9 @@ from pruneboard.training import gates
 from pruneboard.training.loop import evaluate_split
 from pruneboard.training.state import Training
 
+MAX_MESSAGE = 10_000
+"""Maximum number of characters of an error message in a record: records are limited in size."""
+
 
 def finished_record(job: Job, run: Training) -> dict[str, Any]:
     """Fold, audit and evaluate the trained network, and return the record of the finished run.
@@ -108,7 +111,7 @@ def unfinished_record(job: Job, started: str, status: str, kind: str, message: s
     return {
         **job.base_record,
         "status": status,
-        "error": {"kind": kind, "message": _without_paths(message, job)},
+        "error": {"kind": kind, "message": _without_paths(message, job)[:MAX_MESSAGE]},
         "board": _with_fingerprint(job.base_record["board"]),
         "software": provenance.software(job.info.target),
         "lifecycle": {"started": started, "ended": provenance.now()},

@@ -1,8 +1,9 @@
 """The schema of the run record, `run.json`: fields, validation, canonical form and content hash. Imports no torch.
 
 A record is a `dict` that `validate` has accepted. Until then it is untrusted, because records come from disk and
-from other machines. `FIELDS` states for every known dotted path which values are allowed; `REQUIRED` and
-`REQUIRED_WHEN_DONE` list the paths that must exist. Unknown additional keys are allowed.
+from other machines. `FIELDS` states for every dotted path that any reader uses which values are allowed; `REQUIRED`
+and `REQUIRED_WHEN_DONE` list the paths that must exist. Unknown additional keys are allowed. A reader can therefore use
+every field in `FIELDS` without checking its type again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import math
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,9 @@ Record = dict[str, Any]
 
 STATUSES = ("done", "diverged", "failed", "oom", "interrupted", "invalid")
 CONTROLS = ("dense", "floor", "baseline")
+
+MAX_VALUES = 50_000
+"""Maximum number of values in a record, at any depth; a network of 1,000 layers has about 9,000."""
 
 _MAX_DEPTH = 32  # json.dumps recurses in Python, so a record nested much deeper could be read but not written
 _MAX_NUMBER = 10**30  # far above any count of operations, and safe to average as a float
@@ -88,6 +93,10 @@ def _is_sparsity(value: Any) -> bool:
     return _is_number(value) and 0 <= value < 1
 
 
+def _list_of(noun: str, accepts: Callable[[Any], bool]) -> FieldType:
+    return FieldType(f"a list of {noun}", lambda v: isinstance(v, list) and all(map(accepts, v)))
+
+
 _TEXT = FieldType("text", lambda v: isinstance(v, str))
 _NAME = FieldType("a name of 1 to 256 characters", lambda v: isinstance(v, str) and 0 < len(v) <= 256)
 _FLAG = FieldType("true or false", lambda v: isinstance(v, bool))
@@ -130,6 +139,9 @@ FIELDS: dict[str, FieldType] = {
     "method.traits.control": _one_of(*CONTROLS, nullable=True),
     "model": _TABLE,
     "model.name": _NAME,
+    "model.load_as": _NAME,
+    "model.stem": _NAME,
+    "model.init": _NAME,
     "model.create_args": _TABLE,
     "model.parameters": _COUNT,
     "model.initial_sha256": _SHA256,
@@ -142,15 +154,41 @@ FIELDS: dict[str, FieldType] = {
     "data.train": _COUNT,
     "data.validation": _COUNT,
     "data.test": _COUNT,
+    "data.image_size": _POSITIVE,
+    "data.limit_train": _COUNT,
+    "data.augment": _TEXT,
+    "data.sha256": _TEXT,
+    "data.split_sha256": _TEXT,
     "data.order_sha256": _TABLE,
     "data.left_out": FieldType("an object of at most 16 file endings and their numbers of files", _is_left_out),
+    "data.order_sha256.*": _TEXT,
+    "data.mean": _list_of("finite numbers", _is_number),
+    "data.std": _list_of("positive numbers", lambda v: _is_number(v) and v > 0),
+    "recipe": _TABLE,
+    "recipe.name": _TEXT,
+    "recipe.epochs": _COUNT,
+    "recipe.batch_size": _POSITIVE,
+    "recipe.val_fraction": _FRACTION,
     "budget": _TABLE,
-    "budget.steps": _COUNT,
+    **{f"budget.{key}": _COUNT for key in ("epochs", "steps", "steps_per_epoch", "harden_step")},
+    **{f"budget.{key}": _COUNT for key in ("global_batch", "norm_batch", "limit_train")},
     "seed": _COUNT,
     "seeds": _TABLE,
+    "seeds.*": _COUNT,
     "engine": _TABLE,
+    "engine.deepspeed": _TEXT,
+    "engine.precision": _TEXT,
+    **{f"engine.{key}": _COUNT for key in ("zero", "world_size", "micro_batch", "accumulation")},
+    **{f"engine.{key}": _FLAG for key in ("compile", "deterministic")},
     "hardware": _TABLE,
+    **{f"hardware.{key}": _TEXT for key in ("device", "gpu", "processor")},
+    **{f"hardware.{key}": _COUNT for key in ("cores", "threads")},
     "software": _TABLE,
+    **{f"software.{key}": _TEXT for key in ("python", "pruneboard", "torch", "torchvision", "timm", "deepspeed")},
+    **{f"software.{key}": _TEXT for key in ("numpy", "commit")},
+    "software.dirty": _FLAG,
+    "software.code": _TABLE,
+    "software.code.*": _TEXT,
     "sparsity": _TABLE,
     "sparsity.target": FieldType("null or a fraction in [0, 1)", _is_sparsity, nullable=True),
     "sparsity.measured": _FRACTION,
@@ -165,12 +203,13 @@ FIELDS: dict[str, FieldType] = {
     "sparsity.effective_unknown": _TEXT,
     "sparsity.layers": _LIST,
     "sparsity.left_out": _TABLE,
-    "sparsity.collapsed": FieldType("a list of names", lambda v: isinstance(v, list) and all(map(_TEXT.accepts, v))),
+    "sparsity.collapsed": _list_of("names", _TEXT.accepts),
     "metrics": _TABLE,
     **_split_fields("metrics.test"),
     **_split_fields("metrics.validation"),
     "metrics.best_validation": _TABLE,
     "metrics.best_validation.top1": _FRACTION,
+    "metrics.best_validation.epoch": _COUNT,
     "cost": _TABLE,
     "cost.forward_passes": _COUNT,
     "cost.train_macs": _COUNT,
@@ -182,17 +221,39 @@ FIELDS: dict[str, FieldType] = {
     "cost.macs_definition": _TEXT,
     "cost.parameters": _COUNT,
     "cost.bytes": _TABLE,
-    "cost.bytes.compressed": _COUNT,
+    "cost.bytes.*": _COUNT,
     "cost.storage_bits": _TABLE,
+    "cost.storage_bits.*": _COUNT,
     "cost.wall_seconds": _AMOUNT,
     "cost.hook_seconds": _AMOUNT,
     "cost.peak_memory_bytes": _COUNT,
     "weights_sha256": _SHA256,
     "mask_sha256": _SHA256,
     "lifecycle": _TABLE,
+    "lifecycle.started": _TEXT,
+    "lifecycle.ended": _TEXT,
+    "lifecycle.resumes": _COUNT,
+    "lifecycle.attempts": _list_of("objects", _TABLE.accepts),
 }
-"""Dotted path -> the values allowed there, in the order in which errors are reported."""
+"""Dotted path -> the values allowed there, in the order in which errors are reported; `*` is every key of an object.
 
+The fields of `sparsity.layers[*]` are in `LAYER_FIELDS`. Apart from the paths above, the contents of `board`, `recipe`,
+`method.options`, `model.create_args` and `sparsity.left_out` are arbitrary: readers print or compare them as they are.
+"""
+
+LAYER_FIELDS: dict[str, FieldType] = {
+    "name": FieldType("text of at most 256 characters", lambda v: isinstance(v, str) and len(v) <= 256),
+    "n": _POSITIVE,
+    "nonzero": _COUNT,
+    "kept": _COUNT,
+    "positions": _COUNT,
+    "alive": _COUNT,
+    "macs_dense": _COUNT,
+    "macs_remaining": _COUNT,
+}
+"""Field of an entry of `sparsity.layers` -> the values allowed there. The first three must exist."""
+
+_REQUIRED_IN_LAYER = frozenset({"name", "n", "nonzero"})
 _PATHS = [(path, path.split("."), field) for path, field in FIELDS.items()]
 
 REQUIRED = frozenset(
@@ -224,15 +285,16 @@ def validate(data: object) -> Record:
     """
     if not isinstance(data, dict):
         raise RecordError(f"a record must be a JSON object; found {_show(data)}")
-    if _deeper_than(data, _MAX_DEPTH):
-        raise RecordError(f"a record must not be nested deeper than {_MAX_DEPTH} levels")
+    _check_size(data)
     done = data.get("status") == "done"
     for path, keys, field in _PATHS:
-        _check(path, _follow(data, keys), field, required=path in REQUIRED or (done and path in REQUIRED_WHEN_DONE))
+        if keys[-1] == "*":
+            _check_values(path[:-1], _follow(data, keys[:-1]), field)
+        else:
+            _check(path, _follow(data, keys), field, required=path in REQUIRED or (done and path in REQUIRED_WHEN_DONE))
     if fingerprint(data["board"]) != data["board"]["fingerprint"]:
         raise RecordError("board.fingerprint does not match the fields of board: the record was edited")
-    for index, layer in enumerate(lookup(data, "sparsity.layers") or []):
-        _check_layer(layer, f"sparsity.layers.{index}")
+    _check_layers(lookup(data, "sparsity.layers") or [])
     if done:
         _check_sums(data["sparsity"])
         for split in ("test", "validation"):
@@ -326,6 +388,15 @@ def _check(path: str, value: Any, field: FieldType, *, required: bool) -> None:
         raise RecordError(f"{path} must be {field.noun}; found {_show(value)}")
 
 
+def _check_values(prefix: str, block: Any, field: FieldType) -> None:
+    """Check all values of an object; null is allowed."""
+    for key, value in block.items() if isinstance(block, dict) else ():
+        if value is not None and not field.accepts(value):
+            raise RecordError(
+                f"{prefix}{key if key.isidentifier() else _show(key)} must be {field.noun}; found {_show(value)}"
+            )
+
+
 def _check_sums(sparsity: Record) -> None:
     layers = sparsity["layers"]
     for total, part in (("prunable", "n"), ("nonzero", "nonzero")):
@@ -336,27 +407,36 @@ def _check_sums(sparsity: Record) -> None:
         raise RecordError(f"sparsity.measured is {sparsity['measured']}, but {nonzero} of {n} weights are not zero")
 
 
+def _check_layers(layers: list[Any]) -> None:
+    for index, layer in enumerate(layers):
+        if not _is_plainly_valid(layer):
+            _check_layer(layer, f"sparsity.layers.{index}")
+    names = Counter(layer["name"] for layer in layers)
+    if len(names) < len(layers):
+        name, count = names.most_common(1)[0]
+        raise RecordError(f"sparsity.layers must have different names; {_show(name)} occurs {count} times")
+
+
 def _check_layer(layer: Any, path: str) -> None:
-    if isinstance(layer, dict) and _is_plainly_valid(layer.get("name"), layer.get("n"), layer.get("nonzero")):
-        _check_counts(layer, path)
-        return
     if not isinstance(layer, dict):
         raise RecordError(f"{path} must be an object; found {_show(layer)}")
-    for key, field in (("name", _TEXT), ("n", _POSITIVE), ("nonzero", _COUNT)):
-        if not field.accepts(layer.get(key)):
-            raise RecordError(f"{path}.{key} must be {field.noun}; found {_show(layer.get(key))}")
+    for key, field in LAYER_FIELDS.items():
+        _check(f"{path}.{key}", layer.get(key, _MISSING), field, required=key in _REQUIRED_IN_LAYER)
     if layer["nonzero"] > layer["n"]:
         raise RecordError(f"{path}.nonzero must be at most n, {layer['n']}; found {layer['nonzero']}")
 
 
-def _check_counts(layer: Record, path: str) -> None:
-    for key in ("alive", "macs_dense", "macs_remaining"):
-        _check(f"{path}.{key}", layer.get(key, _MISSING), _COUNT, required=False)
-
-
-def _is_plainly_valid(name: Any, n: Any, nonzero: Any) -> bool:
+def _is_plainly_valid(layer: Any) -> bool:
     """Return whether a layer is obviously valid: a fast path, because thousands of records have a million layers."""
-    return type(name) is str and type(n) is int and type(nonzero) is int and 0 <= nonzero <= n and 0 < n <= _MAX_NUMBER
+    if type(layer) is not dict:
+        return False
+    for key, value in layer.items():
+        if type(value) is int:
+            if not 0 <= value <= _MAX_NUMBER or key == "name":
+                return False
+        elif key in LAYER_FIELDS and not (key == "name" and type(value) is str and len(value) <= 256):
+            return False
+    return layer.keys() >= _REQUIRED_IN_LAYER and layer["nonzero"] <= layer["n"] and layer["n"] > 0
 
 
 def _check_top1(measured: Record, path: str) -> None:
@@ -367,14 +447,18 @@ def _check_top1(measured: Record, path: str) -> None:
         raise RecordError(f"{path}.top1 is {measured['top1']}, but {correct} of {count} images are correct")
 
 
-def _deeper_than(data: object, levels: int) -> bool:
-    # Level by level, because a malicious file would exhaust the recursion limit.
+def _check_size(data: Record) -> None:
+    """Check depth and number of values, level by level, because a malicious file would exhaust the recursion limit."""
     front: list[Any] = [data]
-    for _ in range(levels - 1):
+    count = 0
+    for _ in range(_MAX_DEPTH):
+        count += sum(map(len, front))
+        if count > MAX_VALUES:
+            raise RecordError(f"a record must not have more than {MAX_VALUES:,} values")
         front = [child for item in front for child in _children(item) if isinstance(child, _NESTING)]
         if not front:
-            return False
-    return any(_children(item) for item in front)
+            return
+    raise RecordError(f"a record must not be nested deeper than {_MAX_DEPTH} levels")
 
 
 def _children(item: Any) -> Iterable[Any]:

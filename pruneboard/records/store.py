@@ -35,8 +35,11 @@ WEIGHTS = "model.safetensors"
 MASK = "mask.npz"
 FAILURES = "failures"
 SUPERSEDED = "superseded"
-LARGEST_FILE = 16 * 2**20
+LARGEST_FILE = 4 * 2**20
 """Maximum size of a `run.json` in bytes; larger files are rejected."""
+
+_CHUNK = 2**20  # bytes that are read at once, so that no limit, however large, reserves memory in advance
+_MAX_MARKS = 2 * records.MAX_VALUES  # a comma or an opening bracket precedes every value, and both an empty object
 
 
 @dataclass
@@ -138,10 +141,13 @@ def put(folder: Path, record: Record) -> Path:
     Only the record of an interrupted run is replaced, by that of the same run after it was resumed.
 
     Raises:
-        StoreError: the record violates the schema, there is another record already, or the file cannot be written.
+        StoreError: the record violates the schema or is too large, there is another record already, or the file cannot
+            be written.
     """
     text = records.dumps(records.validate(record))
     path = folder / RUN
+    if len(text) > LARGEST_FILE:
+        raise StoreError(f"cannot write {path}: a record must not be larger than {_size(LARGEST_FILE)}")
     if os.path.lexists(path) and status(path) != "interrupted":
         raise StoreError(f"{path} exists already: a record is never overwritten")
     return write_atomic(path, text.encode())
@@ -196,8 +202,10 @@ def read(path: Path) -> Record:
         StoreError: it cannot be read, is too large, or is not a record. The message does not contain `path`.
     """
     try:
-        text = read_bytes(path, LARGEST_FILE).decode()
-        return records.validate(json.loads(text, parse_constant=_refuse, parse_float=_finite))
+        data = read_bytes(path, LARGEST_FILE)
+        if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_MARKS:  # refused before parsing, which would take the memory
+            raise StoreError(f"is not a record: it has more than {records.MAX_VALUES:,} values")
+        return records.validate(json.loads(data.decode(), parse_constant=_refuse, parse_float=_finite))
     except FileNotFoundError:
         raise NotFoundError(f"no record at {path}: give a run folder or its {RUN}") from None
     except OSError as error:
@@ -216,11 +224,13 @@ def read_bytes(path: Path, largest: int) -> bytes:
     """
     if path.exists() and not path.is_file():
         raise OSError("it is not a regular file")  # reading a pipe would block forever
+    data = bytearray()
     with path.open("rb") as file:
-        data = file.read(largest + 1)
+        while chunk := file.read(min(_CHUNK, largest + 1 - len(data))):
+            data += chunk
     if len(data) > largest:
         raise OSError(f"it is larger than {_size(largest)}")
-    return data
+    return bytes(data)
 
 
 def scan(paths: Iterable[str | Path], *, without: Path | None = None) -> Scan:

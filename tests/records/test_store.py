@@ -208,7 +208,7 @@ def test_a_file_that_is_too_large_or_not_regular_is_skipped(tmp_path):
     found = store.scan([tmp_path])
     reasons = {path.parent.name: reason for path, reason in found.problems}
     assert len(found.records) == 1
-    assert "larger than 16 MiB" in reasons["large"]
+    assert "larger than 4 MiB" in reasons["large"]
     assert "not a regular file" in reasons["pipe"]
     assert set(reasons) == {"large", "pipe", "loop"}
 

@@ -32,7 +32,7 @@ def hostile_record():
         data__name=HOSTILE,
         board__steps=HOSTILE,
         engine={HOSTILE: HOSTILE},
-        lifecycle={"started": {HOSTILE: [HOSTILE]}},
+        lifecycle={"started": HOSTILE, HOSTILE: [HOSTILE]},
         sparsity__collapsed=[HOSTILE],
         cost__macs_definition=HOSTILE,
     )

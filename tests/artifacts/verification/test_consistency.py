@@ -103,7 +103,7 @@ def test_no_value_causes_an_error(tmp_path):
     log.write_text('{"epoch": 8, "step": 160, "validation": {"top1": 0.5}}\n')
     checked = 0
     for number, path in enumerate(leaves(record)):
-        for value in itertools.islice(itertools.cycle(HOSTILE), number % 4, number % 4 + 4):
+        for value in itertools.islice(itertools.cycle(HOSTILE), number % 4, number % 4 + 6):
             mutant = json.loads(json.dumps(record))
             parent = mutant
             for name in path[:-1]:
