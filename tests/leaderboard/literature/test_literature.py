@@ -72,7 +72,9 @@ def test_every_included_number_on_a_board_belongs_to_its_network():
     networks |= {("resnet32_cifar", "cifar10"): RESNET32, ("resnet32_cifar", "cifar100"): 1_867_104}
     networks |= {("vgg19_cifar", "cifar10"): 20_024_000, ("vgg19_cifar", "cifar100"): 20_070_080}
     made = [
-        record(data__name=data, model__name=model, board__prunable=weights, board__track=track, track=track)
+        record(
+            data__name=data, model__name=model, track=track, board__model=f"{model} {track}", board__prunable=weights
+        )
         for (model, data), weights in networks.items()
         for track in ("prune", "supermask")
     ]
