@@ -259,6 +259,8 @@ class Published:
     Attributes:
         method: name in the source.
         dataset, model: names in pruneboard if known there, otherwise names in the source.
+        weights: the least and the greatest number of the network's weights before pruning that the source can mean.
+            None if it is unknown and `model` is the name in the file.
         sparsity: a fraction, as counted by the source.
         top1: a fraction.
         top1_sd: standard deviation of `top1`, if the source gives one.
@@ -272,6 +274,7 @@ class Published:
     method: str
     dataset: str
     model: str
+    weights: tuple[float, float] | None = None
     sparsity: float
     top1: float
     top1_sd: float | None

@@ -74,7 +74,7 @@ def test_only_the_given_formats_are_written(tmp_path):
 
 def test_published_numbers_can_be_added_and_left_out(tmp_path):
     """`--published` adds the numbers of a file, and `--no-published` leaves out the included ones."""
-    put(tmp_path / "results", record(data__name="imagenet", model__name="resnet50"))
+    put(tmp_path / "results", record(data__name="imagenet", model__name="resnet50", board__prunable=25_502_912))
     own = tmp_path / "own.csv"
     line = dict.fromkeys(literature.COLUMNS, "") | {"method": "mine", "dataset": "imagenet"}
     line |= {"architecture": "resnet50", "sparsity_percent": "90", "top1_mean": "70", "track": "prune", "source": "a"}
