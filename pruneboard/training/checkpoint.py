@@ -10,12 +10,12 @@
 The header has the `TrainState` and the identity of the run. There is no random state, because draws are keyed on the
 seed and their place in the run (`gates.DrawKey`, `loop._forward_backward`), and loading needs no pickle.
 
-A run may be resumed with another number of processes or at another ZeRO stage. Only the running statistics depend on
-the number of processes, and are averaged if it has changed. `Engine` gathers optimizer tensors from the partitions to
-save them, and scatters them to the partitions of the new layout to restore them. Images are ordered and augmented by
-their position in the global batch, and gates draw the same numbers on every process, so the new processes compute the
-same steps, up to the order in which sums are rounded. (Dropout is keyed on the micro-batch, so its draws also change
-where the micro-batch does: in networks without batch normalization.)
+A run may be resumed with a different number of processes or at a different ZeRO stage. Only the running statistics
+depend on the number of processes, and are averaged if it has changed. `Engine` gathers optimizer tensors from the
+partitions to save them, and scatters them to the partitions of the new layout to restore them. Images are ordered and
+augmented by their position in the global batch, and gates draw the same numbers on every process, so the new processes
+compute the same steps, up to the order in which sums are rounded. (Dropout is keyed on the micro-batch, so its draws
+also change where the micro-batch does: in networks without batch normalization.)
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Checkpointer:
         return bool(self.every) and step % self.every == 0
 
     def check_resumable(self) -> None:
-        """Check that the newest checkpoint, if there is one, was saved by the same run under the same code.
+        """Check that the newest checkpoint, if there is one, was saved by the same run with the same code.
 
         Raises:
             UsageError: the content hash, versions or code differ, or no checkpoint can be read.
@@ -105,7 +105,7 @@ class Checkpointer:
             if was != now:
                 raise UsageError(
                     f"the run in {self.folder} was started with {name} {was}, and it is now {now}: "
-                    "resume it under the old one, or start again with --force"
+                    "resume it with the old one, or start again with --force"
                 )
 
     def save(self, engine: Engine, mask_tracker: MaskTracker, state: TrainState) -> None:
