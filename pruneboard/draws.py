@@ -1,6 +1,6 @@
 """Keyed random numbers: every draw of a run is a pure function of its seed and of the place where it is used.
 
-No generator is carried from one draw to the next. A run that was resumed, or that has another number of processes,
+No generator is carried from one draw to the next. A run that was resumed, or that has a different number of processes,
 therefore draws the same numbers as an uninterrupted one, and checkpoints contain no generator state.
 """
 

@@ -11,7 +11,7 @@
         AuditError                  1   the folded model breaks the contract (sparsity, masks, weights)
         OutOfMemoryError            1   the device or the host has no memory left
       ConformanceError              3   a validation or conformance check failed
-      NotFoundError                 4   no record where one was asked for
+      NotFoundError                 4   no record was found where one is required
       InterruptedRunError          75   stopped by SIGTERM or by the loss of a process; the same command resumes it
         LostPeerError              75   the same, noticed by another process of the run
 
@@ -105,7 +105,7 @@ class ConformanceError(PruneboardError):
 
 
 class NotFoundError(PruneboardError):
-    """No record where one was asked for."""
+    """No record was found where one is required."""
 
     exit_code = 4
 

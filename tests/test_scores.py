@@ -124,7 +124,7 @@ def test_all_equal_scores_keep_the_first_positions(value):
 @given(st.integers(0, 2**31), st.integers(1, 3))
 @FEW
 def test_a_smaller_budget_keeps_a_subset(seed, levels):
-    """Masks of growing k are nested, also with ties."""
+    """Masks of growing k are nested, even with ties."""
     tensors = [t.mul(levels).round() for t in random_tensors((3, 4), (5,), seed=seed)]
     masks = [torch.cat([m.flatten() for m in top_k(tensors, k)]) for k in range(18)]
     assert all(bool((small <= large).all()) for small, large in itertools.pairwise(masks))

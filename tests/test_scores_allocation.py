@@ -205,7 +205,7 @@ def test_within_one_layer_lamp_is_magnitude(seed, k):
 
 
 def test_lamp_breaks_ties_and_accepts_zeros():
-    """Equal weights are ranked by position as in the paper's sort; a zero scores 0, also in a layer of zeros."""
+    """Equal weights are ranked by position as in the paper's sort; a zero scores 0, even in a layer of zeros."""
     (score,) = lamp([torch.tensor([1.0, -1.0, 0.0, 1.0])])
     assert score.tolist() == [1.0, 1 / 2, 0.0, 1 / 3]
     assert lamp([torch.zeros(2, 2)])[0].tolist() == [[0.0, 0.0], [0.0, 0.0]]

@@ -105,10 +105,10 @@ def _pace(gate: ProbabilityGate, n: int, clock: Callable[[], float]) -> float:
     s = gate.probability.detach().view(-1)[:n].clone().requires_grad_()
     weight, upstream = torch.ones(n, requires_grad=True), torch.ones(n)
     few = None if gate.undecided is None else gate.undecided[gate.undecided < n].clone()
-    generator, room = torch.Generator().manual_seed(0), torch.empty(2, n)
+    generator, workspace = torch.Generator().manual_seed(0), torch.empty(2, n)
 
     def both() -> tuple[Tensor, ...]:
-        made = relaxed(weight, s, gate.inverse_temperature, generator, few, room)
+        made = relaxed(weight, s, gate.inverse_temperature, generator, few, workspace)
         return torch.autograd.grad(made, (weight, s), upstream)
 
     usual, bulk.LARGE = bulk.LARGE, n if bulk.is_large(gate.probability) else bulk.LARGE

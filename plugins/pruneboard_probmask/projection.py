@@ -28,7 +28,7 @@ ACCELERATOR_STEPS = 12
 """Fixed number of steps on an accelerator, where testing for convergence would synchronize the device."""
 
 SORT_LIMIT = {"cpu": 1 << 11, "elsewhere": 1 << 16}
-"""Largest number of entries that is solved by sorting; of more, a strided sample is sorted."""
+"""Largest number of entries that are solved by sorting; with more entries, a strided sample is sorted."""
 
 SAMPLE_STRIDE = 64
 """On a CPU every 64th entry belongs to the sample."""
@@ -128,7 +128,7 @@ def _root_by_sorting(x: Tensor, k: float) -> tuple[Tensor, Tensor]:
 
 
 class _SecantSearch:
-    """A secant search for the root of the falling function F(v) - k, inside a bracket.
+    """A secant search for the root of the decreasing function F(v) - k, inside a bracket.
 
     The caller evaluates F at `v`, calls `narrow_bracket` and then `advance`, and repeats. All state is tensors on
     the scores' device, so that no method but `has_converged` synchronizes it.

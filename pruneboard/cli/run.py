@@ -96,7 +96,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
     help="digits, cifar10, cifar100, folder or imagenet.",
 )
 @click.option("--data-dir", type=click.Path(), help="Folder of the data set.")
-@click.option("--download", is_flag=True, help="Download cifar10 or cifar100 into --data-dir if it is not there.")
+@click.option("--download", is_flag=True, help="Download cifar10 or cifar100 into --data-dir if it is missing there.")
 @click.option(
     "--limit-train",
     type=int,

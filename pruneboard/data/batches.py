@@ -99,7 +99,7 @@ def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
     steps = len(dataset.train) // batch_size
     if steps < 1:
         raise UsageError(
-            f"the training split of {dataset.name} has {len(dataset.train)} images, less than one batch of "
+            f"the training split of {dataset.name} has {len(dataset.train)} images, fewer than one batch of "
             f"{batch_size}: lower --batch-size, raise --limit-train or add images"
         )
     return steps

@@ -13,7 +13,10 @@ from pruneboard.errors import AuditError, DivergedError
 from pruneboard.models.weights_file import few, not_finite
 
 KEPT_ZERO_TOLERANCE = 1e-4
-"""Share of the kept positions that may hold 0.0: single weights can reach 0 in training, more would be a false mask."""
+"""Share of the kept positions that may hold 0.0: single weights can reach 0 in training.
+
+More would mean that the mask is wrong.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,15 @@ def check_budget(counts: Sequence[LayerCount], keep: int | None) -> None:
     """Check that the folded model keeps exactly `keep` positions; None if the method lets the sparsity emerge.
 
     Raises:
-        AuditError: another number of positions is kept, or too many kept positions hold 0.0.
+        AuditError: a different number of positions is kept, or too many kept positions hold 0.0.
     """
     kept, nonzero = sum(c.kept for c in counts), sum(c.nonzero for c in counts)
     if keep is not None and kept != keep:
         raise AuditError(f"{kept} positions are kept where the budget is {keep}")
     if kept - nonzero > KEPT_ZERO_TOLERANCE * kept:
-        raise AuditError(f"{kept - nonzero} of {kept} kept positions hold 0.0: the mask claims more than the model has")
+        raise AuditError(
+            f"{kept - nonzero} of {kept} kept positions hold 0.0: the mask counts more weights as kept than are nonzero"
+        )
 
 
 def check_unchanged(layers: Sequence[Layer[Any]], start: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

@@ -163,7 +163,7 @@ def check_ablation(spec: RunSpec, track: str) -> None:
 
 
 def effective_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo) -> Traits:
-    """Return the traits that the harness acts on: `control` counts only for pruneboard's own distribution.
+    """Return the traits that the harness acts on: `control` is honored only for pruneboard's own distribution.
 
     Raises:
         PluginError: the search ends early on the supermask track, where no weight is left to fine-tune.
@@ -172,7 +172,7 @@ def effective_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo)
     if track == "supermask" and traits.harden_at not in (0, 1):
         raise PluginError(
             f"method {info.origin} declares harden_at={traits.harden_at} on the supermask track, where nothing is "
-            "fine-tuned: it is 1 there, or 0 for a mask that is drawn and never learned"
+            "fine-tuned: it must be 1, or 0 for a mask that is drawn and never learned"
         )
     return traits if info.distribution == "pruneboard" else dataclasses.replace(traits, control=None)
 
@@ -233,7 +233,7 @@ def pick_device(spec: RunSpec) -> torch.device:
     """Return this process's device: its own GPU if the run uses GPUs, else the CPU."""
     if not wants_cuda(spec):
         if spec.device == "cuda":
-            raise UsageError("--device cuda was asked for, and torch sees no CUDA device: use --device cpu or auto")
+            raise UsageError("--device cuda was requested, but torch finds no CUDA device: use --device cpu or auto")
         return torch.device("cpu")
     index = int(os.environ.get("LOCAL_RANK", "0"))
     needed, visible = max(index + 1, spec.procs), torch.cuda.device_count()

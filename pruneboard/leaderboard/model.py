@@ -73,7 +73,7 @@ class Row:
         drop: dense control minus this row, paired by seed; positive if accuracy was lost.
         unpaired: seeds that both rows have, but with different starts; they are not part of `drop`.
         measured: mean measured sparsity.
-        off_target: the method does not promise the target sparsity, or a run missed its exact rounding.
+        off_target: the method declares `hits_target=False`, or a run missed its exact rounding.
         effective: mean fraction of weights that are 0 or disconnected from input or output; None unless all runs
             have it.
         compression: 1 / (1 - measured).

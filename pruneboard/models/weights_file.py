@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -81,7 +81,7 @@ def find_misfit(model: nn.Module, state: Mapping[str, Tensor]) -> Misfit:
 
 def _head(model: nn.Module) -> frozenset[str]:
     """Return the names of the classifier's tensors; none if the network does not say which module it is."""
-    head = model.get_classifier() if hasattr(model, "get_classifier") else None
+    head: Any = cast("Any", model).get_classifier() if hasattr(model, "get_classifier") else None
     heads = {id(module) for module in (head if isinstance(head, tuple) else (head,))}
     return frozenset(
         f"{name}.{key}" for name, module in model.named_modules() if id(module) in heads for key in module.state_dict()

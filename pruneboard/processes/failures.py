@@ -1,6 +1,6 @@
 """The reason why a process of a run ended, in the form in which processes send it to each other.
 
-It travels through one of two channels. Under `--procs` a child sends it through its pipe to the process that started it
+It is sent through one of two channels. Under `--procs` a child sends it through its pipe to the process that started it
 (`pruneboard.processes.launch`). That pipe exists before torch is imported, and it closes if the child is killed. Under
 a launcher none of our processes is the parent of the others, so it goes through the rendezvous store
 (`pruneboard.processes.rendezvous`).
@@ -69,7 +69,7 @@ class Failure:
 
 
 def root_cause(failures: Iterable[Failure]) -> Failure:
-    """Return the failure that explains the others.
+    """Return the failure that caused the others.
 
     A process that was killed or stopped comes first, because the others fail as a consequence, with errors of any kind.
     Next comes a process that failed by itself. Last come those that only noticed the loss of another process.

@@ -1,6 +1,6 @@
 """Memory of a process: how glibc returns freed memory to the system, and the peak memory of a run.
 
-torch is imported only when a peak is asked for, because the command line imports this module before torch.
+torch is imported only when the peak is requested, because the command line imports this module before torch.
 """
 
 from __future__ import annotations

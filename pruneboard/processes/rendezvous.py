@@ -11,14 +11,14 @@ operation fails after the timeout. NCCL would by default abort the waiting proce
 that could be recorded; TORCH_NCCL_BLOCKING_WAIT=1 makes the operation raise instead. In each case the error says no
 more than that some peer is gone: `detect_lost_peer` turns it into a `LostPeerError`.
 
-How the reason travels: a process that fails by itself writes its error to the key `failed`. The first one to do so
+How the reason is sent: a process that fails by itself writes its error to the key `failed`. The first one to do so
 wins. A thread in every other process polls that key, keeps what it reads, and confirms it with `heard/RANK`. The failed
 process waits for these confirmations before it ends, because its end closes its connections, and on rank 0 also the
 store. If instead all processes write `alone/RANK`, all of them failed at the same point (for example because the loss
 is not finite); then no collective operation was left half done, and the next run can use the same group.
 
-Everything that crosses the network is JSON, because unpickling lets whoever can reach the port run code. Hosts need not
-share a file system: what depends on files of rank 0 is decided there and broadcast (`broadcast_from_main`).
+Everything that crosses the network is JSON, because unpickling would let anyone who can reach the port run code. Hosts
+need not share a file system: what depends on files of rank 0 is decided there and broadcast (`broadcast_from_main`).
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def check_same_run(digest: str) -> None:
     for rank, other in enumerate(found):
         if not torch.equal(other, found[0]):
             raise UsageError(
-                f"process {rank} was given another run than process 0: every host needs the same command, the same "
+                f"process {rank} was given a different run than process 0: every host needs the same command, the same "
                 "data, and the same versions of pruneboard and of the method"
             )
 
@@ -270,7 +270,7 @@ class _SharedRun:
         """See the function of that name.
 
         Only an interruption can follow from another process's failure: a lost connection, or the SIGTERM that a
-        launcher sends to the remaining processes. After a lost connection, the reason may still be under way.
+        launcher sends to the remaining processes. After a lost connection, the reason may not have arrived yet.
         """
         if not isinstance(error, InterruptedRunError) or self._ended_by_another:
             return error

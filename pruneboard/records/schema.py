@@ -345,7 +345,7 @@ def dumps(record: Mapping[str, Any]) -> str:
 def content_hash(identity: Mapping[str, Any]) -> str:
     """Return the SHA-256, in hexadecimal, of everything that determines a result.
 
-    It is computed over JSON with sorted keys and without spaces. The order of the keys does therefore not matter,
+    It is computed over JSON with sorted keys and without spaces. The order of the keys therefore does not matter,
     but 1 and 1.0 differ.
 
     Args:

@@ -102,12 +102,12 @@ def folder_of(results: str | Path, record: Record) -> Path:
 
 
 def check_writable(results: str | Path) -> None:
-    """Check that `results` can be written or created, by a temporary folder that is removed again.
+    """Check that `results` can be written or created, by creating and removing a temporary folder.
 
     Permission bits are not checked, because they do not apply to root and say nothing about read-only mounts.
 
     Raises:
-        StoreError: the folder cannot be written, or something that is not a folder has its name.
+        StoreError: the folder cannot be written, or the path exists but is not a folder.
     """
     existing = Path(results)
     while not os.path.lexists(existing) and existing != existing.parent:

@@ -112,8 +112,8 @@ def describe(row: Row) -> dict[str, Any]:
 
 
 def _point(row: Row) -> str:
-    asked = format_sparsity(row.target)
-    return f"{row.measured:.5g} (off target {asked})" if row.off_target and row.measured is not None else asked
+    target = format_sparsity(row.target)
+    return f"{row.measured:.5g} (off target {target})" if row.off_target and row.measured is not None else target
 
 
 def _x_values(row: Row) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def _safe(part: str) -> str:
 
 
 def _unused(name: str, files: Mapping[str, bytes]) -> str:
-    """Return a file name that is not used yet, also on case-insensitive file systems."""
+    """Return a file name that is not used yet, including on case-insensitive file systems."""
     used = {other.casefold() for other in files}
     number, unused = 1, name
     while f"{unused}.svg".casefold() in used:

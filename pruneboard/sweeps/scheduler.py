@@ -89,7 +89,7 @@ def run_sweep(
 
     Args:
         runs: the runs to execute.
-        executor: where to execute them; stopped at the end, also after an exception.
+        executor: where to execute them; stopped at the end, even after an exception.
         listener: notified of progress.
         fail_fast: start no further run after the first failure.
         record_lost_run: writes the record of a run whose process was lost `MAX_ATTEMPTS` times.

@@ -66,7 +66,7 @@ def shows_numbers(subject: CheckSubject) -> None:
 
 @check("advice", trains=False)
 def checks_its_options(subject: CheckSubject) -> None:
-    """A sparsity outside [0, 1) raises a ValueError, also if the class has its own `__post_init__`."""
+    """A sparsity outside [0, 1) raises a ValueError, even if the class has its own `__post_init__`."""
     for sparsity in (-0.1, 1.0, 90.0, math.nan):
         try:
             dataclasses.replace(subject.pruner, sparsity=sparsity)

@@ -74,8 +74,8 @@ def resumes_from_its_state(subject: CheckSubject) -> None:
                 raise CheckFailedError(f"resuming from step {step} of {total}: {again.error}")
             require(
                 again.value == whole.value,
-                f"a run resumed from step {step} of {total} gives another network: keep state that outlives a step in "
-                "a buffer or a parameter of a gate",
+                f"a run resumed from step {step} of {total} gives a different network: keep state that outlives a step "
+                "in a buffer or a parameter of a gate",
             )
 
 
@@ -130,7 +130,7 @@ def train_on(pruner: Pruner[Any], track: Track, device: str) -> None:
     _audit(subject, result)
     for layer in result.run.layers:
         elsewhere = [name for name, tensor in layer.gate.state_dict().items() if tensor.device != layer.dense.device]
-        require(not elsewhere, f"{', '.join(elsewhere)} of layer {layer.name} are on another device than the weight")
+        require(not elsewhere, f"{', '.join(elsewhere)} of layer {layer.name} are not on the device of the weight")
 
 
 def train_together(pruner: Pruner[Any], track: Track) -> tuple[str, int, int]:

@@ -27,7 +27,7 @@ TIMEOUT_SECONDS = 120.0
 
 _READY = "ready"
 _NOT_STARTED = (
-    "the processes could not start: they import the program that asked for them, which must be a file, "
+    "the processes could not start: they import the program that started them, which must be a file, "
     "with what it does under `if __name__ == '__main__':`"
 )
 

@@ -109,7 +109,7 @@ def pruned_weights_stay_pruned(subject: CheckSubject) -> None:
         weight = found.state[f"{layer.name}.weight"]
         revived = int(((weight != 0) & ~before).sum())
         require(revived == 0, f"{revived} weights of layer {layer.name} pruned at hardening are nonzero at the end")
-        require(count.kept == int(before.sum()), f"layer {layer.name} keeps other positions than at hardening")
+        require(count.kept == int(before.sum()), f"layer {layer.name} keeps different positions than at hardening")
 
 
 @check()

@@ -42,7 +42,7 @@ def leaves_random_state(subject: CheckSubject) -> None:
 @check()
 def leaves_the_process(subject: CheckSubject) -> None:
     """Hooks do not change torch's settings, the environment variables or the working directory."""
-    _require_none(subject, "settings", "leave it alone, the whole process depends on it")
+    _require_none(subject, "settings", "do not change it: the whole process depends on it")
 
 
 @check()
@@ -54,19 +54,19 @@ def pays_for_its_passes(subject: CheckSubject) -> None:
 @check()
 def leaves_modes(subject: CheckSubject) -> None:
     """Hooks do not switch any module between training and evaluation mode."""
-    _require_none(subject, "modes", "restore the mode, or leave it alone")
+    _require_none(subject, "modes", "restore the mode, or do not change it")
 
 
 @check()
 def leaves_requires_grad(subject: CheckSubject) -> None:
     """Hooks do not change `requires_grad` of any parameter."""
-    _require_none(subject, "requires_grad", "leave it alone, the harness decides what is trained")
+    _require_none(subject, "requires_grad", "do not change it: the harness decides what is trained")
 
 
 @check()
 def leaves_the_optimizer(subject: CheckSubject) -> None:
     """Hooks do not change the learning rates or other settings of the optimizer's parameter groups."""
-    _require_none(subject, "optimizer", "leave it alone, the recipe is the same for every method")
+    _require_none(subject, "optimizer", "do not change it: the recipe is the same for every method")
 
 
 @check()

@@ -68,8 +68,8 @@ def fit(run: Training) -> None:
         train_epochs(run, request)
     if run.state.gates_sha256 is None:  # the search took the whole budget
         harden(run, run.budget.harden_step)
-    # For every method, also those without fine-tuning: so the statistics depend on the final weights only, and not on
-    # when the masks were fixed.
+    # This is done for every method, including those without fine-tuning, so that the statistics depend on the final
+    # weights only, and not on when the masks were fixed.
     reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan))
     check_gates_unchanged(run)
 
@@ -96,15 +96,15 @@ def _save_or_stop(run: Training, losses: LossMeter, request: interrupts.StopRequ
     step = run.state.step
     # Processes share the signal's number, so that all stop after the same step. On GPUs this waits for the device, and
     # is done only every few steps.
-    asked = run.engine.device.type == "cpu" or run.engine.world == 1 or step % CHECK_EVERY == 0
-    number = run.engine.maximum(request.number) if asked else 0
+    synchronize = run.engine.device.type == "cpu" or run.engine.world == 1 or step % CHECK_EVERY == 0
+    number = run.engine.maximum(request.number) if synchronize else 0
     if number or (run.checkpointer.due(step) and step % run.budget.steps_per_epoch):  # an epoch's end is saved anyway
         save_checkpoint(run, losses)
     _stop_if(run, number)
 
 
 def _stop_if(run: Training, number: int) -> None:
-    """End the run, of which a checkpoint is saved, if `number` is that of a signal; 0 is none."""
+    """End the run, whose checkpoint is already saved, if `number` is that of a signal; 0 is none."""
     if number:
         raise interrupts.stop_error(number, f", saved at step {run.state.step}")
 
@@ -195,7 +195,7 @@ def harden(run: Training, step: int) -> None:
 
 @contextmanager
 def validate_during_hardening(run: Training) -> Iterator[Validate]:
-    """Yield `validate` for `harden`; it raises after the block, or a method could keep it and select by it later."""
+    """Yield `validate` for `harden`; after the block it raises, so that no method can keep it to select by it."""
     hardening = True
 
     def validate() -> float:

@@ -185,7 +185,7 @@ def valid_during_scoring(view: ScoringView, batches: Iterator[Batch]) -> Iterato
 
 @contextmanager
 def dense_gradients(layers: Sequence[Layer[Any]], *, wanted: bool) -> Iterator[list[Tensor] | None]:
-    """Collect the gradient of one step's loss with respect to every effective weight, also where the mask is 0.
+    """Collect the gradient of one step's loss with respect to every effective weight, even where the mask is 0.
 
     Yields:
         One tensor per layer, in the shape of its weight, complete when the block ends; None if `wanted` is false.

@@ -115,7 +115,7 @@ def test_a_mask_can_be_set_from_any_dtype(keep, dtype):
     assert mask.folded(weight).tolist() == [float(k) for k in keep]
 
 
-def test_a_mask_hides_the_gradient_of_pruned_weights():
+def test_a_mask_zeroes_the_gradient_of_pruned_weights():
     """Kept weights receive the dense gradient, and pruned weights exactly 0."""
     weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
     mask = Mask(weight)

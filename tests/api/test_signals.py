@@ -75,7 +75,7 @@ def test_an_update_changes_masks_through_the_layers():
 
 @pytest.mark.parametrize("name", ["logits", "loss"])
 def test_the_view_of_the_harness_has_the_documented_signature(name):
-    """Names, order, kinds and defaults of the arguments are those that the interface promises."""
-    promised = inspect.signature(getattr(ModelView, name)).parameters.values()
+    """Names, order, kinds and defaults of the arguments are those that the interface declares."""
+    declared = inspect.signature(getattr(ModelView, name)).parameters.values()
     provided = inspect.signature(getattr(ScoringView, name)).parameters.values()
-    assert [(p.name, p.kind, p.default) for p in provided] == [(p.name, p.kind, p.default) for p in promised]
+    assert [(p.name, p.kind, p.default) for p in provided] == [(p.name, p.kind, p.default) for p in declared]

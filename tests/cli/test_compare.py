@@ -100,7 +100,7 @@ def test_compare_and_show_start_without_torch():
 
 
 def test_comparing_again_writes_the_same_bytes(tmp_path):
-    """Processes with other hash seeds, also with existing output files, write the same bytes."""
+    """Processes with other hash seeds, including with existing output files, write the same bytes."""
     for made in sample_records():
         put(tmp_path / "results", made)
     written = []

@@ -194,7 +194,7 @@ def test_batches_on_a_gpu_equal_those_on_the_cpu():
 
 def test_a_split_smaller_than_a_batch_is_refused_with_both_numbers():
     """The message has the number of images, the batch size and the options to change."""
-    with pytest.raises(UsageError, match=r"numbered has 70 images, less than one batch of 128: lower --batch-size"):
+    with pytest.raises(UsageError, match=r"numbered has 70 images, fewer than one batch of 128: lower --batch-size"):
         data.train_batches(NUMBERED, batch_plan(batch_size=128), epoch=0)
 
 

@@ -29,21 +29,21 @@ def write_cifar(name, root, monkeypatch, seed=0):
     key = "labels" if name == "cifar10" else "fine_labels"
     classes = 10 if name == "cifar10" else 100
     generator = np.random.default_rng(seed)
-    held = {}
+    content = {}
     for part in ("train_list", "test_list"):
         listed = []
         for file, _ in getattr(reader, part):
             images = generator.integers(0, 256, (2 * classes, 3 * 32 * 32), dtype=np.uint8)
             labels = [int(label) for label in generator.permutation(2 * classes) % classes]
             listed.append([file, dump(folder / file, {"data": images, key: labels})])
-            held.setdefault(part, []).append((images, labels))
+            content.setdefault(part, []).append((images, labels))
         monkeypatch.setattr(reader, part, listed)
     names = [f"class{index}" for index in range(classes)]
     meta = {**reader.meta, "md5": dump(folder / reader.meta["filename"], {reader.meta["key"]: names})}
     monkeypatch.setattr(reader, "meta", meta)
     return {
         part: (np.concatenate([images for images, _ in rows]), [label for _, labels in rows for label in labels])
-        for part, rows in held.items()
+        for part, rows in content.items()
     }
 
 
@@ -56,12 +56,12 @@ def dump(path, content):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_has_the_content_of_its_files(name, tmp_path, monkeypatch):
     """Pixels are red, green and blue planes in stored order, with the labels and class names of the files."""
-    held = write_cifar(name, tmp_path, monkeypatch)
+    content = write_cifar(name, tmp_path, monkeypatch)
     cifar = open_dataset(name, data_dir=str(tmp_path), image_size=32)
-    images, labels = held["test_list"]
+    images, labels = content["test_list"]
     assert np.array_equal(stored_pixels(cifar.test).numpy(), images.reshape(-1, 3, 32, 32))
     assert cifar.test.labels.tolist() == labels
-    images, labels = held["train_list"]
+    images, labels = content["train_list"]
     stored = torch.cat([cifar.train.rows, cifar.validation.rows]).sort().values
     assert stored.tolist() == list(range(len(images)))
     assert np.array_equal(cifar.train.images.stored.numpy(), images.reshape(-1, 3, 32, 32))
@@ -146,7 +146,7 @@ def served(folder):
 
 def test_files_are_downloaded_once(tmp_path, monkeypatch, capsys):
     """`--download` fetches and reads the archive; afterwards the files suffice; stdout stays empty."""
-    held = write_cifar("cifar10", tmp_path / "origin", monkeypatch)
+    content = write_cifar("cifar10", tmp_path / "origin", monkeypatch)
     archive = tmp_path / "cifar.tar.gz"
     target = str(tmp_path / "target")
     with tarfile.open(archive, "w:gz") as tar:
@@ -158,7 +158,7 @@ def test_files_are_downloaded_once(tmp_path, monkeypatch, capsys):
         first = open_dataset("cifar10", data_dir=target, download=True, image_size=32)
     second = open_dataset("cifar10", data_dir=target, download=True, image_size=32)
     assert first.sha256 == second.sha256
-    assert first.test.labels.tolist() == held["test_list"][1]
+    assert first.test.labels.tolist() == content["test_list"][1]
     assert capsys.readouterr().out == ""
 
 

@@ -97,7 +97,7 @@ def test_streaming_without_workers_does_not_change_global_generators(large):
 
 
 def test_seeded_generators_are_restored_after_an_error():
-    """Inside `seeded`, draws depend on the seed alone; afterwards, also after an error, the old state is back."""
+    """Inside `seeded`, draws depend on the seed alone; afterwards, even after an error, the old state is back."""
     seed_globals()
     expected = global_draws()
     seed_globals()

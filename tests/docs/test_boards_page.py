@@ -34,8 +34,8 @@ def write_batches(folder):
     draws = np.random.default_rng(0)
     for batch in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:
         pixels = draws.integers(0, 256, (2, 3072), dtype=np.uint8)
-        held = {"data": pixels, "labels": [0, 1], "filenames": [f"a_{batch}.png", f"b_{batch}.png"]}
-        (folder / batch).write_bytes(pickle.dumps(held))
+        content = {"data": pixels, "labels": [0, 1], "filenames": [f"a_{batch}.png", f"b_{batch}.png"]}
+        (folder / batch).write_bytes(pickle.dumps(content))
 
 
 def test_the_script_converts_cifar_to_image_files(tmp_path, monkeypatch):
@@ -57,5 +57,5 @@ def test_the_script_converts_cifar_to_image_files(tmp_path, monkeypatch):
     )
     assert opened.classes == ("airplane", "automobile")
     assert (len(opened.train) + len(opened.validation), len(opened.test)) == (10, 2)
-    held = pickle.loads(Path("data", "cifar-10-batches-py", "test_batch").read_bytes())
-    assert (opened.test.images.stored.numpy().reshape(2, -1) == held["data"]).all()
+    content = pickle.loads(Path("data", "cifar-10-batches-py", "test_batch").read_bytes())
+    assert (opened.test.images.stored.numpy().reshape(2, -1) == content["data"]).all()

@@ -38,10 +38,10 @@ def row(name, track, method, point):
 def difference(what, track, point):
     """Return the paired difference of two rows by seed. Rows of two boards must start with the same weights."""
     first, second = what.split(" minus ")
-    home, left = first.split(": ")
-    other, right = second.split(": ") if ": " in second else (home, second)
-    a, b = row(home, track, left, point), row(other, track, right, point)
-    ours, theirs = a.pairs(b) if home == other else (a.by_seed, b.by_seed)
+    first_board, left = first.split(": ")
+    second_board, right = second.split(": ") if ": " in second else (first_board, second)
+    a, b = row(first_board, track, left, point), row(second_board, track, right, point)
+    ours, theirs = a.pairs(b) if first_board == second_board else (a.by_seed, b.by_seed)
     return stats.paired(dict(ours), dict(theirs))
 
 
@@ -67,7 +67,7 @@ def test_findings_follow_from_the_records():
     assert new == text
 
 
-def test_small_cifar_tells_methods_apart():
+def test_small_cifar_distinguishes_methods():
     """At .98, at least half of the pairs of methods have a paired interval that excludes 0."""
     rows = [one for one in board("cifar10-small", "prune").rows if one.target == 0.98]
     pairs = [(a, b) for index, a in enumerate(rows) for b in rows[:index]]

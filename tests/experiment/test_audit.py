@@ -74,7 +74,7 @@ def test_the_budget_is_exact():
 
 @pytest.mark.parametrize("keep", [20_000, None])
 def test_at_most_one_kept_position_in_ten_thousand_may_be_zero(keep):
-    """A mask that keeps more zeros than that claims more weights than the model has."""
+    """A mask that keeps more zeros than that counts more weights as kept than are nonzero."""
     check_budget([LayerCount("a", 40_000, 20_000, 19_998)], keep)
     with pytest.raises(AuditError, match=r"3 of 20000 kept positions hold 0\.0"):
         check_budget([LayerCount("a", 40_000, 20_000, 19_997)], keep)

@@ -66,7 +66,7 @@ def test_the_recorder_writes_metrics_and_forwards_every_call(tmp_path):
 
 
 def test_the_log_file_has_messages_from_its_level_on(tmp_path):
-    """Logging is as before after the block, also if it raises."""
+    """Logging is as before after the block, even if it raises."""
     before = (logger.level, list(logger.handlers))
 
     def fail():

@@ -81,7 +81,7 @@ def test_without_a_dense_control_there_is_no_drop():
 
 
 def test_an_early_failure_joins_its_board():
-    """A run that failed before it knew steps and prunable weights joins the board that agrees in all other fields."""
+    """A run that failed before its steps and prunable weights were known is assigned to the board."""
 
     def early(**changes):
         made = record(seed=1, status="oom", **changes)

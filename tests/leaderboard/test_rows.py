@@ -76,14 +76,14 @@ def test_failed_runs_are_counted():
 
 
 def test_a_failed_run_that_is_disputed_too_fails_once():
-    """An unfinished run counts once among the failures, also if it is disputed."""
+    """An unfinished run counts once among the failures, even if it is disputed."""
     made = [record(seed=0), record(seed=1, status="oom"), record(seed=2)]
     (board,) = leaderboard.build_boards(made, disputed={made[1]["hash"], made[2]["hash"]})
     assert [(failure.seed, failure.status) for failure in board.rows[0].failures] == [(1, "oom"), (2, "disputed")]
 
 
 def test_off_target_rows():
-    """A row is off target if the method promises no target or keeps a wrong number; a kept weight of 0.0 is allowed."""
+    """A method with hits_target=False, or a wrong count, makes a row off target; a kept weight of 0.0 does not."""
     exact, emergent, wrong, zero = (record(method) for method in ("exact", "emergent", "wrong", "zero"))
     emergent["method"]["traits"]["hits_target"] = False
     for made, kept_zero in ((wrong, 0), (zero, 1)):

@@ -195,7 +195,7 @@ def test_training_equals_a_plain_implementation():
 
 
 def test_traits():
-    """GMP hardens at `end`, takes one pass per step, hits its target, is no control, and runs on `prune` only."""
+    """GMP hardens at `end`, takes one pass per step, hits its target, is not a control, and runs on `prune` only."""
     traits = GMP(sparsity=0.9, end=0.7).traits("prune")
     assert (traits.harden_at, traits.hits_target, traits.forward_passes, traits.control) == (0.7, True, 1, None)
     assert GMP.tracks == {"prune"}

@@ -74,11 +74,11 @@ def test_schedules_are_monotone_and_exact_at_the_ends(begin, length, sparsity, f
 def test_schedules_have_no_state():
     """What a hook sets depends only on the step, so that a resumed run follows the same schedule."""
     pruner = ProbMask(sparsity=0.9)
-    (walked,), (fresh,) = layers_of(pruner, (10, 10)), layers_of(pruner, (10, 10))
+    (stepped,), (fresh,) = layers_of(pruner, (10, 10)), layers_of(pruner, (10, 10))
     for step in range(151):
-        pruner.before_step([walked], at_step(step))
+        pruner.before_step([stepped], at_step(step))
     pruner.before_step([fresh], at_step(150))
-    assert walked.gate.inverse_temperature == fresh.gate.inverse_temperature != 1.0
+    assert stepped.gate.inverse_temperature == fresh.gate.inverse_temperature != 1.0
 
 
 def test_probabilities_sum_to_the_budget_from_end_on():

@@ -231,7 +231,7 @@ def test_grown_zeros_become_the_smallest_number_at_the_end():
 
 
 def test_traits():
-    """RigL hardens at `end`, takes one pass per step, hits its target, is no control, and runs on `prune` only."""
+    """RigL hardens at `end`, takes one pass per step, hits its target, is not a control, and runs on `prune` only."""
     traits = RigL(sparsity=0.9, end=0.7).traits("prune")
     assert (traits.harden_at, traits.hits_target, traits.forward_passes, traits.control) == (0.7, True, 1, None)
     assert RigL.tracks == {"prune"}

@@ -143,7 +143,7 @@ def test_fewer_than_one_image_is_rejected():
 
 
 def test_traits():
-    """SNIP hardens at 0, takes one pass per step, hits its target, is no control, and runs on `prune` only."""
+    """SNIP hardens at 0, takes one pass per step, hits its target, is not a control, and runs on `prune` only."""
     traits = SNIP(sparsity=0.9).traits("prune")
     assert (traits.harden_at, traits.hits_target, traits.forward_passes, traits.control) == (0.0, True, 1, None)
     assert SNIP.tracks == {"prune"}

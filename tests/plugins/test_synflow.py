@@ -239,7 +239,7 @@ def test_fewer_than_one_round_is_rejected():
 
 
 def test_traits():
-    """SynFlow hardens at 0, takes one pass per step, hits its target, is no control, and runs on `prune` only."""
+    """SynFlow hardens at 0, takes one pass per step, hits its target, is not a control, and runs on `prune` only."""
     traits = SynFlow(sparsity=0.9).traits("prune")
     assert (traits.harden_at, traits.hits_target, traits.forward_passes, traits.control) == (0.0, True, 1, None)
     assert SynFlow.tracks == {"prune"}

@@ -1,4 +1,4 @@
-"""Reasons why a process ended: they survive being sent, and the one that explains the others is chosen."""
+"""Reasons why a process ended: they are unchanged after sending, and the one that caused the others is chosen."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_long_messages_are_cut():
 
 
 def test_the_root_cause_does_not_depend_on_the_order():
-    """A killed or stopped process explains the others, then one that failed by itself; a noticed loss comes last."""
+    """A killed or stopped process comes first, then one that failed by itself; a noticed loss comes last."""
     killed, failed, noticed = (
         Failure.of(kind("why"), rank) for rank, kind in enumerate((InterruptedRunError, DataError, LostPeerError))
     )

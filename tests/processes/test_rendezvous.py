@@ -103,7 +103,7 @@ def test_different_runs_are_refused(two):
     """Processes with different command lines end with exit code 2 before they train."""
     found = two("--method", "magnitude", own=("--seed 0", "--seed 1"))
     assert [code for code, _, _ in found] == [2, 2]
-    assert all("process 1 was given another run than process 0" in err for _, _, err in found)
+    assert all("process 1 was given a different run than process 0" in err for _, _, err in found)
 
 
 @pytest.mark.multihost

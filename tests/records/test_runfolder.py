@@ -219,7 +219,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(tmp_path):
 
 
 def test_a_run_without_checkpoints_has_none(tmp_path):
-    """Listing and removing the checkpoints of a new folder is no error."""
+    """Listing and removing the checkpoints of a new folder does not raise an error."""
     assert runfolder.checkpoints(tmp_path) == []
     runfolder.drop_checkpoints(tmp_path)
     assert files_below(tmp_path) == []

@@ -40,7 +40,7 @@ def test_the_folder_of_a_control_without_sparsity_names_none(tmp_path):
 @example(dataset="..", model="../../etc", method="/etc/passwd", digits="../..")
 @example(dataset="failures", model="hf-hub:timm/resnet50.a1_in1k", method=".hidden", digits="")
 @settings(deadline=None)
-def test_no_name_leads_out_of_the_results(dataset, model, method, digits):
+def test_no_name_escapes_the_results_folder(dataset, model, method, digits):
     """For any names, the folder has four plain components below the results, each of a valid length."""
     folder = store.run_folder(
         "results", dataset=dataset, model=model, track="prune", method=method, sparsity=0.5, seed=1, hash=digits
@@ -108,8 +108,8 @@ def test_a_crash_before_the_rename_leaves_no_record(tmp_path, monkeypatch):
     assert files_below(tmp_path) == []
 
 
-def test_a_kill_before_the_rename_leaves_no_record_and_the_next_begin_cleans_up(tmp_path):
-    """A process killed between writing and renaming leaves a hidden file, which is no record and is removed later."""
+def test_a_kill_before_the_rename_leaves_no_record_and_is_cleaned_up_by_begin(tmp_path):
+    """A process killed between writing and renaming leaves a hidden file, which is not a record and is then removed."""
     script = "import os, sys; from pathlib import Path; from pruneboard.records import store\n"
     script += "os.replace = lambda *_: os._exit(9)\nstore.write_atomic(Path(sys.argv[1], 'run.json'), b'{}')"
     root = Path(store.__file__).parents[2]
@@ -139,7 +139,7 @@ def test_the_check_of_a_writable_folder_leaves_nothing_behind(tmp_path, place):
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "dangling", "dangling/below"])
-def test_results_that_are_not_a_folder_are_one_line(tmp_path, place):
+def test_results_that_are_not_a_folder_give_a_one_line_error(tmp_path, place):
     """A file or a dangling link in the place of the folder is an error that names it."""
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -149,7 +149,7 @@ def test_results_that_are_not_a_folder_are_one_line(tmp_path, place):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to any folder")
-def test_a_read_only_folder_is_one_line(tmp_path):
+def test_a_read_only_folder_gives_a_one_line_error(tmp_path):
     """A folder without write permission is an error."""
     tmp_path.chmod(0o500)
     with pytest.raises(StoreError, match="Permission denied"):
@@ -158,7 +158,7 @@ def test_a_read_only_folder_is_one_line(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that refuses even root")
-def test_a_folder_that_refuses_even_root_is_one_line():
+def test_a_folder_that_refuses_even_root_gives_a_one_line_error():
     """A folder in which the system allows no files is found by writing to it, not by its permissions."""
     with pytest.raises(StoreError, match="cannot write results to /proc/self/results: "):
         store.check_writable("/proc/self/results")
@@ -231,7 +231,7 @@ def test_every_file_is_found_once_however_it_is_named(tmp_path):
 
 
 def test_links_to_folders_are_not_followed(tmp_path):
-    """A link inside the results is ignored, also if it is a loop; a link given as the argument is read."""
+    """A link inside the results is ignored, even if it is a loop; a link given as the argument is read."""
     put(tmp_path / "other", record(seed=1))
     put(tmp_path / "mine", record())
     (tmp_path / "mine" / "loop").symlink_to(tmp_path)

@@ -33,7 +33,7 @@ def test_area_cells_of_an_incomplete_curve():
 
 
 def test_coverage_cells_have_seeds_failures_and_gaps():
-    """Each operating point of the board has a cell, also if the method has no run there."""
+    """Each operating point of the board has a cell, even if the method has no run there."""
     made = [*full_board(points=(0.5, 0.75, 0.9375)), record("str", 0.5), record("str", 0.75, 0), record("str", 0.75, 1)]
     made += [record("str", 0.75, 2, status="oom")]
     board = only_board(*made)

@@ -29,7 +29,7 @@ def test_markdown_has_accuracy_by_sparsity():
 
 
 def test_markdown_tables_are_rectangular():
-    """Every row of a table has as many cells as its header, also with hostile text."""
+    """Every row of a table has as many cells as its header, even with hostile text."""
     text = report.markdown(whole([*sample_records(), hostile_record(), failed_record()]))
     for block in text.split("\n\n"):
         lines = [cells(line) for line in block.splitlines() if line.startswith("|")]

@@ -1,4 +1,4 @@
-"""Records for tests of reports, also with hostile text, and all the ways to print them."""
+"""Records for tests of reports, including with hostile text, and all the ways to print them."""
 
 from __future__ import annotations
 

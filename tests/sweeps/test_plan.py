@@ -123,7 +123,7 @@ def test_a_method_that_is_not_installed_is_refused():
     ],
 )
 def test_a_track_that_a_method_does_not_run_on_is_refused(method, tracks, message):
-    """A method is refused on an unsupported track, also if the board has none of its tracks, with those it supports."""
+    """A method is refused on an unsupported track, even if the board has none of its tracks, with those it supports."""
     described = board(method, **({"tracks": tracks} if tracks else {}))
     with pytest.raises(UsageError, match=message):
         rows(described)

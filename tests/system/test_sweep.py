@@ -1,4 +1,4 @@
-"""A complete sweep in its own process: records, progress and leaderboard, also after it was stopped or killed."""
+"""A complete sweep in its own process: records, progress and leaderboard, even after it was stopped or killed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMEOUT = 600
 """Seconds after which a sweep of this board counts as stuck."""
 
 
-def words(board, results, *flags):
+def command_line(board, results, *flags):
     """Return the command line of a sweep with one run at a time."""
     command = [sys.executable, "-m", "pruneboard", "sweep", str(board), "--results", str(results)]
     return [*command, "--device", "cpu", "--jobs", "1", *flags]
@@ -35,14 +35,14 @@ ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 def sweep(board, results, *flags):
     """Execute a sweep to its end."""
-    command = words(board, results, *flags)
+    command = command_line(board, results, *flags)
     return subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
 
 @contextmanager
 def running_sweep(board, results, *flags):
-    """Start a sweep in a separate session, as a terminal or a job does; afterwards no process of it may be left."""
-    command = words(board, results, "--quiet", *flags)
+    """Start a sweep in its own session, as a terminal or job does; afterwards none of its processes may be running."""
+    command = command_line(board, results, "--quiet", *flags)
     process = subprocess.Popen(
         command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -139,7 +139,7 @@ class FreezesScores(SoundScores):
 
 @dataclass(frozen=True, kw_only=True)
 class UnfreezesWeights(SoundScores):
-    """Sets `requires_grad` of the weights to True, also on the supermask track."""
+    """Sets `requires_grad` of the weights to True, even on the supermask track."""
 
     def before_step(self, layers, at):
         for layer in layers:

@@ -51,7 +51,7 @@ def fail_after_replacing():
 
 
 def test_an_unchanged_harness_gives_no_finding():
-    """Building a pruner's training, in which torch wraps the `step` of an optimizer, is no replacement."""
+    """Building a pruner's training, in which torch wraps the `step` of an optimizer, is not a replacement."""
     with harness_guard.harness_restored() as replaced:
         next(iter(pruner_checks(Sound(sparsity=0.9))))(Sound(sparsity=0.9))
     assert not replaced

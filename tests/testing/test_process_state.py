@@ -39,7 +39,7 @@ def changed_by(change, folder, *, before, expected):
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_setting_shows_and_is_restored(name, tmp_path):
-    """A change inside the block shows in that setting only, and is undone after it, also after an error."""
+    """A change inside the block shows in that setting only, and is undone after it, even after an error."""
     before = process_state.settings()
     with pytest.raises(ZeroDivisionError), process_state.settings_restored():
         changed_by(CHANGES[name], tmp_path, before=before, expected={name})

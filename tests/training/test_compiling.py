@@ -86,7 +86,7 @@ def test_nothing_is_recompiled_during_training(graphs):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_every_gate_runs_once_per_forward_pass(graphs, compiled):
-    """Every gate is evaluated once, also if two layers share its weight, in training and in evaluation."""
+    """Every gate is evaluated once, even if two layers share its weight, in training and in evaluation."""
     engine, layers, _ = build_engine(compiled=compiled, net=networks.Tied())
     before = [layer.gate.calls for layer in layers]  # `attach` looks at a gate once
     for _ in range(3):

@@ -252,7 +252,7 @@ def test_statistics_are_restored_to_the_last_bit():
 
 
 def test_statistics_are_restored_after_an_error():
-    """They are restored also if the block raises."""
+    """They are restored even if the block raises."""
     model = network()
     before = buffers(model)
 

@@ -54,7 +54,7 @@ def test_a_sparsity_that_keeps_nothing_is_refused():
         gated(Masked(sparsity=0.9999))
 
 
-def test_an_open_gate_changes_no_bit():
+def test_a_gate_that_keeps_everything_changes_no_bit():
     """With every position kept, training and evaluation give the bits of the plain network."""
     plain, (net, _, _) = network(), gated(Masked(sparsity=0.5))
     for mode in (True, False):
@@ -171,7 +171,7 @@ def test_a_mask_can_be_set_in_every_memory_format(memory_format):
     assert torch.equal(mask(weight), weight * keep)
 
 
-def test_a_mask_hides_the_gradient_of_pruned_weights():
+def test_a_mask_zeroes_the_gradient_of_pruned_weights():
     """Kept weights receive the dense gradient, pruned weights exactly 0."""
     weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
     mask = Mask(weight)

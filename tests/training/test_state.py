@@ -51,7 +51,7 @@ def test_an_error_in_a_hook_names_method_and_hook(run):
 
 
 def test_the_time_of_hooks_is_added_up(run):
-    """`hook` returns what the hook returns, and its time counts also if it raises."""
+    """`hook` returns what the hook returns, and its time counts even if it raises."""
     before = run.state.hook_seconds
     assert run.hook("score", lambda: 7) == 7
     once = run.state.hook_seconds
@@ -61,7 +61,7 @@ def test_the_time_of_hooks_is_added_up(run):
 
 
 def test_weights_that_are_not_finite_are_found(run):
-    """They raise DivergedError, also in place of the error of a hook that they cause."""
+    """They raise DivergedError, even in place of the error of a hook that they cause."""
     check_finite(run, 0)
     weight = run.layers[-1].dense
     saved = weight.detach().clone()

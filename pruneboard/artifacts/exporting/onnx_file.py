@@ -133,7 +133,7 @@ def _compare_logits(path: Path, run: FinishedRun) -> str:
         expected = run.network(images)
     difference = float((runner(path)(images) - expected).abs().max())
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
-    if not difference <= allowed:  # also if the difference is NaN
+    if not difference <= allowed:  # `not <=` rather than `>`: true for NaN too
         raise ConformanceError(
             f"{FILE}: logits differ from torch's by {difference:.3g}; at most {allowed:.3g} is allowed"
         )

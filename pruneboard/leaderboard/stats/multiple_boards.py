@@ -132,7 +132,7 @@ def signed_rank_p_value(differences: NDArray[np.float64]) -> float:
 
         p = 2 * P(W+ <= min(w, total - w)), at most 1.
 
-    This is exact also with ties. scipy's `method="exact"` uses the distribution of untied ranks instead, and its p can
+    This is exact even with ties. scipy's `method="exact"` uses the distribution of untied ranks instead, and its p can
     be too small with ties. Zero differences are dropped, as in `scipy.stats.wilcoxon` by default; if all differences
     are zero, p is 1. Beyond 50 differences, scipy's normal approximation is used.
     """

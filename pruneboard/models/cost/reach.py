@@ -6,11 +6,12 @@ operation on such a tensor by its effect on paths (`rules`; `effective` explains
 tensors, the network's constants, run unchanged.
 
 Each rule computes sums and products of non-negative numbers. The gradient of the summed output is then also
-non-negative, and it is positive exactly where a path leads on to the output: autograd follows the same connections
+non-negative, and it is positive exactly where a path continues to the output: autograd follows the same connections
 backward. For a linear map y = x W^T, the gradient at W[o, i] is the sum over positions of x[i] * grad_y[o]: positive if
-some input position is reached *and* leads on to the output through this weight.
+some input position is reached *and* continues to the output through this weight.
 
-An undecided network raises an error: an operation without a rule, or one that could lose a path unnoticed.
+A network whose paths cannot be determined raises an error: it has an operation without a rule, or one that could lose a
+path unnoticed.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class FollowPaths(TorchFunctionMode):
 
 
 def path_gradients(output: object, masks: Sequence[Tensor]) -> list[Tensor]:
-    """Return for each mask a tensor of its shape, positive where a path from the input leads on to the output.
+    """Return for each mask a tensor of its shape, positive where a path from the input continues to the output.
 
     Args:
         output: what the network returned.
@@ -83,7 +84,7 @@ def _rule_name(called: str, name: str) -> str:
 
 
 def _lost_its_type(operand: Tensor) -> bool:
-    """Return whether a plain tensor was computed from a tracked one by an operation that no rule saw.
+    """Return whether a plain tensor was computed from a tracked one by an operation that no rule handled.
 
     Constants are detached, so only what derives from a mask or the image requires a gradient.
     """
@@ -91,7 +92,7 @@ def _lost_its_type(operand: Tensor) -> bool:
 
 
 def _refuse_custom_derivatives(total: Tensor) -> None:
-    """Walk the autograd graph and refuse a hand-written derivative: it may not follow paths."""
+    """Traverse the autograd graph and refuse a hand-written derivative: it may not follow paths."""
     pending: list[Node | None] = [total.grad_fn]
     seen: set[Node] = set()
     while pending:

@@ -97,9 +97,9 @@ def _mask_problem(path: Path, record: Record) -> str | None:
 
 def lock_conflicts(step: MergeStep) -> Iterator[Conflict]:
     """Yield a conflict if another process holds the lock of the folder; a lock file without a holder is removed."""
-    if step.writes and (step.home / runfolder.LOCK).exists():
+    if step.writes and (step.folder / runfolder.LOCK).exists():
         try:
-            with runfolder.locked(step.home):
+            with runfolder.locked(step.folder):
                 pass
         except StoreError as error:
-            yield Conflict(step.home, str(error))
+            yield Conflict(step.folder, str(error))

@@ -24,26 +24,26 @@ def execute(plan: MergePlan) -> None:
     store.check_writable(plan.into)
     for step in plan.steps:
         if step.writes:
-            with runfolder.locked(step.home):
+            with runfolder.locked(step.folder):
                 _write(step)
 
 
 def _write(step: MergeStep) -> None:
     """Write one run, whose lock is held: archived records first, then files, and `run.json` last."""
-    here = record_in(step.home)
+    here = record_in(step.folder)
     if (here and here.sha256) != (step.here and step.here.sha256):
-        raise StoreError(f"{step.home} changed during the merge: repeat the command")
+        raise StoreError(f"{step.folder} changed during the merge: repeat the command")
     for copy in step.archived:
         _copy(copy)
     if step.run:
         if here and not here.interrupted:
             here.path.unlink()  # it has just been archived; the record of an interrupted run is replaced instead
         # Files of another attempt must not remain beside this record.
-        runfolder.begin(step.home, force=True)
+        runfolder.begin(step.folder, force=True)
     for copy in step.files:
         _copy(copy)
     if step.run:
-        _copy(FileCopy(step.run.path, step.home / store.RUN))
+        _copy(FileCopy(step.run.path, step.folder / store.RUN))
 
 
 def _copy(copy: FileCopy) -> None:

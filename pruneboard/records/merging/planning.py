@@ -41,9 +41,9 @@ class MergePlan:
         steps = [] if self.conflicts else self.steps
         archived = [copy.target for step in steps for copy in step.archived]
         listed: dict[str, Iterable[Path]] = {
-            "copied": (step.home for step in steps if step.outcome == "copied"),
-            "upgraded": (step.home for step in steps if step.outcome == "upgraded"),
-            "already_there": (step.home for step in steps if step.outcome == "already_there"),
+            "copied": (step.folder for step in steps if step.outcome == "copied"),
+            "upgraded": (step.folder for step in steps if step.outcome == "upgraded"),
+            "already_there": (step.folder for step in steps if step.outcome == "already_there"),
             "completed": (copy.target for step in steps if step.run is None for copy in step.files),
             "failures_kept": (path for path in archived if path.parent.name == store.FAILURES),
             "superseded_kept": (path for path in archived if path.parent.name == store.SUPERSEDED),
@@ -75,20 +75,20 @@ def plan_merge(sources: Sequence[str | Path], into: str | Path, *, weights: bool
     finished = finished_records(plan.into)
     owners: dict[Path, str] = {}
     for content, run in sorted(runs.items()):
-        home = store.folder_of(plan.into, run.best.record)
+        folder = store.folder_of(plan.into, run.best.record)
         try:
-            _claim(owners, home, content)
-            here = record_in(home)
+            _claim(owners, folder, content)
+            here = record_in(folder)
             if here is not None:
-                _claim(owners, home, here.record["hash"])
+                _claim(owners, folder, here.record["hash"])
         except StoreError as error:
-            plan.conflicts.append(Conflict(home / store.RUN, str(error)))
+            plan.conflicts.append(Conflict(folder / store.RUN, str(error)))
             continue
-        step = plan_step(run, home, here, plan.skipped, weights=weights)
+        step = plan_step(run, folder, here, plan.skipped, weights=weights)
         plan.steps.append(step)
         plan.conflicts += conflicts.result_conflicts([*finished[content], *run.finished])
         plan.conflicts += [*conflicts.mask_conflicts(step, run), *conflicts.lock_conflicts(step)]
-    plan.steps.sort(key=lambda step: step.home)
+    plan.steps.sort(key=lambda step: step.folder)
     return plan
 
 
@@ -103,8 +103,10 @@ def _refuse_overlap(sources: Sequence[Path], into: Path) -> None:
             raise UsageError(f"{inner} is inside {outer}: source and destination must not contain each other")
 
 
-def _claim(owners: dict[Path, str], home: Path, content: str) -> None:
+def _claim(owners: dict[Path, str], folder: Path, content: str) -> None:
     """Note that a folder belongs to the run with hash `content`; the folder's name has only eight digits of it."""
-    owner = owners.setdefault(home, content)
+    owner = owners.setdefault(folder, content)
     if owner != content:
-        raise StoreError(f"two runs have this folder, {owner[:16]}... and {content[:16]}...: keep them apart")
+        raise StoreError(
+            f"two runs have this folder, {owner[:16]}... and {content[:16]}...: merge them into different folders"
+        )

@@ -32,7 +32,7 @@ class MergeStep:
     """What a merge does with one run.
 
     Attributes:
-        home: the run's folder in the destination.
+        folder: the run's folder in the destination.
         outcome: what happens to its `run.json`; None if the sources contain only archived records of the run.
         here: the record that is in that folder before the merge.
         run: the record that becomes `run.json`; None if the present one is kept.
@@ -40,7 +40,7 @@ class MergeStep:
         archived: the records to copy into `failures/` and `superseded/`.
     """
 
-    home: Path
+    folder: Path
     outcome: Outcome | None
     here: FoundRecord | None
     run: FoundRecord | None
@@ -53,32 +53,36 @@ class MergeStep:
         return bool(self.run or self.files or self.archived)
 
 
-def plan_step(run: SourceRun, home: Path, here: FoundRecord | None, skipped: Skipped, *, weights: bool) -> MergeStep:
+def plan_step(run: SourceRun, folder: Path, here: FoundRecord | None, skipped: Skipped, *, weights: bool) -> MergeStep:
     """Plan what happens to one run; nothing is written.
 
     Args:
         run: the run's records in the sources.
-        home: its folder in the destination.
+        folder: its folder in the destination.
         here: the record in that folder.
         skipped: files that cannot be copied are added to this list.
         weights: whether `model.safetensors` is copied.
     """
-    replaces = bool(run.runs) and _replaces(run.best, home, here)
+    replaces = bool(run.runs) and _replaces(run.best, folder, here)
     kept = run.best if replaces else here
     names = (*_FILES, store.WEIGHTS) if weights else _FILES
-    missing = [name for name in names if replaces or not os.path.lexists(home / name)]
-    files = _files(_providers(run, kept, replaces=replaces), home, missing, skipped)
+    missing = [name for name in names if replaces or not os.path.lexists(folder / name)]
+    files = _files(_providers(run, kept, replaces=replaces), folder, missing, skipped)
     replaced = [here] if replaces and here else []
     failures = [item for item in (*run.runs, *replaced) if not (item.done or item.interrupted)]
     archived = (
-        *_new_copies(home / store.FAILURES, run.archived[store.FAILURES] + failures, {kept.sha256} if kept else set()),
-        *_new_copies(home / store.SUPERSEDED, run.archived[store.SUPERSEDED], set()),
+        *_new_copies(
+            folder / store.FAILURES, run.archived[store.FAILURES] + failures, {kept.sha256} if kept else set()
+        ),
+        *_new_copies(folder / store.SUPERSEDED, run.archived[store.SUPERSEDED], set()),
     )
     outcome: Outcome = "already_there" if not replaces else "upgraded" if here else "copied"
-    return MergeStep(home, outcome if run.runs else None, here, run.best if replaces else None, tuple(files), archived)
+    return MergeStep(
+        folder, outcome if run.runs else None, here, run.best if replaces else None, tuple(files), archived
+    )
 
 
-def _replaces(best: FoundRecord, home: Path, here: FoundRecord | None) -> bool:
+def _replaces(best: FoundRecord, folder: Path, here: FoundRecord | None) -> bool:
     """Return whether `best` becomes the run's record.
 
     A finished record replaces an unfinished or missing one. An unfinished record is only copied to a folder without a
@@ -86,7 +90,7 @@ def _replaces(best: FoundRecord, home: Path, here: FoundRecord | None) -> bool:
     """
     if best.done:
         return here is None or not here.done
-    return here is None and not runfolder.checkpoints(home)
+    return here is None and not runfolder.checkpoints(folder)
 
 
 def _providers(run: SourceRun, kept: FoundRecord | None, *, replaces: bool) -> list[FoundRecord]:
@@ -100,13 +104,15 @@ def _providers(run: SourceRun, kept: FoundRecord | None, *, replaces: bool) -> l
     return sorted((item for item in run.runs if item.done), key=lambda item: item.rank, reverse=True)
 
 
-def _files(providers: Sequence[FoundRecord], home: Path, names: Iterable[str], skipped: Skipped) -> Iterator[FileCopy]:
+def _files(
+    providers: Sequence[FoundRecord], folder: Path, names: Iterable[str], skipped: Skipped
+) -> Iterator[FileCopy]:
     for name in names:
         for source in (item.path.parent / name for item in providers):
             if source.is_symlink() or (source.exists() and not source.is_file()):
                 skipped.append((source, "is not a regular file; links are not followed"))
             elif source.exists():
-                yield FileCopy(source, home / name)
+                yield FileCopy(source, folder / name)
                 break
 
 

@@ -105,7 +105,7 @@ class Workers(Generic[T]):
         if status == "done":
             self._keys[worker] = None
             return Outcome(key, status, value)
-        del self._keys[worker]  # it ends by itself, so that no later run meets what a failed one left behind
+        del self._keys[worker]  # it ends by itself, so that state left by a failed run cannot affect a later one
         return Outcome(key, status, message=value)
 
 

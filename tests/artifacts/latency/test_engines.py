@@ -21,7 +21,7 @@ def inputs(loaded, tmp_path):
 
 @pytest.mark.parametrize("name", ["torch", "torch-csr", "scipy-csr", "onnxruntime"])
 def test_an_engine_computes_the_runs_network(inputs, name):
-    """An engine gives dense torch's logits, also on the control if it has one, and lists its sparse layers."""
+    """An engine gives dense torch's logits, including on the control if it has one, and lists its sparse layers."""
     engine = build_engine(name, inputs)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -18,7 +18,7 @@ HOSTILE = (None, True, -1, 10**30, 1e300, "x" * 50, [[]], {"a": {}})
 
 
 def test_every_published_record_is_consistent():
-    """No honest record breaks a rule, whatever its track, method, ablation or version."""
+    """No unmodified record breaks a rule, whatever its track, method, ablation or version."""
     assert published()
     for path, record in published():
         checks = [*consistency.check_record(record), *consistency.check_log(record, path.with_name(consistency.LOG))]

@@ -1,4 +1,4 @@
-"""A verdict states how much of a run was checked: honest runs are certified, and records without files are not."""
+"""A verdict states how much of a run was checked: unmodified runs are certified, and records without files are not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pruneboard.records.verdicts import RunCheck
 from verify_cases import copied, edit, found
 
 
-def test_an_honest_run_is_certified(trained):
+def test_an_unmodified_run_is_certified(trained):
     """Every check of all four levels passes, and none is skipped."""
     finding = found(trained)
     assert finding.verdict == "certified"
@@ -23,8 +23,8 @@ def test_an_honest_run_is_certified(trained):
 
 
 @pytest.mark.parametrize("ablation", [None, "redrawn-weights"])
-def test_an_honest_supermask_is_certified(frozen, ablation, tiny_run):
-    """A supermask run is certified if its weights equal those drawn again, also for an ablation that redraws them."""
+def test_an_unmodified_supermask_is_certified(frozen, ablation, tiny_run):
+    """A supermask run is certified if its weights equal those drawn again, even for an ablation that redraws."""
     finding = found(tiny_run("random", 0.5, track="supermask", ablation=ablation) if ablation else frozen)
     assert finding.verdict == "certified"
     assert "weights.frozen" in {check.name for check in finding.of("ok")}

@@ -92,8 +92,8 @@ def test_a_group_without_a_drawn_seed_has_no_mean():
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 30])
 def test_coverage_equals_the_table(n):
     """In a simulation with normal data, the tabulated share of intervals contains the true mean."""
-    held = count_covering(np.random.default_rng(n).normal(size=(2_000, n))) / 2_000
-    assert held == pytest.approx(stats.COVERAGE[n], abs=0.02)
+    covered = count_covering(np.random.default_rng(n).normal(size=(2_000, n))) / 2_000
+    assert covered == pytest.approx(stats.COVERAGE[n], abs=0.02)
 
 
 def count_covering(samples):

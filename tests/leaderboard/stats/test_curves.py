@@ -114,11 +114,11 @@ def test_points_must_be_sparsities(point):
 
 @pytest.mark.parametrize("n", [3, 6, 10])
 def test_coverage_of_an_area_equals_that_of_a_mean(n):
-    """If all points have all seeds, the area is a mean over seeds, also if points vary together."""
+    """If all points have all seeds, the area is a mean over seeds, even if points vary together."""
     random = np.random.default_rng(n)
-    held = 0
+    covered = 0
     for _ in range(1_000):
         drops = random.normal(size=n) + random.normal(size=(len(POINTS), n))
         found = stats.area({p: dict(enumerate(row)) for p, row in zip(POINTS, drops.tolist(), strict=True)}, POINTS)
-        held += found.interval.low <= 0 <= found.interval.high
-    assert held / 1_000 == pytest.approx(stats.COVERAGE[n], abs=0.035)
+        covered += found.interval.low <= 0 <= found.interval.high
+    assert covered / 1_000 == pytest.approx(stats.COVERAGE[n], abs=0.035)

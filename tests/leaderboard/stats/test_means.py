@@ -87,12 +87,12 @@ def test_six_seeds_can_reach_significance():
 def test_t_intervals_have_nominal_coverage(n):
     """Of 20,000 samples of normal data, 95 % have the true mean in their interval."""
     samples = np.random.default_rng(n).normal(size=(20_000, n)).tolist()
-    held = sum(found.low <= 0 <= found.high for found in map(stats.estimate, samples))
-    assert held / 20_000 == pytest.approx(0.95, abs=0.01)
+    covered = sum(found.low <= 0 <= found.high for found in map(stats.estimate, samples))
+    assert covered / 20_000 == pytest.approx(0.95, abs=0.01)
 
 
 def test_paired_intervals_have_nominal_coverage():
-    """This holds also if the common effect of seeds is far larger than the difference."""
+    """This holds even if the common effect of seeds is far larger than the difference."""
     random = np.random.default_rng(0)
     first = random.normal(size=(8_000, 1, 3)) * 10 + random.normal(size=(8_000, 2, 3))
     found = [stats.paired(dict(enumerate(a)), dict(enumerate(b))) for a, b in first.tolist()]

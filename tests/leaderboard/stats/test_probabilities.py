@@ -76,14 +76,14 @@ def test_coverage_is_at_least_the_reported_minimum(n):
     found = [stats.probability_above(*paired_scores(n, won)) for won in range(n + 1)]
     low, high = np.array([one.low for one in found]), np.array([one.high for one in found])
 
-    def held(p):
+    def covered(p):
         return scipy.stats.binom.pmf(range(n + 1), n, p) @ ((low <= p) & (p <= high))
 
     beside = np.concatenate([low - 1e-9, low + 1e-9, high - 1e-9, high + 1e-9])
-    least = min(held(p) for p in beside[(beside > 0) & (beside < 1)])
+    least = min(covered(p) for p in beside[(beside > 0) & (beside < 1)])
     assert {one.coverage for one in found} == {stats.PROBABILITY_COVERAGE.get(n, MIN_COVERAGE)}
     assert found[0].coverage <= least < found[0].coverage + 0.03
-    assert np.mean([held(p) for p in np.linspace(0.005, 0.995, 199)]) > 0.935
+    assert np.mean([covered(p) for p in np.linspace(0.005, 0.995, 199)]) > 0.935
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 6, 10, 20])
@@ -91,11 +91,11 @@ def test_coverage_with_ties_is_at_least_the_reported_minimum(n):
     """The same on a grid of probabilities of a win, a tie and a loss."""
     share, split = np.meshgrid(np.linspace(0, 0.995, 100), np.linspace(0, 1, 201))
     win, loss = (1 - share) * split, (1 - share) * (1 - split)
-    held = np.zeros_like(share)
+    covered = np.zeros_like(share)
     for won, tied in ((a, b) for a in range(n + 1) for b in range(n + 1 - a)):
         found = stats.probability_above(*paired_scores(n, won, tied))
         ways = math.comb(n, won) * math.comb(n - won, tied)
         covers = (found.low - 1e-9 <= win + share / 2) & (win + share / 2 <= found.high + 1e-9)
-        held += ways * win**won * share**tied * loss ** (n - won - tied) * covers
+        covered += ways * win**won * share**tied * loss ** (n - won - tied) * covers
         assert not tied or found.coverage == MIN_COVERAGE_WITH_TIES
-    assert MIN_COVERAGE_WITH_TIES <= held.min() < MIN_COVERAGE_WITH_TIES + 0.07
+    assert MIN_COVERAGE_WITH_TIES <= covered.min() < MIN_COVERAGE_WITH_TIES + 0.07

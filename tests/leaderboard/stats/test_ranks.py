@@ -109,7 +109,7 @@ def test_rounding_makes_no_difference():
 
 
 def test_equal_methods_share_the_first_rank():
-    """Copies of a method are all first, also in every resample."""
+    """Copies of a method are all first, even in every resample."""
     found = stats.rank_intervals({name: {0: 0.1, 1: 0.7, 2: 0.4} for name in "abc"})
     assert set(found.values()) == {RankInterval(1, 1, 1, 3)}
 
@@ -133,9 +133,9 @@ def test_rows_are_ranked_as_scipy_does(rows):
 def test_coverage_of_a_rank_depends_on_the_gaps(n, gap, measured):
     """Share of true ranks inside the interval, for five methods whose true means are this many deviations apart."""
     random, methods = np.random.default_rng(n), range(5)
-    held = 0
+    covered = 0
     for _ in range(500):
         scores = {method: dict(enumerate(random.normal(-gap * method, size=n).tolist())) for method in methods}
         found = stats.rank_intervals(scores)
-        held += sum(found[method].low <= method + 1 <= found[method].high for method in methods)
-    assert held / 2_500 == pytest.approx(measured, abs=0.02)
+        covered += sum(found[method].low <= method + 1 <= found[method].high for method in methods)
+    assert covered / 2_500 == pytest.approx(measured, abs=0.02)

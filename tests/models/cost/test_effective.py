@@ -40,7 +40,7 @@ def test_a_shared_weight_is_alive_if_one_of_its_layers_needs_it():
 
 
 def test_counting_does_not_change_the_network():
-    """Weights, modes, gradients and random state stay the same, also if the network is undecided."""
+    """Weights, modes, gradients and random state stay the same, even if the network is undecided."""
     undecided = OneLayer(lambda x, _: x.cumsum(1))
     for net, size in ((timm.create_model("test_resnet", drop_rate=0.5).train(), 64), (undecided.train(), 1)):
         state = {name: tensor.clone() for name, tensor in net.state_dict().items()}

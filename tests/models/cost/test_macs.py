@@ -224,7 +224,7 @@ def test_a_convolution_equals_a_written_out_sum(size, kernel, stride, padding, g
 
 
 def test_counting_does_not_change_the_network():
-    """Modes, buffers, hooks and random state stay the same, also if the network raises an error."""
+    """Modes, buffers, hooks and random state stay the same, even if the network raises an error."""
     failing = nn.Conv2d(1, 1, 3)
     model = timm.create_model("test_resnet", drop_rate=0.5, drop_path_rate=0.5).train()
     model.layer1.eval()

@@ -87,7 +87,7 @@ def settled_slots(gpu, runs, has_memory=lambda runs: True):
 @pytest.mark.parametrize("full", [1, 2, 5])
 @pytest.mark.parametrize("length", [700, 10_000])
 def test_runs_are_added_until_throughput_stops_growing(full, length):
-    """The number of runs settles at the capacity of the GPU, also if a run is shorter than a measurement."""
+    """The number of runs settles at the capacity of the GPU, even if a run is shorter than a measurement."""
     gpu = FakeGpu(full, length)
     assert settled_slots(gpu, 400 if length == 700 else 20) == full
     assert gpu.most == full + 1

@@ -38,7 +38,7 @@ class Movement(Pruner[MovementGate]):
     end: float = 0.75
 
     def __post_init__(self) -> None:
-        """Refuse options that mean nothing."""
+        """Reject invalid options."""
         super().__post_init__()
         if self.lr <= 0 or not 0 <= self.begin < 1 or not 0 < self.end <= 1:
             raise ValueError(
