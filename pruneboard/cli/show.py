@@ -16,7 +16,7 @@ from pruneboard.records import store
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the record itself.")
 def command(run: Path, *, as_json: bool) -> None:
-    """Show one run: its folder, or its run.json."""
+    """Show one run, given by its folder or its run.json."""
     record = _read(run)
     if as_json:
         click.echo(records.dumps(record), nl=False)
