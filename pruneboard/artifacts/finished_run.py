@@ -60,7 +60,7 @@ def find(run: Path, purpose: str) -> tuple[Path, Record]:
         StoreError: the record cannot be read, or there are no weights next to it.
         UsageError: the run is not done.
     """
-    path = run / store.RUN if run.is_dir() else run
+    path = store.inside(run / store.RUN, run) if run.is_dir() else run
     try:
         record = store.read(path)
     except StoreError as error:

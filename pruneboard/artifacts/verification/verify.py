@@ -51,7 +51,8 @@ def verify(
             checks = [RunCheck("record.schema", "failed", problems[path])]
         else:
             checks = check_run(path.parent, records[path], data_dir=data_dir, evaluate=evaluate)
-        yield RunVerification(path, _sha256(path), verdict_of(records.get(path, {}), checks), tuple(checks))
+        sha256 = None if problems.get(path) == store.LEADS_OUT else _sha256(path)
+        yield RunVerification(path, sha256, verdict_of(records.get(path, {}), checks), tuple(checks))
 
 
 def check_run(folder: Path, record: Record, *, data_dir: str | None = None, evaluate: bool = True) -> list[RunCheck]:

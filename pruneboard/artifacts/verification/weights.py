@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pruneboard import models
 from pruneboard.errors import StoreError, why
+from pruneboard.records import store
 from pruneboard.records.mask_file import PackedMask
 from pruneboard.records.schema import Record
 from pruneboard.records.verdicts import RunCheck, make_check
@@ -33,6 +34,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         StoreError: it is damaged, too large or not a regular file; the message does not contain `path`.
     """
     try:
+        if store.leads_out(path, path.parent):
+            raise StoreError(store.LEADS_OUT)
         if not path.is_file():
             raise StoreError("is not a regular file")  # reading from a pipe would block forever
         if path.stat().st_size > MAX_BYTES:
