@@ -61,7 +61,7 @@ def find(run: Path, purpose: str) -> tuple[Path, Record]:
         StoreError: the record cannot be read, or there are no weights next to it.
         UsageError: the run is not done.
     """
-    path = run / store.RUN if run.is_dir() else run
+    path = store.inside(run / store.RUN, run) if run.is_dir() else run
     try:
         record = store.read(path)
     except StoreError as error:
@@ -98,7 +98,7 @@ def load(folder: Path, record: Record, purpose: str) -> FinishedRun:
 
 
 def _load(folder: Path, record: Record, purpose: str) -> FinishedRun:
-    from pruneboard.artifacts.verification import network, weights
+    from pruneboard.artifacts.verification import network
 
     def require(checks: Iterable[RunCheck]) -> None:
         for check in checks:
@@ -110,14 +110,13 @@ def _load(folder: Path, record: Record, purpose: str) -> FinishedRun:
     require([*consistency.check_record(record), *consistency.check_log(record, folder / consistency.LOG), *checks])
     _check_fields(folder, record)
     try:
-        state = weights.read_weights(folder / store.WEIGHTS)
+        built = network.load_network(record, folder / store.WEIGHTS, masks, checks)
     except StoreError as error:
         raise StoreError(f"{folder / store.WEIGHTS} {error}") from None
-    built = network.load_network(record, state, masks, checks)
     require(checks)
     if built is None:
         raise UsageError(printable(f"{folder} cannot be {purpose}: {checks[-1].note}", 500))
-    return FinishedRun(record, built.plan, built.module, state)
+    return FinishedRun(record, built.plan, built.module, dict(built.state))
 
 
 def _check_fields(folder: Path, record: Record) -> None:

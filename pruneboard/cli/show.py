@@ -25,7 +25,7 @@ def command(run: Path, *, as_json: bool) -> None:
 
 
 def _read(run: Path) -> records.Record:
-    path = run / store.RUN if run.is_dir() else run
+    path = store.inside(run / store.RUN, run) if run.is_dir() else run
     try:
         return store.read(path)
     except NotFoundError as error:

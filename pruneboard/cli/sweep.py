@@ -20,6 +20,7 @@ from pruneboard.cli.sweep_progress import SweepDisplay
 from pruneboard.errors import InterruptedRunError, UsageError
 from pruneboard.leaderboard import folders, literature
 from pruneboard.processes import interrupts, world
+from pruneboard.records import store
 from pruneboard.records.schema import STATUSES
 from pruneboard.report import files
 from pruneboard.sweeps import board_file, manifest
@@ -159,6 +160,7 @@ def _sweep(plan: SweepPlan, results: str, options: dict[str, Any], *, as_json: b
     from pruneboard.sweeps.scheduler import interruption_message, run_sweep
 
     missing = _missing(plan, options)
+    store.inside(Path(results) / folders.FOLDER, results)  # not only after hours, when the leaderboard is written
     executor, jobs = join_cluster(options) if uses_cluster(options) else _local_executor(options)
     part = bool(options["only"] or options["seeds"])
     manifest.write(results, plan.board.name, _manifest_entries(plan), jobs, part=part)

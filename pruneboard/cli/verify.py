@@ -41,6 +41,7 @@ def command(paths: tuple[Path, ...], data_dir: str | None, out: Path | None, *, 
     from pruneboard.artifacts.verification.verify import verify
     from pruneboard.records import verdicts
 
+    target = out or folders.default_output(paths)
     findings = []
     for finding in verify(paths, data_dir=data_dir, evaluate=not no_data):
         findings.append(finding)
@@ -53,7 +54,7 @@ def command(paths: tuple[Path, ...], data_dir: str | None, out: Path | None, *, 
     else:
         summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
         click.echo(f"{len(findings)} run{'s' * (len(findings) != 1)}: {summary}")
-    verdicts.write(findings, out or folders.default_output(paths))
+    verdicts.write(findings, target)
     if counts["disputed"]:
         raise ConformanceError(
             f"{counts['disputed']} of {len(findings)} runs disputed; the failed checks are listed above"

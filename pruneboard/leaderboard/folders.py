@@ -20,8 +20,13 @@ SHOWN_RUNS = 500
 
 
 def default_output(paths: Sequence[Path]) -> Path:
-    """Return the default folder for files about the runs below `paths`."""
-    return (paths[0] if paths[0].is_dir() else paths[0].parent) / FOLDER
+    """Return the default folder for files about the runs below `paths`.
+
+    Raises:
+        StoreError: it is a symbolic link that leads elsewhere.
+    """
+    folder = paths[0] if paths[0].is_dir() else paths[0].parent
+    return store.inside(folder / FOLDER, folder)
 
 
 def compare(paths: Iterable[str | Path]) -> list[Board]:
@@ -73,7 +78,7 @@ def _read_verdicts(found: Scan, out: Path | None) -> dict[str, str]:
 
     If there are several copies of a run, the worst verdict counts.
     """
-    by_file = verdicts.read(out / verdicts.FILE) if out else {}
+    by_file = verdicts.read(store.inside(out / verdicts.FILE, out)) if out else {}
     worst: dict[str, verdicts.Verdict] = {}
     for path, record in found.records if by_file else []:
         with suppress(OSError):  # the file was deleted in the meantime

@@ -13,7 +13,7 @@ from pruneboard.models import cifar, stems
 from pruneboard.models.building import build_model, check_init, state_sha256
 from pruneboard.models.frozen import build_frozen, draw_weights, extras, freeze, is_scale, redraw_weights
 from pruneboard.models.names import model_names
-from pruneboard.models.planning import ModelPlan, plan_model
+from pruneboard.models.planning import ModelPlan, meta_model, plan_model
 from pruneboard.models.scope import (
     SCOPES,
     decays,
@@ -38,6 +38,7 @@ __all__ = [
     "gated_layers",
     "is_scale",
     "left_out",
+    "meta_model",
     "model_names",
     "plan_model",
     "prunable_layers",

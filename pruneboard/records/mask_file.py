@@ -38,6 +38,7 @@ MAX_PACKED_BYTES = 2**28
 
 _HEADER = 4096  # maximum bytes of the header of a one-dimensional .npy array; numpy writes far less
 _MAX_DIMENSIONS = 8
+_CHUNK = 2**20  # a small file can unpack to MAX_PACKED_BYTES, so nothing here copies all bits at once
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, MemoryError, RuntimeError)
 _WRONG = (ValueError, TypeError, LookupError, ArithmeticError)
 
@@ -58,7 +59,7 @@ class PackedMask:
 
     name: str
     shape: tuple[int, ...]
-    bits: bytes
+    bits: bytes | memoryview
 
     @property
     def n(self) -> int:
@@ -68,7 +69,8 @@ class PackedMask:
     @property
     def kept(self) -> int:
         """Number of kept positions."""
-        return int.from_bytes(self.bits, "big").bit_count()
+        parts = (self.bits[start : start + _CHUNK] for start in range(0, len(self.bits), _CHUNK))
+        return sum(int.from_bytes(part, "big").bit_count() for part in parts)
 
     def unpack(self) -> NDArray[np.bool_]:
         """Return the mask in the weight's shape."""
@@ -128,7 +130,7 @@ def loads(data: bytes, expected: Sequence[tuple[str, int]]) -> list[PackedMask]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             layers, bits = (_member(archive, name, size + _HEADER) for name, size in sizes.items())
-        shapes = _shapes(json.loads(layers), expected)
+        shapes = _shapes(json.loads(bytes(layers)), expected)
     except _DAMAGED + _WRONG as error:
         raise MaskError(f"is not a mask.npz: {type(error).__name__}: {str(error)[:200]}") from None
     if len(bits) != sizes["bits"]:
@@ -150,21 +152,23 @@ def _names_bytes(expected: Sequence[tuple[str, int]]) -> int:
     return sum(12 * len(name) + 22 * _MAX_DIMENSIONS + 16 for name, _ in expected) + 2
 
 
-def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> memoryview:
     """Return the bytes of one array; decompression stops after `limit` bytes."""
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed by a method that numpy does not use")
     if info.file_size > limit:
         raise ValueError(f"{name} unpacks to {info.file_size} bytes; at most {limit} are needed")
+    data = bytearray()
     with archive.open(info) as stream:
-        data = stream.read(limit + 1)  # the declared size may be false
-    return _payload(data, name)
+        while chunk := stream.read(min(_CHUNK, limit + 1 - len(data))):  # the declared size may be false
+            data += chunk
+    return _payload(memoryview(data).toreadonly(), name)
 
 
-def _payload(data: bytes, name: str) -> bytes:
+def _payload(data: memoryview, name: str) -> memoryview:
     # The header is checked here because numpy's reader would allocate whatever size it declares.
-    stream = io.BytesIO(data)
+    stream = io.BytesIO(data[: 2 * _HEADER])
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError(f"{name} has another version of numpy's format than 1.0")
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER)
@@ -191,7 +195,7 @@ def _shape(layer: Any, name: str, n: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _split(bits: bytes, layers: Sequence[tuple[str, tuple[int, ...]]]) -> list[PackedMask]:
+def _split(bits: memoryview, layers: Sequence[tuple[str, tuple[int, ...]]]) -> list[PackedMask]:
     """Split the bits into the masks of the layers."""
     masks, start = [], 0
     for name, shape in layers:

@@ -41,10 +41,12 @@ def locked(folder: Path) -> Iterator[None]:
     the process is killed.
 
     Raises:
-        StoreError: another process holds the lock (the message names it and its host), or the folder cannot be created.
+        StoreError: another process holds the lock (the message names it and its host), the folder cannot be created,
+            or a symbolic link in it leads elsewhere.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        store.check_links(folder)
         descriptor = _take_lock(folder / LOCK)
     except OSError as error:
         raise StoreError(f"cannot make {folder} ready for a run: {why(error)}") from None
@@ -103,10 +105,12 @@ def begin(folder: Path, *, force: bool = False) -> None:
         force: whether to repeat a finished run and to ignore (and remove) its checkpoints.
 
     Raises:
-        StoreError: there is a finished record and `force` is false, or the folder cannot be written.
+        StoreError: there is a finished record and `force` is false, the folder cannot be written, or a symbolic link
+            in it leads elsewhere.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        store.check_links(folder)
         if os.path.lexists(folder / store.RUN):
             _archive_record(folder, force=force)
         if force:

@@ -12,17 +12,22 @@
 Files are written atomically. Records are never overwritten or deleted: `failures/` and `superseded/`, the archive
 folders of a run, keep the earlier ones. Reading tolerates any file: `scan` reports a file that is not a record and
 continues. No text from a record is used as a path without being sanitized.
+
+A folder from somebody else may contain symbolic links. The folder that the user names may be reached through links; a
+link below it that leads out of it is neither read nor written through (`leads_out`, `inside`).
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +42,8 @@ FAILURES = "failures"
 SUPERSEDED = "superseded"
 LARGEST_FILE = 4 * 2**20
 """Maximum size of a `run.json` in bytes; larger files are rejected."""
+LEADS_OUT = "leads out of its folder through a symbolic link, which is not followed"
+"""The reason why a file is not read, without its path."""
 
 _CHUNK = 2**20  # bytes that are read at once, so that no limit, however large, reserves memory in advance
 _MAX_MARKS = 2 * records.MAX_VALUES  # a comma or an opening bracket precedes every value, and both an empty object
@@ -81,10 +88,13 @@ def run_folder(
         sparsity: target sparsity; None for a control that prunes nothing.
         seed: the seed of the run.
         hash: the run's content hash, whose first eight digits are part of the name.
+
+    Raises:
+        StoreError: a symbolic link in `results` leads this path to another place.
     """
     point = "" if sparsity is None else f"-s{records.format_sparsity(sparsity)}"
     leaf = f"{method[:100]}{point}-seed{seed}-{hash[:8]}"
-    return Path(results, *(_component(name) for name in (dataset, model, track, leaf)))
+    return inside(Path(results, *(_component(name) for name in (dataset, model, track, leaf))), results)
 
 
 def folder_of(results: str | Path, record: Record) -> Path:
@@ -99,6 +109,37 @@ def folder_of(results: str | Path, record: Record) -> Path:
         seed=record["seed"],
         hash=record["hash"],
     )
+
+
+def leads_out(path: Path, folder: str | Path) -> bool:
+    """Return whether a symbolic link below `folder` leads `path` out of it; `folder` itself may be a link."""
+    real = _real(Path(folder))
+    return not _real(path).is_relative_to(real)
+
+
+def inside(path: Path, folder: str | Path) -> Path:
+    """Return `path`, a file or folder below `folder` that need not exist.
+
+    Raises:
+        StoreError: a symbolic link leads it out of `folder`.
+    """
+    if leads_out(path, folder):
+        raise StoreError(
+            f"{path} leads out of {folder} through a symbolic link, which is not followed: "
+            "remove the link, or name the folder to which it leads"
+        )
+    return path
+
+
+def check_links(folder: Path) -> None:
+    """Check that no symbolic link in a run's folder leads out of it: a run writes and deletes files there.
+
+    Raises:
+        StoreError: there is such a link.
+    """
+    for parent, below, names in os.walk(folder):
+        for name in (*below, *names):
+            inside(Path(parent, name), folder)
 
 
 def check_writable(results: str | Path) -> None:
@@ -129,7 +170,7 @@ def finished(folder: Path, hash: str) -> Record | None:  # noqa: A002 - the reco
         hash: the run's content hash, compared with all 64 digits of the record's.
     """
     try:
-        found = read(folder / RUN)
+        found = read(inside(folder / RUN, folder))
     except (StoreError, NotFoundError):
         return None
     return found if found["status"] == "done" and found["hash"] == hash else None
@@ -162,7 +203,8 @@ def replace(path: Path, write: Callable[[Path], object]) -> Path:
     """Create or replace the file at `path` atomically, and return the path.
 
     A reader sees the complete old file or the complete new one, even after a crash: the content is written to a
-    hidden temporary file in the same folder, synchronized, and renamed.
+    hidden temporary file in the same folder, synchronized, and renamed. If the process is killed before, this file
+    remains until the same path is written again.
 
     Args:
         path: the file; its folder is created if it is missing.
@@ -174,16 +216,48 @@ def replace(path: Path, write: Callable[[Path], object]) -> Path:
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale_parts(path)
         try:
-            write(part)
-            _sync(part)
-            os.replace(part, path)  # noqa: PTH105 - tests replace this function by name
+            with _locked_part(part):
+                write(part)
+                _sync(part)
+                os.replace(part, path)  # noqa: PTH105 - tests replace this function by name
         finally:
             part.unlink(missing_ok=True)
         _sync(path.parent)  # without this, a power failure could undo the rename
     except OSError as error:
         raise StoreError(f"cannot write {path}: {why(error)}") from None
     return path
+
+
+def remove_stale_parts(path: Path) -> None:
+    """Remove the temporary files of killed processes that were writing `path`, and no other file.
+
+    A process holds a lock on its temporary file. The operating system releases it when the process ends, even if the
+    process is killed, so files of processes that are still writing are left alone.
+    """
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.part")
+    for part in [Path(entry) for entry in os.scandir(path.parent) if name.fullmatch(entry.name)]:
+        # O_NONBLOCK: opening a pipe would wait. A file that cannot be opened or locked may be in use, so it stays.
+        with suppress(OSError):
+            descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
+
+
+@contextmanager
+def _locked_part(part: Path) -> Iterator[None]:
+    """Create a temporary file and lock it during the block; see `remove_stale_parts`."""
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with suppress(OSError):  # a file system without locks: no process could lock this file, so it is never stale
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def status(path: Path) -> str | None:
@@ -246,7 +320,7 @@ def scan(paths: Iterable[str | Path], *, without: Path | None = None) -> Scan:
 
 
 def scan_all(paths: Iterable[str | Path], *, without: Path | None = None) -> Scan:
-    """Find every record below `paths`, each file once; links to folders are not followed.
+    """Find every record below `paths`, each file once; links to folders or out of a path are not followed.
 
     Args:
         paths: results folders, run folders, or `run.json` files.
@@ -263,7 +337,7 @@ def scan_all(paths: Iterable[str | Path], *, without: Path | None = None) -> Sca
         for file in _run_files(path, found, skipped):
             if (real := _real(file)) not in seen:
                 seen.add(real)
-                _add_file(file, found)
+                _add_file(file, path, found)
         if len(seen) + len(found.problems) == before and not _overlaps(path, seen):
             raise NotFoundError(f"no record below {path}: it contains no {RUN}; create one with `pruneboard run`")
     found.records.sort(key=lambda item: item[0])
@@ -326,11 +400,14 @@ def _run_files(path: Path, found: Scan, skipped: Path | None) -> list[Path]:
 
 def _count_archives(folder: Path, below: list[str], found: Scan) -> None:
     for name, counts in ((FAILURES, found.failures), (SUPERSEDED, found.superseded)):
-        if name in below:
+        if name in below and not (folder / name).is_symlink():
             counts[folder] = len(numbered_records(folder / name))
 
 
-def _add_file(file: Path, found: Scan) -> None:
+def _add_file(file: Path, given: Path, found: Scan) -> None:
+    if file.is_symlink() and file != given and leads_out(file, given):
+        found.problems.append((file, LEADS_OUT))
+        return
     try:
         found.records.append((file, read(file)))
     except PruneboardError as error:

@@ -69,8 +69,12 @@ class RunStatus:
 
 
 def manifest_path(results: str | Path, board: str) -> Path:
-    """Return the path of a board's manifest."""
-    return Path(results) / FOLDER / f"{board}.json"
+    """Return the path of a board's manifest.
+
+    Raises:
+        StoreError: a symbolic link leads it out of `results`.
+    """
+    return store.inside(Path(results) / FOLDER / f"{board}.json", results)
 
 
 def write(results: str | Path, board: str, runs: Iterable[ManifestEntry], jobs: int, *, part: bool = False) -> Path:
@@ -127,13 +131,17 @@ def _parse(content: Any) -> tuple[str, int, list[ManifestEntry]]:
 
 def find_manifests(results: str | Path) -> list[Path]:
     """Return the manifests in a results folder: the JSON files whose name is a valid board name."""
-    return sorted(path for path in (Path(results) / FOLDER).glob("*.json") if re.fullmatch(NAME_PATTERN, path.stem))
+    found = store.inside(Path(results) / FOLDER, results).glob("*.json")
+    return sorted(
+        path for path in found if re.fullmatch(NAME_PATTERN, path.stem) and not store.leads_out(path, results)
+    )
 
 
 def run_status(results: str | Path, run: ManifestEntry) -> RunStatus:
     """Read the status of a run from its folder."""
-    folder = store.run_folder(results, **asdict(run))
     try:
+        folder = store.run_folder(results, **asdict(run))
+        store.check_links(folder)
         record = store.read(folder / store.RUN)
     except NotFoundError:
         record = {}

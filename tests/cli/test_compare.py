@@ -113,3 +113,44 @@ def test_comparing_again_writes_the_same_bytes(tmp_path):
         written.append({path.relative_to(tmp_path / out): path.read_bytes() for path in files})
     assert written[0] == written[1] == written[2]
     assert {path.suffix for path in written[0]} == {".html", ".md", ".tex", ".csv", ".json", ".svg", ".png"}
+
+
+def test_nothing_is_written_through_a_linked_leaderboard(tmp_path, capsys):
+    """`leaderboard/` may not lead elsewhere; a folder that the user names with --out may be a link."""
+    put(tmp_path / "results", record())
+    outside = tmp_path / "outside"
+    (outside / "figures").mkdir(parents=True)
+    (outside / "leaderboard.md").write_text("theirs")
+    (outside / "figures" / "photo.png").write_text("theirs")
+    link = tmp_path / "results" / "leaderboard"
+    link.symlink_to("../outside")
+    before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+    for command in ("compare", "verify"):
+        assert invoke([command, str(tmp_path / "results")]) == 2
+        assert "through a symbolic link, which is not followed" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
+    assert invoke(["compare", str(tmp_path / "results"), "--out", str(link)]) == 0
+    assert (outside / "figures" / "photo.png").read_text() == "theirs"
+
+
+def test_a_killed_compare_is_cleaned_up_by_the_next(tmp_path):
+    """Temporary files of a killed command are removed by the same command; foreign files with such names are kept."""
+    put(tmp_path, record())
+    out = tmp_path / "leaderboard"
+    script = f"""
+import os, sys
+from pruneboard.cli import invoke
+real, left = os.replace, [3]
+def replace(*paths):
+    left[0] -= 1
+    os._exit(9) if left[0] < 0 else real(*paths)
+os.replace = replace
+invoke(["compare", {str(tmp_path)!r}])
+"""
+    assert (
+        subprocess.run([sys.executable, "-c", script], check=False, cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 9
+    )
+    assert len(list(out.rglob(".*.part"))) == 1
+    (out / ".notes.part").write_text("mine")
+    assert invoke(["compare", str(tmp_path)]) == 0
+    assert [path.name for path in out.rglob(".*")] == [".notes.part"]

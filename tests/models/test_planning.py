@@ -8,7 +8,7 @@ import torch
 
 from model_cases import plan
 from pruneboard.errors import UsageError
-from pruneboard.models import build_model
+from pruneboard.models import build_model, planning
 
 
 def test_an_unsuitable_image_size_is_refused_with_one_that_fits():
@@ -58,3 +58,39 @@ def test_a_plan_knows_whether_images_are_normalized_together():
     """A ResNet normalizes images by their batch, a vision transformer does not."""
     assert plan("resnet20_cifar").batch_statistics
     assert not plan("test_vit").batch_statistics
+
+
+class ReadsValues(torch.nn.Module):
+    """A classifier that the meta device cannot try out, because it reads a value."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(3 * 32 * 32, 10)
+
+    def forward(self, images):
+        """Return class scores."""
+        return self.fc(images.flatten(1)) * (1 if images.sum().item() >= 0 else 2)
+
+
+def test_a_network_above_the_limit_is_not_built_with_values(monkeypatch):
+    """If values are needed to try a network out, it is built on the CPU only up to the limit."""
+    devices = []
+
+    def create(device, *_):
+        devices.append(device)
+        with torch.device(device):
+            return ReadsValues()
+
+    monkeypatch.setattr(planning, "_create", create)
+    for limit, built in ((None, True), (30_730, True), (30_729, False)):
+        devices.clear()
+        tried = planning._attempt("any", {"num_classes": 10}, 32, limit)
+        assert isinstance(tried, torch.nn.Module) == built == ("cpu" in devices)
+
+
+def test_a_network_on_the_meta_device_has_the_shapes_of_the_plan():
+    """It has the names and shapes of the network that is built, and no memory."""
+    made = plan("resnet20_cifar")
+    built, empty = (model.state_dict() for model in (build_model(made, seed=0), planning.meta_model(made)))
+    assert {name: value.shape for name, value in empty.items()} == {name: value.shape for name, value in built.items()}
+    assert all(value.is_meta for value in empty.values())

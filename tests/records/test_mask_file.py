@@ -208,6 +208,19 @@ def test_a_zip_bomb_with_a_false_size_is_not_expanded():
     assert "not a mask.npz" in refused_cheaply(bytes(bomb).replace(real, (129).to_bytes(4, "little")))
 
 
+def test_reading_and_counting_hold_the_bits_once():
+    """A small file may unpack to the limit, so neither reading nor counting copies all bits."""
+    size = 2**24
+    small = archive(layers=layers_member([["fc", [8 * size]]]), bits=member(np.zeros(size, np.uint8)))
+    tracemalloc.start()
+    try:
+        (mask,) = mask_file.loads(small, [("fc", 8 * size)])
+        assert mask.kept == 0
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * size
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_header_that_declares_terabytes_allocates_nothing():
     """The size in an array's header is compared with the bytes that are there."""
     file = io.BytesIO()

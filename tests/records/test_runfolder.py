@@ -223,3 +223,24 @@ def test_a_run_without_checkpoints_has_none(tmp_path):
     assert runfolder.checkpoints(tmp_path) == []
     runfolder.drop_checkpoints(tmp_path)
     assert files_below(tmp_path) == []
+
+
+# Links
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["metrics.jsonl", "log.txt", "checkpoints", "failures", "superseded", "tensorboard", ".lock", "run.json"],
+)
+@pytest.mark.parametrize("prepare", [runfolder.begin, lambda folder: runfolder.locked(folder).__enter__()])
+def test_a_link_in_a_run_folder_is_refused(tmp_path, name, prepare):
+    """An attempt would write to, delete from or read what the link leads to, so it does not start."""
+    outside, folder = tmp_path / "outside", tmp_path / "run"
+    (outside / "step-000000001.safetensors").mkdir(parents=True)
+    (outside / "01.json").touch()
+    folder.mkdir()
+    (folder / name).symlink_to(outside if "." not in name else outside / "01.json")
+    with pytest.raises(StoreError, match=f"run/{name} leads out of .* remove the link"):
+        prepare(folder)
+    assert files_below(folder) == [name]
+    assert (outside / "01.json").read_bytes() == b""

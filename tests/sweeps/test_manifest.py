@@ -220,3 +220,20 @@ def test_a_partial_sweep_keeps_the_other_runs_in_the_manifest(tmp_path):
     manifest.manifest_path(tmp_path, "some").write_text("damaged")
     manifest.write(tmp_path, "some", [first], 1, part=True)
     assert manifest.read(manifest.manifest_path(tmp_path, "some"))[2] == [first]
+
+
+def test_manifests_behind_a_link_are_neither_read_nor_written(tmp_path):
+    """`sweeps/` may not lead out of the results, and a run behind a link is unreadable."""
+    results, outside = tmp_path / "results", tmp_path / "outside"
+    made = record()
+    folder_of(results, made).parent.mkdir(parents=True)
+    outside.mkdir()
+    (results / "sweeps").symlink_to(outside)
+    for act in (lambda: manifest.write(results, "b", [], 1), lambda: manifest.find_manifests(results)):
+        with pytest.raises(StoreError, match="symbolic link"):
+            act()
+    assert list(outside.iterdir()) == []
+    folder = folder_of(results, made)
+    run = entry(made)
+    folder.symlink_to(outside)
+    assert manifest.run_status(results, run).status == "unreadable"

@@ -68,7 +68,7 @@ def export(
         StoreError: files with other content exist, or a file cannot be written.
     """
     folder, record = finished_run.find(run, "exported")
-    place = out or folder / DEFAULT_FOLDER
+    place = out or store.inside(folder / DEFAULT_FOLDER, folder)
     if os.path.lexists(place / store.RUN):
         raise UsageError(f"--out {place} is the folder of a run, whose {store.WEIGHTS} must not change: choose another")
     for name in formats or ():

@@ -53,4 +53,4 @@ def _publish(staging: Path, folder: Path, *, force: bool) -> None:
 
 
 def _equal(path: Path, other: Path) -> bool:
-    return other.is_file() and filecmp.cmp(path, other, shallow=False)
+    return other.is_file() and not other.is_symlink() and filecmp.cmp(path, other, shallow=False)

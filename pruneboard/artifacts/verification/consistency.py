@@ -85,6 +85,8 @@ def check_log(record: Record, path: Path) -> list[RunCheck]:
     compared: it differs from the record's, because batch statistics are re-estimated after it.
     """
     best = lookup(record, "metrics.best_validation")
+    if store.leads_out(path, path.parent):
+        return [RunCheck("record.log", "failed", f"{LOG} {store.LEADS_OUT}")]
     if best is None or not path.is_file():
         return []
     try:

@@ -25,6 +25,8 @@ def check_masks(record: Record, path: Path) -> tuple[list[RunCheck], list[Packed
     """
     if not os.path.lexists(path):
         return [RunCheck("mask.file", "skipped", f"there is no {store.MASK}")], None
+    if store.leads_out(path, path.parent):
+        return [RunCheck("mask.file", "failed", f"{path.name} {store.LEADS_OUT}")], None
     layers = [(layer["name"], layer["n"]) for layer in record["sparsity"]["layers"]]
     try:
         masks = mask_file.loads(store.read_bytes(path, mask_file.max_file_size(layers)), layers)

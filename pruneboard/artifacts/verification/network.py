@@ -7,13 +7,16 @@ result is compared with the record's `create_args`. A record can therefore cause
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from pruneboard import models
-from pruneboard.artifacts.verification.weights import Masks, State, check_weights, mask_of
+from pruneboard.artifacts.verification import weights
+from pruneboard.artifacts.verification.weights import Masks, State, mask_of
 from pruneboard.draws import key
 from pruneboard.errors import PruneboardError, UsageError
 from pruneboard.models import ModelPlan, cost
@@ -24,6 +27,9 @@ from pruneboard.spec import SUPERMASK_INITS
 MAX_SIDE, MAX_CLASSES = 640, 100_000
 """Largest image side in pixels, and largest number of classes, of a network that is built: records are untrusted, and
 must not be able to exhaust the memory."""
+
+MAX_UNSAVED = 2**28
+"""Largest number of bytes of a network's tensors that are not part of its weights, such as tables of positions."""
 
 ZLIB_TOLERANCE = 0.05
 """Largest relative difference of the compressed size: builds of zlib compress differently."""
@@ -36,53 +42,97 @@ class RebuiltNetwork:
     Attributes:
         plan: the plan made from the record's fields.
         module: the network, on the CPU.
+        state: its weights, as they are in the file.
     """
 
     plan: ModelPlan
     module: nn.Module
+    state: State
 
 
-def load_network(record: Record, state: State, masks: Masks, checks: list[RunCheck]) -> RebuiltNetwork | None:
+def load_network(record: Record, path: Path, masks: Masks, checks: list[RunCheck]) -> RebuiltNetwork | None:
     """Check the weights of a finished run, rebuild its network, load the weights, and set it to evaluation mode.
+
+    A small file next to a record of a very large network must not cause the network to be built. Therefore the shapes
+    in the header of the file are compared with those of the network on the meta device, before anything is allocated.
 
     Args:
         record: a validated record of a finished run.
-        state: its weights.
+        path: its `model.safetensors`.
         masks: its masks, if they could be read.
         checks: the checks made so far, to which those of the weights and of the network are appended.
 
     Returns:
         The network; None if it was not built, because a check of the record, masks or weights failed, or because
         this machine cannot build it, which the last check states.
+
+    Raises:
+        StoreError: the file cannot be read; the message does not contain `path`.
     """
-    checks += check_weights(record, state, masks)
-    if any(check.status == "failed" for check in checks):
-        return None  # disputed already; and a record that these weights do not match may name a network of any size
+    shapes = weights.read_shapes(path)
+    checks.append(RunCheck("weights.file", "ok"))
     try:
-        plan = plan_of(record)
-        built = RebuiltNetwork(plan, models.build_model(plan, init="random", seed=0))
+        plan, problem = plan_of(record, limit=sum(tensor.numel() for tensor in shapes.values())), None
+        misfit = _misfit(plan, shapes)
+    except PruneboardError as error:
+        plan, problem, misfit = None, error, None
+    if misfit is not None:
+        checks.append(RunCheck("weights.network", "failed", misfit))
+        return None
+    state = weights.read_weights(path)
+    checks += weights.check_weights(record, state, masks)
+    if any(check.status == "failed" for check in checks):
+        return None  # disputed already
+    if plan is None:
+        checks.append(RunCheck("weights.network", "skipped", f"the network cannot be built here: {problem}"))
+        return None
+    return _build(record, plan, state, masks, checks)
+
+
+def _misfit(plan: ModelPlan, shapes: State) -> str | None:
+    """Return why weights of these shapes are not those of the planned network, or None if they are.
+
+    Raises:
+        UsageError: the network has large tensors that are not part of its weights, or cannot be built on this device.
+    """
+    network = models.meta_model(plan)
+    unsaved = _bytes(network.buffers()) + _bytes(network.parameters()) - _bytes(network.state_dict().values())
+    if unsaved > MAX_UNSAVED:
+        raise UsageError(f"{plan.load_as} has {unsaved} bytes of tensors besides its weights; at most {MAX_UNSAVED}")
+    try:
+        with torch.device("meta"):  # batch normalization creates a counter if there is none
+            network.load_state_dict(dict(shapes), strict=True)
+    except RuntimeError as error:
+        return f"the weights do not fit {plan.load_as}: {' '.join(str(error).split())[:200]}"
+    return None
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _build(
+    record: Record, plan: ModelPlan, state: State, masks: Masks, checks: list[RunCheck]
+) -> RebuiltNetwork | None:
+    try:
+        built = RebuiltNetwork(plan, models.build_model(plan, init="random", seed=0), state)
+        built.module.load_state_dict(dict(state), strict=True)
     except PruneboardError as error:
         checks.append(RunCheck("weights.network", "skipped", f"the network cannot be built here: {error}"))
         return None
-    checks.extend(_check_network(record, built, state, masks))
+    built.module.eval()
+    checks.append(make_check("weights.network", _network_problems(record, plan, built.module)))
+    if record["track"] == "supermask":
+        checks.append(_check_frozen(record, plan, state, masks))
     return built
 
 
-def _check_network(record: Record, built: RebuiltNetwork, state: State, masks: Masks) -> Iterator[RunCheck]:
-    try:
-        built.module.load_state_dict(dict(state), strict=True)
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:200]
-        yield RunCheck("weights.network", "failed", f"the weights do not fit {built.plan.load_as}: {first}")
-        return
-    built.module.eval()
-    yield make_check("weights.network", _network_problems(record, built.plan, built.module))
-    if record["track"] == "supermask":
-        yield _check_frozen(record, built.plan, state, masks)
-
-
-def plan_of(record: Record) -> ModelPlan:
+def plan_of(record: Record, *, limit: int | None = None) -> ModelPlan:
     """Return the plan with which a run of this record would build its network.
+
+    Args:
+        record: a validated record.
+        limit: most numbers of a network that may be allocated to make the plan; None for any.
 
     Raises:
         UsageError: this version of timm has no such model, or a size is invalid or too large.
@@ -95,7 +145,9 @@ def plan_of(record: Record) -> ModelPlan:
     if stem not in ("stock", "small"):
         raise UsageError(f"model.stem is {stem!r:.40}; it must be stock or small")
     name = record["model"]["name"]
-    return models.plan_model(name, num_classes=classes, image_size=side, original_size=side, enlarged=False, stem=stem)
+    return models.plan_model(
+        name, num_classes=classes, image_size=side, original_size=side, enlarged=False, stem=stem, limit=limit
+    )
 
 
 def _network_problems(record: Record, plan: ModelPlan, module: nn.Module) -> Iterator[str]:
@@ -123,8 +175,8 @@ def _network_problems(record: Record, plan: ModelPlan, module: nn.Module) -> Ite
 def _weight_problems(record: Record, module: nn.Module) -> Iterator[str]:
     """Compare the values that a run computes from the weights themselves; earlier versions do not record them."""
     recorded = lookup(record, "cost.bytes.compressed")
-    weights = [layer.get_parameter("weight") for _, layer in models.prunable_layers(module)]
-    if recorded is not None and abs(recorded - (found := cost.compressed_bytes(weights))) > ZLIB_TOLERANCE * found:
+    prunable = [layer.get_parameter("weight") for _, layer in models.prunable_layers(module)]
+    if recorded is not None and abs(recorded - (found := cost.compressed_bytes(prunable))) > ZLIB_TOLERANCE * found:
         yield _differs("cost.bytes.compressed", recorded, found)
     if lookup(record, "sparsity.alive") is None:
         return

@@ -17,7 +17,7 @@ from pathlib import Path
 from pruneboard.artifacts.verification import consistency
 from pruneboard.artifacts.verification.masks import check_masks
 from pruneboard.artifacts.verification.rules import MALFORMED
-from pruneboard.errors import PruneboardError
+from pruneboard.errors import StoreError
 from pruneboard.records import store, verdicts
 from pruneboard.records.mask_file import PackedMask
 from pruneboard.records.schema import Record
@@ -51,7 +51,8 @@ def verify(
             checks = [RunCheck("record.schema", "failed", problems[path])]
         else:
             checks = check_run(path.parent, records[path], data_dir=data_dir, evaluate=evaluate)
-        yield RunVerification(path, _sha256(path), verdict_of(records.get(path, {}), checks), tuple(checks))
+        sha256 = None if problems.get(path) == store.LEADS_OUT else _sha256(path)
+        yield RunVerification(path, sha256, verdict_of(records.get(path, {}), checks), tuple(checks))
 
 
 def check_run(folder: Path, record: Record, *, data_dir: str | None = None, evaluate: bool = True) -> list[RunCheck]:
@@ -99,15 +100,13 @@ def _check_weights(
     evaluate: bool,
 ) -> None:
     """Append the checks of weights, network and scores to `checks`: those made before an exception are kept."""
-    from pruneboard.artifacts.verification import evaluation, network, weights
+    from pruneboard.artifacts.verification import evaluation, network
 
     try:
-        state = weights.read_weights(path)
-    except PruneboardError as error:
+        built = network.load_network(record, path, masks, checks)
+    except StoreError as error:
         checks.append(RunCheck("weights.file", "failed", f"{path.name} {error}"))
         return
-    checks.append(RunCheck("weights.file", "ok"))
-    built = network.load_network(record, state, masks, checks)
     if built is None:
         return
     if not evaluate:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pruneboard import models
 from pruneboard.errors import StoreError, why
+from pruneboard.records import store
 from pruneboard.records.mask_file import PackedMask
 from pruneboard.records.schema import Record
 from pruneboard.records.verdicts import RunCheck, make_check
@@ -26,18 +28,37 @@ MAX_BYTES = 16 * 2**30
 """A larger `model.safetensors` is not read."""
 
 
+def read_shapes(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of an untrusted `model.safetensors` on the meta device: shapes from its header, no values.
+
+    Raises:
+        StoreError: as for `read_weights`.
+    """
+    with _errors_converted(path), safe_open(path, framework="pt") as file:
+        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of an untrusted `model.safetensors`.
 
     Raises:
         StoreError: it is damaged, too large or not a regular file; the message does not contain `path`.
     """
+    with _errors_converted(path):
+        return dict(load_file(path))
+
+
+@contextmanager
+def _errors_converted(path: Path) -> Iterator[None]:
+    """Refuse a file that must not be opened, and convert the errors of the library that reads it."""
     try:
+        if store.leads_out(path, path.parent):
+            raise StoreError(store.LEADS_OUT)
         if not path.is_file():
             raise StoreError("is not a regular file")  # reading from a pipe would block forever
         if path.stat().st_size > MAX_BYTES:
             raise StoreError(f"is larger than {MAX_BYTES // 2**30} GiB")
-        return dict(load_file(path))
+        yield
     except OSError as error:
         raise StoreError(f"cannot be read: {why(error)}") from None
     except (SafetensorError, ValueError, LookupError, RuntimeError, MemoryError) as error:
@@ -89,10 +110,11 @@ def _count_problems(record: Record, state: State) -> Iterator[str]:
 def _mask_problems(record: Record, state: State, masks: Sequence[PackedMask]) -> Iterator[str]:
     kept_zero = 0
     for packed in masks:
-        weight, mask = state.get(f"{packed.name}.weight"), mask_of(packed)
-        if weight is None or weight.shape != mask.shape:
+        weight = state.get(f"{packed.name}.weight")
+        if weight is None or weight.shape != packed.shape:
             yield f"layer {packed.name:.80}: the file has no weight of the mask's shape {packed.shape}"
             continue
+        mask = mask_of(packed)
         stray = int(((weight != 0) & ~mask).sum())
         kept_zero += int(((weight == 0) & mask).sum())
         if stray:

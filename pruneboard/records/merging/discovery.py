@@ -103,7 +103,7 @@ def _archived(archive: Path, skipped: list[tuple[Path, str]]) -> Iterator[FoundR
         skipped.append((archive, "is a link, and links are not followed"))
         return
     for path in sorted(store.numbered_records(archive)):
-        item = _read(path)
+        item = _read(path) if not path.is_symlink() else "is a link, and links are not followed"
         if isinstance(item, FoundRecord):
             yield item
         else:

@@ -75,8 +75,13 @@ def plan_merge(sources: Sequence[str | Path], into: str | Path, *, weights: bool
     finished = finished_records(plan.into)
     owners: dict[Path, str] = {}
     for content, run in sorted(runs.items()):
-        folder = store.folder_of(plan.into, run.best.record)
         try:
+            folder = store.folder_of(plan.into, run.best.record)
+        except StoreError as error:
+            plan.conflicts.append(Conflict(plan.into, str(error)))
+            continue
+        try:
+            store.check_links(folder)
             _claim(owners, folder, content)
             here = record_in(folder)
             if here is not None:

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 import pruneboard.models  # noqa: F401 - registers the networks that timm does not have
 from pruneboard.artifacts.exporting import export, load_csr, onnx_file, safetensors_file
-from pruneboard.errors import UsageError
+from pruneboard.errors import StoreError, UsageError
 from pruneboard.models import standalone
 from pruneboard.records import store
-from verify_cases import record_of
+from verify_cases import copied, record_of
 
 
 def test_every_format_has_the_recorded_zeros(exported):
@@ -57,3 +57,13 @@ def test_network_py_builds_the_same_network_as_timm(name):
     assert str(ours) == str(timms)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in timms.state_dict().items()}
     assert standalone.in_timm(name) == (name == "mobilenetv3_small_100")
+
+
+def test_a_linked_export_folder_is_refused(tiny_run, tmp_path):
+    """`export/` in a run's folder may not lead out of it; nothing is written there."""
+    run = copied(tiny_run(), tmp_path / "run")
+    (tmp_path / "outside").mkdir()
+    (run / "export").symlink_to("../outside")
+    with pytest.raises(StoreError, match="export leads out of"):
+        export.export(run, formats=["safetensors"])
+    assert list((tmp_path / "outside").iterdir()) == []

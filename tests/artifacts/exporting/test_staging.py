@@ -59,3 +59,15 @@ def test_equal_content_is_left_alone(tmp_path):
     publish(tmp_path, {"a": "1", "b": "2"})
     assert (tmp_path / "a").stat() == before
     assert (tmp_path / "b").read_text() == "2"
+
+
+def test_a_link_to_equal_content_is_replaced_only_by_force(tmp_path):
+    """A linked file is not read as if it were part of the folder, and its target never changes."""
+    (tmp_path / "elsewhere").write_text("1")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").symlink_to("../elsewhere")
+    with pytest.raises(StoreError, match="has a with other content"):
+        publish(tmp_path / "out", {"a": "1"})
+    publish(tmp_path / "out", {"a": "2"}, force=True)
+    assert not (tmp_path / "out" / "a").is_symlink()
+    assert (tmp_path / "elsewhere").read_text() == "1"

@@ -130,3 +130,23 @@ def test_a_missing_path_is_an_error(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(NotFoundError):
             list(verify.verify([path]))
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [(store.MASK, "mask.file"), (store.WEIGHTS, "weights.file"), ("metrics.jsonl", "record.log")],
+)
+def test_a_file_behind_a_link_is_not_read(one, tmp_path, name, check):
+    """A file of a run that is a link out of its folder is disputed, whatever it leads to."""
+    (one / name).rename(tmp_path / name)
+    (one / name).symlink_to(tmp_path / name)
+    assert check in cases.failed(one, evaluate=False)
+    assert cases.note(cases.found(one, evaluate=False), check).endswith(store.LEADS_OUT)
+
+
+def test_a_record_behind_a_link_is_not_identified(one, tmp_path):
+    """The hash of a file outside the folder is not published."""
+    (one / store.RUN).rename(tmp_path / store.RUN)
+    (one / store.RUN).symlink_to(tmp_path / store.RUN)
+    finding = cases.found(one)
+    assert (finding.verdict, finding.sha256) == ("disputed", None)

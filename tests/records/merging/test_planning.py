@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,23 @@ def test_two_runs_of_one_folder_are_a_conflict(tmp_path):
     (conflict,) = merging.plan_merge([a, b], dest).conflicts
     assert conflict.path == store.folder_of(dest, made) / "run.json"
     assert conflict.reason.startswith("two runs have this folder")
+
+
+@pytest.mark.parametrize("below", [".", "..", "../../..", "failures", "log.txt", "checkpoints"])
+def test_a_destination_behind_a_link_is_a_conflict(tmp_path, capsys, below):
+    """A link in the destination that leads out of it, or out of a run's folder in it, stops the merge."""
+    a, _, dest = places(tmp_path)
+    made = record()
+    put(a, made)
+    link = store.folder_of(dest, made) / below
+    link = Path(os.path.normpath(link))
+    link.parent.mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    link.symlink_to(tmp_path / "outside")
+    before = tree(tmp_path)
+    assert merge(a, "--into", dest) == 2
+    assert "through a symbolic link, which is not followed" in capsys.readouterr().err
+    assert tree(tmp_path) == before
 
 
 def test_a_plan_writes_nothing_and_lists_every_run(tmp_path):

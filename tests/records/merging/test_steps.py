@@ -35,6 +35,21 @@ def test_links_are_reported_and_not_copied(tmp_path, capsys):
     assert not list(dest.rglob("log.txt"))
 
 
+@pytest.mark.parametrize("name", ["run.json", "failures/01.json"])
+def test_a_linked_record_is_reported_and_not_copied(tmp_path, capsys, name):
+    """A record that is a link to a file elsewhere is not the source's, even if it can be read."""
+    a, b, dest = places(tmp_path)
+    put(a, record())
+    other = put(b, record(seed=1))
+    link = put(a, record(seed=2)) / name
+    link.unlink(missing_ok=True)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(other / "run.json")
+    assert merge(a, "--into", dest) == 0
+    assert capsys.readouterr().err.count("skipped ") == 1
+    assert not [path for path in dest.rglob("*.json") if store.read(path)["seed"] == 1]
+
+
 @pytest.mark.parametrize("status", ["failed", "diverged", "oom", "invalid"])
 def test_a_finished_record_replaces_a_failed_one_which_is_archived(tmp_path, capsys, status):
     """The finished record becomes `run.json` with its files; the failed one, of any status, moves to `failures/`."""
