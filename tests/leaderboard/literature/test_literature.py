@@ -130,7 +130,7 @@ def test_a_users_file_can_use_both_kinds_of_names(tmp_path):
 @pytest.mark.parametrize(
     ("change", "is_drawn"),
     [
-        ({}, False),  # nobody knows how wide this ResNet-32 is
+        ({}, False),  # the width of this ResNet-32 is unknown
         ({"sparsity_percent": "89.96", "n_params_kept": "0.0462M"}, False),  # widths 16, 32, 64
         ({"sparsity_percent": "90", "n_params_kept": "0.186M"}, True),
         ({"sparsity_percent": "0", "n_params_kept": "1,855,584"}, True),
