@@ -210,7 +210,7 @@ def _test_split(root: Path, names: tuple[str, ...]) -> tuple[_Split, list[Path]]
 
 
 def _class_folders(folder: Path) -> _Split:
-    """Return a split with a folder for each class, of which there must be two."""
+    """Return a split with a folder for each class; it must have at least two."""
     found = read_entries(folder)
     if len(found.folders) < 2:
         raise DataError(f"{folder} needs a folder of images for each of 2 or more classes; found {found.described()}")

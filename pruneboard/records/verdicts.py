@@ -1,4 +1,4 @@
-"""The results of verifying runs, and `verified.json`, the file by which a leaderboard reads them. Imports no torch.
+"""The results of verifying runs, and `verified.json`, the file that a leaderboard reads them from. Imports no torch.
 
 The file identifies a record by the SHA-256 of its `run.json`, so a verdict applies only to the bytes that were
 verified. It contains no dates and no paths: equal results give equal bytes.
@@ -132,7 +132,7 @@ def read(path: Path) -> Mapping[str, Verdict]:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a `run.json` in hexadecimal, by which `verified.json` identifies it.
+    """Return the SHA-256 of a `run.json` in hexadecimal; `verified.json` identifies the record by it.
 
     Raises:
         OSError: the file cannot be read, or is too large for a record.

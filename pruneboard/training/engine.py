@@ -121,7 +121,7 @@ class Engine:
         self._trains = bool(groups)
         # Recorded now, because ZeRO replaces the parameters in each group by one flat partition.
         self._group_of = {id(parameter): index for index, group in enumerate(groups) for parameter in group["params"]}
-        optimizer = GroupedOptimizer(groups or [_placeholder_group(device)])
+        optimizer = GroupedOptimizer(groups or [_untrained_group(device)])
         alone = World.current().size == 1
         with _stdout_to_stderr(), rendezvous.detect_lost_peer(), _environment(_ONE_PROCESS if alone else {}):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -337,7 +337,7 @@ class _Partition(NamedTuple):
     values: Tensor
 
 
-def _placeholder_group(device: torch.device) -> dict[str, Any]:
+def _untrained_group(device: torch.device) -> dict[str, Any]:
     """Return a group with one number that is in no model, because DeepSpeed requires something to optimize."""
     return {"name": "nothing", "params": [nn.Parameter(torch.zeros(1, device=device))], "rule": "sgd"} | {
         "lr": 0.0,

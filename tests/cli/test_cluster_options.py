@@ -61,7 +61,7 @@ def test_a_reservation_requires_a_cluster(board, capsys, flag):
 
 
 def test_the_default_values_are_those_of_the_command():
-    """The tables of default values, by which a given option is recognized, agree with the options of the command."""
+    """The tables of default values agree with the options of the command."""
     defaults = {option.name: option.default for option in load_command("sweep").params}
     table = cluster_options.LOCAL_DEFAULTS | cluster_options.CLUSTER_DEFAULTS
     assert {name: defaults[name] for name in table} == table

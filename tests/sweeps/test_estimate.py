@@ -90,7 +90,7 @@ def test_the_estimate_counts_the_steps_and_images_of_a_real_run(measured, tmp_pa
     search = budget["harden_step"]
     evaluated = (budget["epochs"] + 1) * data["validation"] + data["test"]
     expected = search * search_seconds + (budget["steps"] - search) * 1000.0 + evaluated * 10.0
-    # The rest is the measured time of start and re-estimation, and a few images by which the stratified validation
+    # The rest is the measured time of start and re-estimation, and a few images: the stratified validation
     # split of a real run differs from the stated fraction.
     assert value["seconds"] == pytest.approx(expected, rel=0.01)
     assert len(first_steps) == 2

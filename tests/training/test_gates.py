@@ -169,19 +169,3 @@ def test_a_mask_can_be_set_in_every_memory_format(memory_format):
     assert mask.keep.is_contiguous(memory_format=memory_format)
     assert torch.equal(mask.kept(weight), keep)
     assert torch.equal(mask(weight), weight * keep)
-
-
-def test_a_mask_zeroes_the_gradient_of_pruned_weights():
-    """Kept weights receive the dense gradient, pruned weights exactly 0."""
-    weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
-    mask = Mask(weight)
-    mask.set(torch.tensor([True, False, True]))
-    (mask(weight) * torch.tensor([5.0, 7.0, 9.0])).sum().backward()
-    assert weight.grad.tolist() == [5.0, 0.0, 9.0]
-
-
-def test_a_kept_zero_still_counts_as_kept():
-    """Whether a position is kept does not depend on the value of its weight."""
-    mask = Mask(torch.zeros(2))
-    mask.set(torch.tensor([1, 0]))
-    assert mask.kept(torch.zeros(2)).tolist() == [True, False]

@@ -78,7 +78,7 @@ def logits(pixels):
 def text(run: FinishedRun) -> str:
     """Return the Markdown text.
 
-    Of the record it contains only numbers, and the name by which the network was rebuilt: no untrusted text.
+    Of the record it contains only numbers, and the network's name, which rebuilt it: no untrusted text.
     """
     about = describe(run)
     network, images, test = about["network"], about["images"], about["test"]
