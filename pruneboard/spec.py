@@ -9,6 +9,7 @@ from the attribute descriptions of `Recipe`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -28,6 +29,14 @@ TRACKS: tuple[TrackName, ...] = get_args(TrackName)
 SCALED = "-scaled"
 SUPERMASK_INITS = ("signed-constant", "kaiming-normal", f"signed-constant{SCALED}", f"kaiming-normal{SCALED}")
 """Initializations of the frozen weights on the supermask track (`pruneboard.models.frozen`)."""
+
+METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+METHOD_NAME_NOUN = "lower-case letters, digits, '.', '_' and '-', the first a letter or digit"
+"""The names that a method may have: no two of them look alike, and none contains marks such as ` (baseline)`."""
+
+DISTRIBUTION_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+DISTRIBUTION_NAME_NOUN = "ASCII letters, digits, '.', '_' and '-', the first and last a letter or digit"
+"""The names that Python packaging allows for a distribution."""
 
 ABLATIONS = ("shuffled-mask", "redrawn-weights")
 """Ablations of a finished mask on the supermask track (`pruneboard.experiment.ablation`)."""
