@@ -42,6 +42,9 @@ ABLATIONS = ("shuffled-mask", "redrawn-weights")
 """Ablations of a finished mask on the supermask track (`pruneboard.experiment.ablation`)."""
 
 
+MAX_EPOCHS = 1_000_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The training settings that all methods of a board share; none of them may depend on a method.
@@ -94,6 +97,8 @@ class Recipe:
         _not_negative(
             self, "lr", "norm_batch", "momentum", "weight_decay", "norm_weight_decay", "warmup_epochs", "clip"
         )
+        if max(self.epochs, self.warmup_epochs) > MAX_EPOCHS:
+            raise UsageError(f"epochs and warmup_epochs must be {MAX_EPOCHS} or less")
         if not 0 < self.val_fraction < 1:
             raise UsageError(f"val_fraction must be a share of images in (0, 1); found {self.val_fraction}")
         if not 0 <= self.label_smoothing < 1:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.handlers
 
 import pytest
 
-from pruneboard.experiment.listeners import Recorder, log_to_file, logger
+from pruneboard.experiment.listeners import Recorder, log_to_file, logger, notes_to, say
 from runs import folder, run
 
 
@@ -92,3 +93,14 @@ def test_the_log_file_is_created_by_its_first_message_and_only_in_an_existing_fo
     with log_to_file(tmp_path / "missing" / "log.txt", logging.INFO):
         logger.error("unheard")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_notes_reach_one_handler_during_a_block(capsys):
+    """Notes go to standard error or to the caller's handlers; in a block, only to the handler that it names."""
+    kept = logging.handlers.BufferingHandler(9)
+    with notes_to(kept):
+        say(["one"])
+    assert [record.getMessage() for record in kept.buffer] == ["note: one"]
+    assert capsys.readouterr().err == ""
+    say(["two"])
+    assert len(kept.buffer) == 1

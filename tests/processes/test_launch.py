@@ -174,8 +174,10 @@ def test_torchrun_starts_the_processes(tmp_path):
         "0.5",
         "--epochs",
         "1",
+        "--warmup-epochs",
+        "0",
     ]
-    command += ["--limit-train", "71", "--batch-size", "32", "--json", "--results", str(tmp_path)]
+    command += ["--limit-train", "71", "--batch-size", "16", "--json", "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["engine"]["world_size"] == 2
     assert json.loads((folder(tmp_path) / "run.json").read_text()) == json.loads(done.stdout)

@@ -13,6 +13,7 @@ from environments import copied, layered
 
 STRANGERS = Path(__file__).parents[1] / "strangers"
 SMALL = ["--model", "test_resnet", "--limit-train", "142", "--epochs", "1", "--batch-size", "32", "--quiet", "--json"]
+SMALL += ["--warmup-epochs", "0"]
 
 BROKEN = {
     "raises": (
