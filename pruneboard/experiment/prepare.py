@@ -56,6 +56,7 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     Raises:
         UsageError: something does not exist, does not fit together, or cannot be read or written.
     """
+    spec = spec.with_absolute_paths()
     info = registry.find(spec.method)
     pruner = registry.build(info, spec.sparsity, spec.options)
     track = choose_track(pruner, spec)
@@ -168,7 +169,12 @@ def effective_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo)
     Raises:
         PluginError: the search ends early on the supermask track, where no weight is left to fine-tune.
     """
-    traits = pruner.traits(track)  # type: ignore[arg-type]
+    try:
+        traits = pruner.traits(track)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PluginError(f"method {info.origin} failed in traits: {type(error).__name__}: {error}") from error
     if track == "supermask" and traits.harden_at not in (0, 1):
         raise PluginError(
             f"method {info.origin} declares harden_at={traits.harden_at} on the supermask track, where nothing is "
