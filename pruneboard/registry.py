@@ -162,7 +162,9 @@ def load(info: PrunerInfo) -> type[Pruner[Any]]:
     point = entrypoints.EntryPoint(info.name, module, attribute)
     try:
         cls = point.load()
-    except (Exception, SystemExit) as error:  # a third-party module may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a third-party module may raise anything, also SystemExit
         raise _unusable(info, f"cannot be imported: {type(error).__name__}: {_one_line(error)}") from error
     if not (inspect.isclass(cls) and issubclass(cls, Pruner)):
         raise _unusable(info, f"is not a subclass of pruneboard.api.Pruner but {_one_line(repr(cls))}")
@@ -247,7 +249,9 @@ def build(info: PrunerInfo, sparsity: float | None, options: Mapping[str, object
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise UsageError(f"method {info.name!r}: {_one_line(error)}") from None
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _unusable(info, f"cannot be built: {type(error).__name__}: {_one_line(error)}") from error
 
 

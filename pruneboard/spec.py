@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_type_hints
@@ -214,6 +214,20 @@ class RunSpec:
             raise UsageError(f"seed must be an integer of 0 or more; found {self.seed}")
         if self.tuning_trials < 0:
             raise UsageError(f"tuning_trials must be a number of trials, 0 or more; found {self.tuning_trials}")
+
+    def with_absolute_paths(self) -> RunSpec:
+        """Return the spec with absolute paths, which stay the same if a method changes the working directory."""
+        return replace(
+            self,
+            data_dir=_absolute(self.data_dir),
+            results=str(Path(self.results).absolute()),
+            recipe=_absolute(self.recipe, ".toml"),
+            init=_absolute(self.init, ".safetensors"),
+        )
+
+
+def _absolute(path: str | None, suffix: str = "") -> str | None:
+    return str(Path(path).absolute()) if path and path.endswith(suffix) else path
 
 
 def resolve_init(init: str | None, track: str) -> str:

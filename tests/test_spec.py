@@ -286,3 +286,14 @@ def test_specs_and_recipes_cannot_be_changed():
 def test_a_spec_checks_the_range_of_its_values(changes, expected):
     """Values that are invalid for every method, model and data set are errors at once."""
     assert message(lambda: spec(**changes)) == expected
+
+
+def test_absolute_paths_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
+    """Relative folders and files become absolute; names of recipes and initializations, and no folder, stay."""
+    monkeypatch.chdir(tmp_path)
+    paths = {"data_dir": "images", "recipe": "mine.toml", "init": "a/first.safetensors", "results": "out"}
+    spec = RunSpec(method="magnitude", model="resnet18", **paths).with_absolute_paths()
+    assert {name: getattr(spec, name) for name in paths} == {k: f"{tmp_path}/{v}" for k, v in paths.items()}
+    spec = RunSpec(method="magnitude", model="resnet18", recipe="cifar", init="pretrained").with_absolute_paths()
+    assert (spec.data_dir, spec.recipe, spec.init) == (None, "cifar", "pretrained")
+    assert spec.with_absolute_paths() == spec

@@ -243,7 +243,7 @@ def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
     records: list[dict[str, Any] | None] = []
     code = 0
     notes = _NotePrinter()
-    for spec in specs:
+    for spec in [spec.with_absolute_paths() for spec in specs]:
         try:
             with listeners.notes_to(notes):
                 record = lifecycle.run(spec, _listener() if is_main and not quiet else None)

@@ -7,6 +7,7 @@ rendezvous      how processes meet, exchange values, and learn why another one f
 failures        the reason why a process ended, in the form in which it is sent
 interrupts      SIGTERM and SIGINT: finish the step, save, then stop
 output          standard output and standard error that never raise
+guardian        a command in a process of its own, watched by another one that records its loss
 process_exit    how a process that used DeepSpeed exits
 memory          how glibc returns freed memory, and the peak memory of a run
 """
