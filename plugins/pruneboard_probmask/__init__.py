@@ -159,7 +159,8 @@ class ProbMask(Pruner[ProbabilityGate]):
         probabilities = [layer.gate.probability.detach().clone() for layer in layers]
         generators = [at.generator(layer) for layer in layers]
         best: tuple[float, list[Tensor]] | None = None
-        for _ in range(self.samples):
+        for number in range(1, self.samples + 1):
+            at.report("sample", number, self.samples)
             masks = sample(probabilities, budget(layers), generators)
             _set_probabilities(layers, masks, at)
             accuracy = validate()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import click
 from pruneboard import report
 from pruneboard.cli import limits
 from pruneboard.cli.cluster_options import check_options, cluster_options, join_cluster, uses_cluster
+from pruneboard.cli.progress import is_live
 from pruneboard.cli.run import seed_list
 from pruneboard.cli.sweep_progress import SweepDisplay
 from pruneboard.errors import InterruptedRunError, UsageError
@@ -164,7 +164,7 @@ def _sweep(plan: SweepPlan, results: str, options: dict[str, Any], *, as_json: b
     executor, jobs = join_cluster(options) if uses_cluster(options) else _local_executor(options)
     part = bool(options["only"] or options["seeds"])
     manifest.write(results, plan.board.name, _manifest_entries(plan), jobs, part=part)
-    display = SweepDisplay(quiet=options["quiet"], live=sys.stderr.isatty())
+    display = SweepDisplay(quiet=options["quiet"], live=is_live())
     display.on_start(plan.board.title, plan.counts(), len(missing))
     try:
         with display:

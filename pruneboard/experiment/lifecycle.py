@@ -22,7 +22,7 @@ from pruneboard.experiment import ablation, listeners, outcome, start
 from pruneboard.experiment.listeners import NullListener, Recorder, log_to_file, logger
 from pruneboard.experiment.prepare import Job, open_data, pick_device, prepare, wants_cuda
 from pruneboard.models import build_model
-from pruneboard.processes import guardian, memory, rendezvous
+from pruneboard.processes import guardian, memory, phases, rendezvous
 from pruneboard.processes.launch import launch
 from pruneboard.processes.process_exit import exit_raises
 from pruneboard.processes.world import World
@@ -45,7 +45,8 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
         InterruptedRunError: stopped by SIGTERM or by a lost process.
     """
     world = World.current()
-    with rendezvous.shared_run(world, cuda=wants_cuda(spec)):
+    reported = phases.reported_to((listener or NullListener()).on_phase)
+    with reported, rendezvous.shared_run(world, cuda=wants_cuda(spec)):
         with exit_raises():
             job, dataset = prepare(spec)
         if world.is_main:
@@ -54,14 +55,17 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
         # Only rank 0 reads the results folder: hosts need not share a file system.
         finished = rendezvous.broadcast_from_main(lambda: None if spec.force else store.finished(job.folder, job.hash))
         if finished is None and job.init == "pretrained":
+            phases.report("loading the pretrained weights")
             # A failed download or unusable weights: nothing is written yet.
             build_model(job.plan, init=job.init, seed=0)
         return finished or _train_and_store(job, listener or NullListener(), world, dataset)
 
 
 def _train_and_store(job: Job, listener: Listener, world: World, dataset: Dataset) -> dict[str, Any]:
+    if job.spec.procs > 1:
+        listener.on_phase(f"starting {job.spec.procs} processes")
     with _locked_folder(job, world), _failures_recorded(job, world), _loss_recorded(job, world):
-        record = launch(execute_safely, (job, listener), job.spec.procs, world, dataset)
+        record = launch(execute_safely, (job, listener), job.spec.procs, world, dataset, started=listener.on_end)
         if world.is_main:
             store.put(job.folder, record)
             runfolder.drop_checkpoints(job.folder)
@@ -106,7 +110,11 @@ def execute_safely(job: Job, listener: Listener, dataset: Dataset | None = None)
     observer = Recorder(job.folder, listener, job.spec.tensorboard) if world.is_main else NullListener()
     log = job.folder / ("log.txt" if world.is_main else f"log.rank{world.rank}.txt")
     with log_to_file(log, logging.INFO if world.is_main else logging.ERROR), _errors_converted(log), exit_raises():
-        return execute(job, observer, dataset)
+        try:
+            with phases.reported_to(observer.on_phase):
+                return execute(job, observer, dataset)
+        finally:
+            observer.on_end()
 
 
 @contextmanager

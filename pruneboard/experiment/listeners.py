@@ -39,13 +39,16 @@ def notes_to(handler: logging.Handler) -> Iterator[None]:
 class NullListener:
     """A listener that ignores everything."""
 
-    def on_step(self, step: int, total: int, loss: float) -> None:
+    def on_step(self, step: int, total: int, loss: float | None) -> None:
         """Ignore it."""
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
         """Ignore it."""
 
-    def on_phase(self, message: str) -> None:
+    def on_phase(self, message: str, done: int = 0, total: int = 0) -> None:
+        """Ignore it."""
+
+    def on_end(self) -> None:
         """Ignore it."""
 
 
@@ -57,7 +60,7 @@ class Recorder:
     listener: Listener
     tensorboard: bool = False
 
-    def on_step(self, step: int, total: int, loss: float) -> None:
+    def on_step(self, step: int, total: int, loss: float | None) -> None:
         """Forward the call."""
         self.listener.on_step(step, total, loss)
 
@@ -69,10 +72,15 @@ class Recorder:
             _write_events(self.folder / "tensorboard", row)
         self.listener.on_epoch(row)
 
-    def on_phase(self, message: str) -> None:
-        """Log the message and forward the call."""
-        logger.info(message)
-        self.listener.on_phase(message)
+    def on_phase(self, message: str, done: int = 0, total: int = 0) -> None:
+        """Log the message, unless it counts something, and forward the call."""
+        if not done:
+            logger.info(message)
+        self.listener.on_phase(message, done, total)
+
+    def on_end(self) -> None:
+        """Forward the call."""
+        self.listener.on_end()
 
 
 def _write_events(folder: Path, row: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from pruneboard.experiment.audit import LayerCount
 from pruneboard.experiment.prepare import Job
 from pruneboard.models import cost
 from pruneboard.models.cost import AliveCounts, LayerCost, Usage
-from pruneboard.processes import memory
+from pruneboard.processes import memory, phases
 from pruneboard.records import mask_file, provenance, store
 from pruneboard.records import schema as records
 from pruneboard.records.mask_file import PackedMask
@@ -54,10 +54,12 @@ def finished_record(job: Job, run: Training) -> dict[str, Any]:
     plain = models.build_model(job.plan, init="random", seed=0)
     plain.load_state_dict(state)
     plain = plain.to(run.engine.device).eval()
-    test, validation = (evaluate_split(run, plain, split) for split in (run.dataset.test, run.dataset.validation))
+    test = evaluate_split(run, plain, run.dataset.test, "test images")
+    validation = evaluate_split(run, plain, run.dataset.validation, "validation images")
     if not math.isfinite(test.loss + validation.loss):
         raise DivergedError("the folded model's loss is not a finite number: lower the learning rate (--lr)")
     masks = [mask_file.pack(layer.name, layer.gate.kept(layer.dense.detach()).cpu().numpy()) for layer in run.layers]
+    phases.report("saving the network and counting its cost")
     if run.engine.rank == 0:
         _save_artifacts(job, state, masks)
     resources = _resources_used(run)  # read now: what follows analyses the network and is not part of the run

@@ -30,14 +30,20 @@ R = TypeVar("R")
 class Listener(Protocol):
     """Observes a run (terminal, log file, event file); cannot change it."""
 
-    def on_step(self, step: int, total: int, loss: float) -> None:
-        """Report that `step` of `total` optimizer steps are done; `loss` is that of the last one."""
+    def on_step(self, step: int, total: int, loss: float | None) -> None:
+        """Report that `step` of `total` optimizer steps are done, also before the first one.
+
+        `loss` is that of the last step; None if it was not measured, because that waits for the device.
+        """
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
         """Report the end of an epoch; `row` is its line of `metrics.jsonl`."""
 
-    def on_phase(self, message: str) -> None:
-        """Report the start of a phase other than training; `message` names it."""
+    def on_phase(self, message: str, done: int = 0, total: int = 0) -> None:
+        """Report that a phase other than training is under way; see `pruneboard.processes.phases.Receiver`."""
+
+    def on_end(self) -> None:
+        """Report that the run ended, well or not, or that another process continues it; may be called repeatedly."""
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,11 @@ class Calls:
     def on_epoch(self, row):
         self.seen.append(("epoch", row))
 
-    def on_phase(self, message):
-        self.seen.append(("phase", message))
+    def on_phase(self, message, done=0, total=0):
+        self.seen.append(("phase", message, done, total))
+
+    def on_end(self):
+        self.seen.append(("end",))
 
 
 def test_the_recorder_writes_metrics_and_forwards_every_call(tmp_path):
@@ -59,7 +62,12 @@ def test_the_recorder_writes_metrics_and_forwards_every_call(tmp_path):
     recorder.on_step(4, 8, 2.0)
     recorder.on_epoch(ROW)
     recorder.on_epoch(ROW | {"epoch": 2})
-    expected = [("phase", "hardening"), ("step", 4, 8, 2.0), ("epoch", ROW), ("epoch", ROW | {"epoch": 2})]
+    recorder.on_phase("sample", 3, 10)
+    recorder.on_end()
+    expected = [
+        *(("phase", "hardening", 0, 0), ("step", 4, 8, 2.0), ("epoch", ROW), ("epoch", ROW | {"epoch": 2})),
+        *(("phase", "sample", 3, 10), ("end",)),
+    ]
     assert calls.seen == expected
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [ROW, ROW | {"epoch": 2}]
