@@ -26,6 +26,9 @@ OUTPUT_LOST = 1
 RESULT_IN_FILES = ("run", "sweep")
 """Commands whose result is in the records that they write, and whose exit code does not depend on what is printed."""
 
+WATCHED = ("check", "run")
+"""Commands that execute a method in their own process; another process watches it (`pruneboard.cli.watching`)."""
+
 HELP = ("--help", "-h")
 
 NEED_TORCH = ("check", "export", "latency", "run", "sweep", "verify")
@@ -110,11 +113,22 @@ def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     output.protect()
     arguments = sys.argv[1:]
+    if not arguments or arguments[0] not in WATCHED:
+        exit_process(_invoke_and_flush(arguments))
+    from pruneboard.cli import watching
+    from pruneboard.processes import guardian
+
+    on_loss = watching.HANDLERS[arguments[0]]
+    exit_process(guardian.watch(lambda: _invoke_and_flush(arguments), lambda loss: on_loss(loss, arguments)))
+
+
+def _invoke_and_flush(arguments: list[str]) -> int:
+    """Run one command and return its exit code; a command whose result is its output fails if that is lost."""
     code = invoke(arguments)
     sys.stdout.flush()
     if output.stdout_failed() and arguments[:1] not in [[name] for name in RESULT_IN_FILES]:
         code = code or OUTPUT_LOST
-    exit_process(code)
+    return code
 
 
 def invoke(arguments: list[str]) -> int:

@@ -249,7 +249,7 @@ def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
     records: list[dict[str, Any] | None] = []
     code = 0
     notes = _NotePrinter()
-    for spec in specs:
+    for spec in [spec.with_absolute_paths() for spec in specs]:
         try:
             with listeners.notes_to(notes):
                 record = _run_one(spec, None if quiet else listener())

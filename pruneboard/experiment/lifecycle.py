@@ -22,8 +22,9 @@ from pruneboard.experiment import ablation, listeners, outcome, start
 from pruneboard.experiment.listeners import NullListener, Recorder, log_to_file, logger
 from pruneboard.experiment.prepare import Job, open_data, pick_device, prepare, wants_cuda
 from pruneboard.models import build_model
-from pruneboard.processes import memory, phases, rendezvous
+from pruneboard.processes import guardian, memory, phases, rendezvous
 from pruneboard.processes.launch import launch
+from pruneboard.processes.process_exit import exit_raises
 from pruneboard.processes.world import World
 from pruneboard.records import provenance, runfolder, store
 from pruneboard.spec import RunSpec
@@ -46,7 +47,8 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
     world = World.current()
     reported = phases.reported_to((listener or NullListener()).on_phase)
     with reported, rendezvous.shared_run(world, cuda=wants_cuda(spec)):
-        job, dataset = prepare(spec)
+        with exit_raises():
+            job, dataset = prepare(spec)
         if world.is_main:
             listeners.say(dataset.notes)
         rendezvous.check_same_run(job.hash)
@@ -62,7 +64,7 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
 def _train_and_store(job: Job, listener: Listener, world: World, dataset: Dataset) -> dict[str, Any]:
     if job.spec.procs > 1:
         listener.on_phase(f"starting {job.spec.procs} processes")
-    with _locked_folder(job, world), _failures_recorded(job, world):
+    with _locked_folder(job, world), _failures_recorded(job, world), _loss_recorded(job, world):
         record = launch(execute_safely, (job, listener), job.spec.procs, world, dataset, started=listener.on_end)
         if world.is_main:
             store.put(job.folder, record)
@@ -107,7 +109,7 @@ def execute_safely(job: Job, listener: Listener, dataset: Dataset | None = None)
     world = World.current()
     observer = Recorder(job.folder, listener, job.spec.tensorboard) if world.is_main else NullListener()
     log = job.folder / ("log.txt" if world.is_main else f"log.rank{world.rank}.txt")
-    with log_to_file(log, logging.INFO if world.is_main else logging.ERROR), _errors_converted(log):
+    with log_to_file(log, logging.INFO if world.is_main else logging.ERROR), _errors_converted(log), exit_raises():
         try:
             with phases.reported_to(observer.on_phase):
                 return execute(job, observer, dataset)
@@ -135,7 +137,9 @@ def _errors_converted(log: Path) -> Iterator[None]:
         logger.exception("the run failed")
         full = "the disk is full: " if error.errno == errno.ENOSPC else ""
         raise RunError(f"{full}{_first_line(error)}") from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also SystemExit: whatever ends a method early is a failed run
         logger.exception("the run failed")
         where = f"; the traceback is in the run's {log.name}" if log.exists() else ""
         raise RunError(f"{type(error).__name__}: {_first_line(error)}{where}") from error
@@ -171,6 +175,26 @@ def _failures_recorded(job: Job, world: World) -> Iterator[None]:
     except RunError as error:
         error.record = _store_unfinished(job, world, started, error.status, type(error).__name__, str(error))
         raise
+    except PruneboardError as error:
+        # After the attempt began, also a record that the store refuses is a failed run: a method can make it invalid.
+        failed = RunError(str(error))
+        failed.record = _store_unfinished(job, world, started, failed.status, type(error).__name__, str(error))
+        raise failed from error
+
+
+@contextmanager
+def _loss_recorded(job: Job, world: World) -> Iterator[None]:
+    """During the block, give the process that watches this one the record to store if this one is lost."""
+    if not (world.is_main and guardian.is_watched()):
+        yield
+        return
+    message = "the process of the run was lost"
+    record = outcome.unfinished_record(job, provenance.now(), RunError.status, "LostProcess", message)
+    guardian.note("attempt", folder=str(job.folder), record=record)
+    try:
+        yield
+    finally:
+        guardian.note("attempt over")
 
 
 def record_lost_run(spec: RunSpec, message: str) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     Raises:
         UsageError: something does not exist, does not fit together, or cannot be read or written.
     """
+    spec = spec.with_absolute_paths()
     info = registry.find(spec.method)
     pruner = registry.build(info, spec.sparsity, spec.options)
     track = choose_track(pruner, spec)
@@ -173,7 +174,12 @@ def effective_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo)
         PluginError: `harden_at` is no fraction, or the search ends early on the supermask track, where no weight is
             left to fine-tune.
     """
-    traits = pruner.traits(track)  # type: ignore[arg-type]
+    try:
+        traits = pruner.traits(track)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PluginError(f"method {info.origin} failed in traits: {type(error).__name__}: {error}") from error
     if not isinstance(traits.harden_at, (int, float)) or not 0 <= traits.harden_at <= 1:
         raise PluginError(f"method {info.origin} declares harden_at={traits.harden_at!r}: it is a fraction in [0, 1]")
     if track == "supermask" and traits.harden_at not in (0, 1):

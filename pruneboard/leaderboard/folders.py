@@ -18,6 +18,8 @@ FOLDER = "leaderboard"
 SHOWN_RUNS = 500
 """Number of runs whose complete record is part of the page."""
 
+_BEST_FIRST = ("certified", "spot-checked", "record-only", verdicts.CLAIMED, "disputed")
+
 
 def default_output(paths: Sequence[Path]) -> Path:
     """Return the default folder for files about the runs below `paths`.
@@ -48,7 +50,7 @@ def load(paths: Iterable[str | Path], *, published: Iterable[Published] = (), ou
         paths: results folders, run folders, or `run.json` files.
         published: numbers from the literature, to draw on the boards with the same data set, network and track.
         out: folder to which the leaderboard will be written. Records in it are ignored; verdicts that
-            `pruneboard verify` wrote to it are used.
+            this user's `pruneboard verify` wrote to it are used.
 
     Raises:
         NotFoundError: a path does not exist or contains no record.
@@ -76,17 +78,18 @@ def load(paths: Iterable[str | Path], *, published: Iterable[Published] = (), ou
 def _read_verdicts(found: Scan, out: Path | None) -> dict[str, str]:
     """Return content hash -> verdict of every record whose file is unchanged, byte for byte, since it was verified.
 
+    Only this user's own verdicts count. All others, which anybody could have written, are `claimed`, whatever they say.
     If there are several copies of a run, the worst verdict counts.
     """
-    by_file = verdicts.read(store.inside(out / verdicts.FILE, out)) if out else {}
-    worst: dict[str, verdicts.Verdict] = {}
+    by_file = verdicts.read_own(store.inside(out / verdicts.FILE, out)) if out else {}
+    worst: dict[str, str] = {}
     for path, record in found.records if by_file else []:
         with suppress(OSError):  # the file was deleted in the meantime
             verdict = by_file.get(verdicts.file_sha256(path))
             if verdict is not None:
                 run_hash = record["hash"]
-                worst[run_hash] = max(verdict, worst.get(run_hash, verdict), key=verdicts.VERDICTS.index)
-    return dict(worst)
+                worst[run_hash] = max(verdict, worst.get(run_hash, verdict), key=_BEST_FIRST.index)
+    return worst
 
 
 def _newest(records: Iterable[tuple[Path, Record]]) -> list[tuple[Path, Record]]:

@@ -221,7 +221,8 @@ class RunEntry:
     Attributes:
         path: where the record was read, relative to the given folders. Only shown, never opened.
         record: the complete record.
-        verdict: the worst verdict of `pruneboard verify` on any copy of the run; None if it was not verified.
+        verdict: the worst verdict of this user's `pruneboard verify` on any copy of the run, `claimed` if somebody else
+            wrote it; None if the run was not verified.
     """
 
     path: str
@@ -239,7 +240,7 @@ class Leaderboard:
         total: number of records.
         standings: track -> comparison of its methods over several boards.
         problems: (path, reason) of every file that is not a usable record.
-        verdicts: content hash -> verdict of `pruneboard verify`.
+        verdicts: content hash -> verdict, as in `RunEntry`.
         published: fingerprint -> numbers from the literature to draw on that board; never ranked.
     """
 

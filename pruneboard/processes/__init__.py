@@ -8,6 +8,7 @@ failures        the reason why a process ended, in the form in which it is sent
 phases          what this process is doing, for the display
 interrupts      SIGTERM and SIGINT: finish the step, save, then stop
 output          standard output and standard error that never raise
+guardian        a command in a process of its own, watched by another one that records its loss
 process_exit    how a process that used DeepSpeed exits
 memory          how glibc returns freed memory, and the peak memory of a run
 """

@@ -16,7 +16,7 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
-from pruneboard.errors import InterruptedRunError, PruneboardError
+from pruneboard.errors import InterruptedRunError, PruneboardError, RunError
 from pruneboard.processes import interrupts
 from pruneboard.processes.child import Child, stop
 from pruneboard.processes.failures import Failure, root_cause
@@ -127,7 +127,10 @@ class LocalProcesses:
         try:
             message = cast("tuple[Any, Failure | None] | None", child.pipe.recv())
         except (EOFError, OSError):
-            reason = f"process {rank} was lost (exit code {child.exit_code()}): run the same command again"
+            code = child.exit_code()
+            if code is not None and code >= 0:  # not by a signal: its own program ended it
+                return None, Failure(rank, RunError.__name__, f"process {rank} ended by itself with exit code {code}")
+            reason = f"process {rank} was lost (exit code {code}): run the same command again"
             return None, Failure(rank, InterruptedRunError.__name__, reason)
         if message is None and rank == 0:
             self._started()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pruneboard.leaderboard import Board, Curve, Leaderboard, Row, Tuning
 from pruneboard.leaderboard.model import RowIdentity
-from pruneboard.leaderboard.names import RowNames, short_names
+from pruneboard.leaderboard.names import RowNames, method_name, short_names
 from pruneboard.leaderboard.stats import LEVEL, Interval, MeanEstimate, MethodComparison
 from pruneboard.records.schema import format_sparsity, lookup
 from pruneboard.report.escaping import printable
@@ -73,8 +73,20 @@ def board_tables(board: Board) -> BoardTables:
 
 
 def row_names(rows: Iterable[Row]) -> dict[RowIdentity, str]:
-    """Return identity -> shortest unique name of a row on its board, printable and at most 60 characters long."""
-    return {identity: printable(name, 60) for identity, name in short_names(rows).items()}
+    """Return identity -> shortest unique name of a row on its board, printable and at most 60 characters long.
+
+    Of a long name, the distribution of a third-party method is kept.
+    """
+    rows = list(rows)
+    distributions = {row.identity: (row.method, row.distribution) for row in rows}
+    return {identity: _shortened(name, *distributions[identity]) for identity, name in short_names(rows).items()}
+
+
+def _shortened(name: str, method: str, distribution: str) -> str:
+    full = method_name(method, distribution)
+    if len(full) > 60 and full != method:
+        return f"{printable(method, 34)} {printable(distribution, 25)}"
+    return printable(name, 60)
 
 
 def percent(fraction: float) -> str:

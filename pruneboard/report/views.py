@@ -14,8 +14,9 @@ from pruneboard.report.escaping import printable
 from pruneboard.report.styles import Style
 from pruneboard.report.tables import interval_text, number, percent, rank_text, top1_text, tuning_text
 
-VERDICTS = ("disputed", "unverified", "record-only", "spot-checked", "certified")
-"""The verdicts of `pruneboard verify`, worst first; `unverified` for runs that were not verified."""
+VERDICTS = ("disputed", "unverified", "claimed", "record-only", "spot-checked", "certified")
+"""The verdicts of `pruneboard verify`, worst first; `unverified` for runs that were not verified, and `claimed` for
+verdicts that somebody else wrote."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from pruneboard.api import Layer, Progress, Pruner
 from pruneboard.data import BatchPlan, Dataset, steps_per_epoch
-from pruneboard.errors import DivergedError, PruneboardError, RunError
+from pruneboard.errors import DivergedError, InterruptedRunError, PruneboardError, RunError
 from pruneboard.models import state_sha256
 from pruneboard.spec import Recipe
 from pruneboard.training.checkpoint import Checkpointer, TrainState
@@ -153,13 +154,23 @@ class Training:
         start = time.perf_counter()
         try:
             return call()
-        except (PruneboardError, MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except PruneboardError as error:
+            if isinstance(error, InterruptedRunError) and not _raised_by_harness(error):
+                raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
+            raise
+        except BaseException as error:  # also SystemExit: what ends a method early is a failed run
             check_finite(self, self.draw_key.step)  # if weights are not finite, that is the better explanation
             raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
         finally:
             self.state.hook_seconds += time.perf_counter() - start
+
+
+def _raised_by_harness(error: BaseException) -> bool:
+    """Return whether the code that raised `error` is the harness's own, such as a signal handler or `validate`."""
+    (*_, (frame, _)) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "pruneboard"
 
 
 def check_finite(run: Training, step: int) -> None:

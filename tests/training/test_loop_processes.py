@@ -6,8 +6,10 @@ import json
 import os
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from pruneboard import registry
 from pruneboard.api import MaskPruner
@@ -127,8 +129,8 @@ def test_zero_stages_train_alike(tmp_path, method, zero):
 
 
 @pytest.mark.slow
-def test_processes_and_stages_reach_what_seeds_reach(tmp_path):
-    """At equal norm_batch, two processes at each ZeRO stage end within the range of five seeds on one process."""
+def test_two_processes_reach_what_one_process_reaches(tmp_path):
+    """Two processes at each ZeRO stage end within the 99 % prediction interval of five seeds on one process."""
     options = {
         "method": "magnitude",
         "sparsity": 0.98,
@@ -136,10 +138,18 @@ def test_processes_and_stages_reach_what_seeds_reach(tmp_path):
         "overrides": {"epochs": 8, "norm_batch": 16},
     }
     alone = [run(tmp_path / f"seed{seed}", seed=seed, **options) for seed in range(5)]
-    spread = [record["metrics"]["test"]["top1"] for record in alone]
+    reached = np.array([record["metrics"]["test"]["top1"] for record in alone])
+    # Rounding differs between stages and grows over a run, so one more run is one more draw of the same distribution.
+    width = stats.t.ppf(0.995, len(reached) - 1) * reached.std(ddof=1) * np.sqrt(1 + 1 / len(reached))
     for zero in (0, 1, 2):
         together = run(tmp_path / f"zero{zero}", procs=2, zero=zero, **options)
         assert together["model"]["initial_sha256"] == alone[0]["model"]["initial_sha256"]
         assert together["data"] == alone[0]["data"]
         assert together["sparsity"]["kept"] == alone[0]["sparsity"]["kept"]
-        assert min(spread) <= together["metrics"]["test"]["top1"] <= max(spread), (zero, spread)
+        assert first_loss(tmp_path / f"zero{zero}") == pytest.approx(first_loss(tmp_path / "seed0"), rel=0.02)
+        assert together["metrics"]["test"]["top1"] == pytest.approx(reached.mean(), abs=width), (zero, reached)
+
+
+def first_loss(results):
+    """Return the mean training loss of the first epoch of the one run in a folder."""
+    return json.loads((folder(results) / "metrics.jsonl").read_text().splitlines()[0])["loss"]
