@@ -212,7 +212,7 @@ def test_a_terminal_shows_bars(tmp_path):
         assert process.wait() == 0
     os.close(ours)
     shown = text.decode()
-    assert "step 0/3" in shown
+    assert re.search(r"step \d/3", shown)
     assert "/0 " not in shown
     assert "hardening: sample" in shown
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
