@@ -63,7 +63,7 @@ class LineProgress:
         self._loss = ""
         self._epoch = 0
         self._phase = ("", 0, 0)
-        self._since = self._printed = 0.0
+        self._since = self._printed = time.monotonic()
         self._ended: threading.Event | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -85,12 +85,15 @@ class LineProgress:
         self._print(f"{self._position(row['epoch'])}  {_figures(row)}  ETA {self._pace.remaining()}")
 
     def on_phase(self, message: str, done: int = 0, total: int = 0) -> None:
-        """Print the message at once if it counts nothing; what it counts is printed after a silence."""
+        """During the training, print a message that counts nothing; all others are printed after a silence.
+
+        So a command that is refused prints nothing but the error, unless that takes long.
+        """
         if message != self._phase[0]:
             self._since = time.monotonic()
+            if self._pace.total and not done:
+                self._print(printable(message))
         self._phase = (message, done, total)
-        if not done:
-            self._print(printable(message))
         self._watch()
 
     def on_end(self) -> None:
@@ -162,13 +165,13 @@ class LiveProgress:
         self._start().console.print(line, markup=False, highlight=False)
 
     def on_phase(self, message: str, done: int = 0, total: int = 0) -> None:
-        """Show the phase in a bar, and print a message that counts nothing above the bars."""
+        """Show the phase in a bar, and during the training print a message that counts nothing above the bars."""
         bars = self._start()
         if message != self._message:
             self._hide_phase()
             self._message = message
-        if not done:
-            bars.console.print(printable(message), style="dim", markup=False, highlight=False)
+            if self._pace.total and not done:
+                bars.console.print(printable(message), style="dim", markup=False, highlight=False)
         if self._phase is None:
             self._phase = bars.add_task("", total=None, text="")
         text = printable(phases.number(message, done, total))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import torch
 
 from pruneboard.data import Dataset
 from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError, StoreError
-from pruneboard.experiment import ablation, listeners, outcome, start
+from pruneboard.experiment import ablation, listeners, outcome, rescue, start
 from pruneboard.experiment.listeners import NullListener, Recorder, log_to_file, logger
 from pruneboard.experiment.prepare import Job, open_data, pick_device, prepare, wants_cuda
 from pruneboard.models import build_model
@@ -67,9 +68,23 @@ def _train_and_store(job: Job, listener: Listener, world: World, dataset: Datase
     with _locked_folder(job, world), _failures_recorded(job, world), _loss_recorded(job, world):
         record = launch(execute_safely, (job, listener), job.spec.procs, world, dataset, started=listener.on_end)
         if world.is_main:
-            store.put(job.folder, record)
+            _store_finished(job, record)
             runfolder.drop_checkpoints(job.folder)
     return record
+
+
+def _store_finished(job: Job, record: dict[str, Any]) -> None:
+    """Write the record of a finished run; if that is not possible, save the run elsewhere and raise an error."""
+
+    def copy(folder: Path) -> None:
+        store.put(folder, record)
+        for name in (store.WEIGHTS, store.MASK):
+            shutil.copyfile(job.folder / name, folder / name)
+
+    try:
+        store.put(job.folder, record)
+    except StoreError as error:
+        raise rescue.save_elsewhere(job, error, copy) or error from None
 
 
 def execute(job: Job, listener: Listener, dataset: Dataset | None = None) -> dict[str, Any]:
@@ -211,5 +226,6 @@ def _store_unfinished(job: Job, world: World, started: str, status: str, kind: s
         try:
             store.put(job.folder, record)
         except StoreError as error:
-            raise RunError(f"{message}; the record of this failure could not be written either: {error}") from None
+            also = "" if str(error) in message else f"; the record of this failure could not be written either: {error}"
+            raise RunError(f"{message}{also}") from None
     return record

@@ -22,7 +22,6 @@ from pruneboard.draws import key
 from pruneboard.errors import PluginError, UsageError
 from pruneboard.experiment.identity import RunIdentity
 from pruneboard.models import ModelPlan, check_init, plan_model
-from pruneboard.processes import phases
 from pruneboard.processes.world import World
 from pruneboard.records import store
 from pruneboard.spec import SUPERMASK_INITS, Recipe, RunSpec, default_recipe, load_recipe, resolve_init
@@ -118,7 +117,6 @@ def _recipe_for(spec: RunSpec) -> str:
 
 def open_data(spec: RunSpec, recipe: Recipe, seeds: Mapping[str, int]) -> Dataset:
     """Open the data set of a spec."""
-    phases.report("reading the images")
     dataset = open_dataset(
         spec.dataset,
         data_dir=spec.data_dir,

@@ -9,6 +9,7 @@ Read `fit` first, then `train_epochs`, `train_step` and `harden`.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from pruneboard.api import Batch, DenseGradientPruner, Progress, ScoringPruner, 
 from pruneboard.data import Split, calibration_batches, eval_batches, train_batches
 from pruneboard.data.batches import CALIBRATION_BATCHES
 from pruneboard.draws import key
-from pruneboard.errors import AuditError, DivergedError
+from pruneboard.errors import AuditError, DivergedError, StoreError
 from pruneboard.models import state_sha256
 from pruneboard.processes import interrupts, phases
 from pruneboard.training.evaluate import (
@@ -41,6 +42,8 @@ from pruneboard.training.gates import gate_tensors
 from pruneboard.training.optim import freeze_gates, schedule, set_learning_rates
 from pruneboard.training.scoring import ScoringView, dense_gradients, endless_batches, valid_during_scoring
 from pruneboard.training.state import Training, check_finite
+
+logger = logging.getLogger("pruneboard")
 
 CHECK_EVERY = 10
 """Steps between two checks of the loss; each check waits for the device."""
@@ -123,7 +126,13 @@ def _stop_if(run: Training, number: int) -> None:
 def save_checkpoint(run: Training, losses: LossMeter) -> None:
     """Save a checkpoint of the run as it is between two steps."""
     state = replace(run.state, epoch_loss=losses.total(), seconds=run.seconds)
-    run.checkpointer.save(run.engine, run.mask_tracker, state)
+    try:
+        run.checkpointer.save(run.engine, run.mask_tracker, state)
+    except StoreError:
+        if run.state.step < run.budget.total:
+            raise
+        # The trained network is worth more than a checkpoint: what follows can save it in another folder.
+        logger.exception("cannot save a checkpoint after the last step")
 
 
 def prune_before_training(run: Training) -> None:

@@ -17,9 +17,10 @@ import pytest
 from rich.console import Console
 
 from command_cases import SMALL, swap
-from pruneboard.cli import progress
+from pruneboard.cli import invoke, progress
 from pruneboard.cli.progress import LineProgress, LiveProgress, Pace, shown
 from pruneboard.processes import phases
+from runs import folder
 
 TRAIN = ["run", "--method", "probmask", "--option", "samples=3", "--sparsity", "0.9", *SMALL]
 SHORT = swap([*TRAIN, "--epochs", "3"], "--batch-size", "32")
@@ -78,14 +79,16 @@ def test_an_epoch_is_one_line_with_the_total_of_all_steps(capsys, clock, lines):
 
 
 def test_what_is_counted_is_printed_only_after_a_silence(capsys, clock, lines):
-    """A phase is a line at once, its items are not; the status says what is under way and for how long."""
+    """During the training a phase is a line at once, its items are not; the status says what is under way."""
+    lines.on_phase("reading")
+    lines.on_step(3, 8, None)
     lines.on_phase("hardening")
     lines.on_phase("hardening: sample", 3, 10)
     assert capsys.readouterr().err == "hardening\n"
     clock.now += 5
     assert lines._status() == "hardening: sample 3 of 10 (5 s)"
     lines.on_step(4, 8, 1.25)
-    assert lines._status() == "epoch   1  step 4/8  loss 1.250  ETA -:--"
+    assert lines._status() == "epoch   1  step 4/8  loss 1.250  ETA 0:20"
 
 
 def test_a_silence_is_broken(capsys, monkeypatch):
@@ -109,6 +112,7 @@ def test_a_silence_is_broken(capsys, monkeypatch):
 def test_messages_go_to_standard_error(capsys, kind):
     """A phase is printed on standard error without control characters, and nothing on standard output."""
     listener = kind()
+    listener.on_step(8, 8, None)
     listener.on_phase("evaluating the\x1b test [images]")
     listener.on_end()
     out, err = capsys.readouterr()
@@ -148,26 +152,43 @@ def test_the_bars_show_steps_and_phases_and_end_with_the_run(monkeypatch):
     assert "epoch   1  step 3/4  loss 0.500  validation 75.00%" in file.getvalue()
 
 
-def test_reported_phases_are_shown_during_a_block(capsys):
-    """Inside `shown` every reported phase is printed, also if the block fails; with `quiet` nothing is."""
+def test_reported_phases_are_shown_during_a_block(capsys, monkeypatch):
+    """Inside `shown` a reported phase is printed after a silence, also if the block fails; with `quiet` nothing is."""
+    monkeypatch.setattr(progress, "SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.01)
+    text = ""
 
-    def fail():
+    def fail(quiet):
+        nonlocal text
         phases.report("measuring")
+        while not (quiet or text):
+            time.sleep(0.01)
+            text += capsys.readouterr().err
         raise ValueError("x")
 
-    for quiet in (False, True):
+    for quiet in (True, False):
         with pytest.raises(ValueError, match="x"), shown(quiet=quiet):
-            fail()
+            fail(quiet)
     phases.report("outside")
-    assert capsys.readouterr().err == "measuring\n"
+    text += capsys.readouterr().err
+    assert set(text.splitlines()) == {"measuring"}
+
+
+def test_a_command_that_is_refused_at_once_prints_only_the_error(tmp_path, capfd, monkeypatch):
+    """Phases before the training are printed only if they take long."""
+    monkeypatch.setattr(progress, "SILENCE_SECONDS", 60.0)
+    assert invoke([*swap(SHORT, "--epochs", "1"), "--warmup-epochs", "9", "--results", str(tmp_path)]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: the warm-up takes")
 
 
 def test_every_phase_of_a_run_has_a_name(tmp_path):
-    """A log names each phase of a run from the import of torch on, and each epoch with its step and the total."""
+    """The log of a run names each phase, and each epoch is a line with its step and the total."""
     command = [sys.executable, "-m", "pruneboard", *SHORT, "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    kinds = ("loading", "reading", "building", "starting", "hardening: choosing", "evaluating", "saving")
-    found = [next((kind for kind in kinds if line.startswith(kind)), "") for line in done.stderr.splitlines()]
+    kinds = ("building", "starting", "hardening: choosing", "evaluating", "saving")
+    log = (folder(tmp_path) / "log.txt").read_text()
+    found = [next((kind for kind in kinds if kind in line), "") for line in log.splitlines()]
     assert list(dict.fromkeys(kind for kind in found if kind)) == list(kinds)
     steps = re.findall(r"^epoch +(\d+)  step (\d+)/(\d+)  loss [^ ]+  validation", done.stderr, re.MULTILINE)
     assert steps == [("1", "1", "3"), ("2", "2", "3"), ("3", "3", "3")]
@@ -191,7 +212,7 @@ def test_a_terminal_shows_bars(tmp_path):
         assert process.wait() == 0
     os.close(ours)
     shown = text.decode()
-    assert "step 0/3" in shown
+    assert re.search(r"step \d/3", shown)
     assert "/0 " not in shown
     assert "hardening: sample" in shown
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")

@@ -8,6 +8,7 @@ import logging.handlers
 
 import pytest
 
+from pruneboard.errors import StoreError
 from pruneboard.experiment.listeners import Recorder, log_to_file, logger, notes_to, say
 from runs import folder, run
 
@@ -112,3 +113,28 @@ def test_notes_reach_one_handler_during_a_block(capsys):
     assert capsys.readouterr().err == ""
     say(["two"])
     assert len(kept.buffer) == 1
+
+
+def test_metrics_of_the_last_epoch_that_cannot_be_written_end_no_run(tmp_path, caplog):
+    """Of the last epoch, a file that cannot be written is said; before, it fails the run, which can be repeated."""
+    recorder = Recorder(tmp_path / "missing", calls := Calls())
+    recorder.on_step(1, ROW["step"] + 1, None)
+    with pytest.raises(StoreError):
+        recorder.on_epoch(ROW)
+    recorder.on_step(1, ROW["step"], None)
+    recorder.on_epoch(ROW)
+    assert calls.seen[-1] == ("epoch", ROW)
+    assert "metrics.jsonl: No such file or directory: the metrics of the last epoch are missing there" in caplog.text
+
+
+@pytest.mark.parametrize("target", ["folder", "/dev/full"])
+def test_a_log_that_cannot_be_written_ends_no_run(tmp_path, capfd, target):
+    """Lines of a log file that cannot be opened or written are lost without a word."""
+    log = tmp_path / "log.txt"
+    if target == "folder":
+        log.mkdir()
+    else:
+        log.symlink_to(target)
+    with log_to_file(log, logging.INFO):
+        logger.info("a line")
+    assert capfd.readouterr().err == ""
