@@ -172,7 +172,7 @@ class Curve:
 
     Attributes:
         rows: rows of the method, in order of increasing sparsity.
-        missing: operating points of the board at which the method has no run.
+        missing: operating points of the board at which the method has no run; the first 100 of them.
         area: mean drop against the dense control over log2 of the compression; None for fewer than two points.
         coverage: fraction of the board's operating points that the method finished.
     """
@@ -193,7 +193,8 @@ class Board:
         track: `prune` or `supermask`.
         fingerprint: 12 hexadecimal digits that identify the board.
         fields: the fields that the fingerprint covers.
-        differs: dotted path -> value of the fields in which boards of the same data, model and track differ.
+        differs: dotted path -> value of the fields in which boards of the same data, model and track differ;
+            None for a field that this board lacks (left out if there are more than 100 such fields in all).
         dense: the dense control, against which drops are measured; the one with most seeds if there are several.
         points: operating points in increasing order: the target sparsities of all rows that are on target.
         rows: the dense control, then all rows by sparsity, then by decreasing top-1.

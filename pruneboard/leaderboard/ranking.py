@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from pruneboard.leaderboard import stats
@@ -12,6 +13,9 @@ from pruneboard.leaderboard.model import Curve, Row, RowIdentity
 
 CONTROLS = {"prune": ("dense", "floor", "baseline"), "supermask": ("floor",)}
 """Track -> the controls that each of its boards should have (`Traits.control`)."""
+
+MAX_MISSING = 100
+"""Limit for the operating points that a curve lists as missing: a board may have thousands of them, and of curves."""
 
 
 def rank_rows(rows: list[Row]) -> list[Row]:
@@ -78,18 +82,19 @@ def build_curves(rows: Sequence[Row], points: Sequence[float], dense: Row | None
     for row in rows:
         if row.target is not None:
             methods[row.identity].append(row)
-    found = [_curve(own, points, dense) for own in methods.values()]
+    known = frozenset(points)
+    found = [_curve(own, points, known, dense) for own in methods.values()]
     return tuple(sorted(found, key=_by_area))
 
 
-def _curve(rows: Sequence[Row], points: Sequence[float], dense: Row | None) -> Curve:
+def _curve(rows: Sequence[Row], points: Sequence[float], known: frozenset[float], dense: Row | None) -> Curve:
     present = {row.target for row in rows}
     done = [row for row in rows if row.n and not row.off_target]
     drops = {row.target: _drops(row, dense) for row in done if row.target is not None}
     return Curve(
         rows=tuple(sorted(rows, key=lambda row: row.target or 0.0)),
-        missing=tuple(point for point in points if point not in present),
-        area=stats.area(drops, points).interval,
+        missing=tuple(islice((point for point in points if point not in present), MAX_MISSING)),
+        area=stats.area(drops, known).interval,
         coverage=len(done) / len(points) if points else 0.0,
     )
 

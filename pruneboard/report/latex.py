@@ -10,7 +10,7 @@ from pruneboard.leaderboard import Board, Leaderboard, Row
 from pruneboard.leaderboard.names import RowNames
 from pruneboard.records.schema import format_sparsity
 from pruneboard.report.escaping import printable
-from pruneboard.report.tables import percent, row_names
+from pruneboard.report.tables import MAX_POINTS, percent, row_names
 
 MOST_POINTS = 10
 """Operating points per table; boards with more of them continue in a further table."""
@@ -60,8 +60,11 @@ def _ascii(char: str) -> str:
 
 
 def _tables(board: Board) -> Iterable[str]:
-    for start in range(0, len(board.points), MOST_POINTS):
-        yield _table(board, board.points[start : start + MOST_POINTS])
+    points = board.points[:MAX_POINTS]
+    if len(points) < len(board.points):
+        yield f"% The tables have the first {MAX_POINTS} of {len(board.points)} operating points.\n"
+    for start in range(0, len(points), MOST_POINTS):
+        yield _table(board, points[start : start + MOST_POINTS])
 
 
 def _table(board: Board, points: tuple[float, ...]) -> str:

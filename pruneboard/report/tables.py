@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pruneboard.leaderboard import Board, Curve, Leaderboard, Row, Tuning
 from pruneboard.leaderboard.model import RowIdentity
 from pruneboard.leaderboard.names import RowNames, method_name, short_names
+from pruneboard.leaderboard.ranking import MAX_MISSING
 from pruneboard.leaderboard.stats import LEVEL, Interval, MeanEstimate, MethodComparison
 from pruneboard.records.schema import format_sparsity, lookup
 from pruneboard.report.escaping import printable
@@ -26,6 +27,9 @@ LEGEND = (
     "effective: sparsity if weights that are disconnected from the input or the output count as removed",
     "MACs: multiply-adds (1 MAC = 2 FLOPs); training: multiply-adds of the whole training, dense = 1",
 )
+MAX_POINTS = 100
+"""Limit for the operating points that are columns of a table: a board may have thousands of them, and of methods."""
+
 _SHOWN_FIELDS = ("steps", "global_batch", "norm_batch", "precision", "init", "stem", "rules", "torch")
 
 
@@ -153,9 +157,10 @@ def _grid(board: Board, names: RowNames) -> Table:
     rows = [row for row in board.rows if row.target is not None and not row.off_target]
     cells = {(row.identity, row.target): _cell(row) for row in rows}
     methods = list(dict.fromkeys(row.identity for row in rows))
+    points = board.points[:MAX_POINTS]
     return Table(
-        ("method", *(format_sparsity(point) for point in board.points)),
-        tuple((names[method], *(cells.get((method, point), "") for point in board.points)) for method in methods),
+        ("method", *(format_sparsity(point) for point in points)),
+        tuple((names[method], *(cells.get((method, point), "") for point in points)) for method in methods),
     )
 
 
@@ -167,8 +172,14 @@ def _curves(board: Board, names: RowNames) -> Table:
 
 def _curve(curve: Curve) -> tuple[str, ...]:
     area = curve.area
-    missing = ", ".join(format_sparsity(point) for point in curve.missing) or "-"
-    return percent(area.value) if area else "-", interval_text(area), f"{100 * curve.coverage:.0f} %", missing
+    coverage = f"{100 * curve.coverage:.0f} %"
+    return percent(area.value) if area else "-", interval_text(area), coverage, missing_text(curve) or "-"
+
+
+def missing_text(curve: Curve) -> str:
+    """Return the operating points at which the method has no run, with `…` if the curve does not list all of them."""
+    shown = [format_sparsity(point) for point in curve.missing]
+    return ", ".join([*shown, "…"] if len(shown) == MAX_MISSING else shown)
 
 
 def _cell(row: Row) -> str:
@@ -244,6 +255,8 @@ def tuning_notes(board: Board, names: RowNames) -> Iterable[str]:
 
 def _notes(board: Board, names: RowNames) -> Iterable[str]:
     yield from tuning_notes(board, names)
+    if len(board.points) > MAX_POINTS:
+        yield f"the first {MAX_POINTS} of {len(board.points):,} sparsities have columns; the table of all rows has all"
     for row in board.rows:
         name = names[row.identity]
         where = name if row.target is None else f"{name} at {format_sparsity(row.target)}"

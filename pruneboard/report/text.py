@@ -6,7 +6,7 @@ import csv as csvlib
 import dataclasses
 import io
 import json as jsonlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pruneboard.leaderboard import Board, Curve, Leaderboard, Row
@@ -110,12 +110,12 @@ def _json_board(board: Board) -> dict[str, Any]:
     values = {item.name: getattr(board, item.name) for item in dataclasses.fields(board) if item.name != "dense"}
     values |= {"rows": [_json_row(row) for row in board.rows]}
     values["layers"] = [{"name": layer.name, "n": layer.n} for layer in _layers(board)]
-    return values | {"curves": [_json_curve(board, curve) for curve in board.curves]}
-
-
-def _json_curve(board: Board, curve: Curve) -> dict[str, Any]:
-    """Return a curve with the indices of its rows in the board's list of rows."""
     indices = {id(row): index for index, row in enumerate(board.rows)}
+    return values | {"curves": [_json_curve(curve, indices) for curve in board.curves]}
+
+
+def _json_curve(curve: Curve, indices: Mapping[int, int]) -> dict[str, Any]:
+    """Return a curve with the indices of its rows in the board's list of rows."""
     area = dataclasses.asdict(curve.area) if curve.area else None
     rows = [indices[id(row)] for row in curve.rows]
     return {"rows": rows, "missing": curve.missing, "area": area, "coverage": curve.coverage}

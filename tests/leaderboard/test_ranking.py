@@ -71,6 +71,13 @@ def test_missing_and_failed_points_differ():
     assert [len(row.failures) for row in curve.rows] == [0, 1]
 
 
+def test_a_curve_lists_a_limited_number_of_missing_points():
+    """With thousands of operating points and methods, the lists would be millions of numbers; the coverage is exact."""
+    made = [record("a", number / 1000) for number in range(1, 201)]
+    curve = curve_of(only_board(*made, record("b", 0.5)), "b")
+    assert (len(curve.missing), curve.missing[0], curve.coverage) == (100, 0.001, 1 / 201)
+
+
 def test_curves_are_sorted_by_area():
     """The method with the smallest mean drop over all operating points is first."""
     assert [curve.rows[0].method for curve in only_board(*full_board()).curves] == ["probmask", "magnitude", "random"]

@@ -103,3 +103,13 @@ def test_standings_list_significant_differences():
         ("magnitude (baseline)", "2.00", "random (floor) (0.047)"),
         ("random (floor)", "3.00", "-"),
     )
+
+
+def test_a_table_has_a_limited_number_of_operating_points():
+    """The table of all rows has every point; a note says which ones have a column, in LaTeX a comment."""
+    made = [record(sparsity=number / 1000) for number in range(1, 111)]
+    content = tables.board_tables(only_board(*made))
+    assert (len(content.grid.headers), len(content.detail.rows)) == (1 + 100, 110)
+    assert "the first 100 of 110 sparsities have columns; the table of all rows has all" in content.notes
+    assert "% The tables have the first 100 of 110 operating points." in report.latex(whole(made))
+    assert tables.missing_text(only_board(*made, record("b", 0.001)).curves[0]).endswith("0.101, …")
