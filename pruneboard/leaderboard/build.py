@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pruneboard.leaderboard.model import Board
-from pruneboard.leaderboard.ranking import CONTROLS, build_curves, rank_rows, sort_key
+from pruneboard.leaderboard.ranking import CONTROLS, build_curves, chance_levels, mark_chance, rank_rows, sort_key
 from pruneboard.leaderboard.rows import RowGroup, build_row
 from pruneboard.records.schema import Record, content_hash, leaves
 
@@ -112,7 +112,8 @@ def _board(
     fields = _fields(members[0])
     groups = _groups(members, superseded, disputed)
     dense = max((g for g in groups if g.control == "dense" and g.done), key=lambda g: len(g.done), default=None)
-    rows = {id(group): build_row(group, dense.done if dense else {}) for group in groups}
+    levels = chance_levels([run for group in groups for run in group.done.values()])
+    rows = {id(group): mark_chance(build_row(group, dense.done if dense else {}), levels) for group in groups}
     control = rows[id(dense)] if dense else None
     found = tuple(sorted(rank_rows(list(rows.values())), key=lambda row: (row is not control, *sort_key(row))))
     points = tuple(sorted({row.target for row in found if row.target is not None and not row.off_target}))
@@ -128,6 +129,7 @@ def _board(
         rows=found,
         curves=build_curves(found, points, control),
         missing_controls=_missing_controls(key[2], groups),
+        chance_levels=levels,
     )
 
 

@@ -18,6 +18,8 @@ LEGEND = (
     "top-1 in % on the test split, last step's model: mean ± sample standard deviation (seeds); ○ is a single seed",
     "seeds: 1 single, never ranked; 2 to 5 provisional; 6 or more official",
     "rank: by mean top-1 among the rows with the same sparsity [seed-bootstrap interval]",
+    "(chance), (majority class): top-1 of guessing, and of always answering the largest class of the test split",
+    "at chance, at majority class: the row's 95 % interval is not above that line, so the row is not ranked",
     "*: the 95 % interval of the paired difference to the runner-up is above 0",
     "drop: dense minus row, in points, paired by seed: mean [Student-t 95 % interval] (pairs, if fewer than seeds)",
     "P(> baseline): fraction of seeds for which the row is above the baseline control; a tie counts one half",
@@ -112,8 +114,10 @@ def interval_text(estimate: MeanEstimate | Interval | None) -> str:
 
 
 def rank_text(row: Row) -> str:
-    """Return the rank and its interval, `1 [1, 2]`, or a dash."""
-    return "-" if row.rank is None else f"{row.rank} [{row.rank_low}, {row.rank_high}]"
+    """Return the rank and its interval, `1 [1, 2]`; without a rank, `at chance` or a dash."""
+    if row.rank is None:
+        return f"at {row.at_chance}" if row.at_chance else "-"
+    return f"{row.rank} [{row.rank_low}, {row.rank_high}]"
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -158,10 +162,10 @@ def _grid(board: Board, names: RowNames) -> Table:
     cells = {(row.identity, row.target): _cell(row) for row in rows}
     methods = list(dict.fromkeys(row.identity for row in rows))
     points = board.points[:MAX_POINTS]
-    return Table(
-        ("method", *(format_sparsity(point) for point in points)),
-        tuple((names[method], *(cells.get((method, point), "") for point in points)) for method in methods),
-    )
+    lines = [(names[method], *(cells.get((method, point), "") for point in points)) for method in methods]
+    levels = board.chance_levels if lines else {}
+    lines += [(f"({name})", *(percent(level) for _ in points)) for name, level in levels.items()]
+    return Table(("method", *(format_sparsity(point) for point in points)), tuple(lines))
 
 
 def _curves(board: Board, names: RowNames) -> Table:
@@ -262,6 +266,9 @@ def _notes(board: Board, names: RowNames) -> Iterable[str]:
         where = name if row.target is None else f"{name} at {format_sparsity(row.target)}"
         if row.off_target:
             yield f"off target: {where} has measured sparsity {row.measured:.6g}: {_cell(row)}"
+        if row.at_chance:
+            level = percent(board.chance_levels[row.at_chance])
+            yield f"at {row.at_chance}: {where}: 95 % interval {interval_text(row.top1)}, not above {level}: not ranked"
         if row.unpaired:
             seeds = ", ".join(map(str, row.unpaired))
             yield f"not paired: {where}, seed {seeds}: initial weights, split or order differ from the dense run"

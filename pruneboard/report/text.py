@@ -76,7 +76,7 @@ def _markdown_table(table: Table) -> list[str]:
 _CSV_COLUMNS = (
     *("dataset", "model", "track", "fingerprint", "method", "distribution", "version", "options"),
     *("ablation", "variant", "control", "target", "measured", "off_target", "n", "label", "seeds"),
-    *("rank", "rank_low", "rank_high", "leads"),
+    *("rank", "rank_low", "rank_high", "leads", "at_chance", "chance", "majority_class"),
     *("top1_mean", "top1_sd", "top1_low", "top1_high"),
     *("drop_n", "drop_mean", "drop_sd", "drop_low", "drop_high", "unpaired"),
     *("above_baseline_value", "above_baseline_low", "above_baseline_high"),
@@ -89,6 +89,7 @@ _CSV_COLUMNS = (
 def _csv_row(board: Board, row: Row) -> dict[str, Any]:
     values = {name: getattr(board, name) for name in ("dataset", "model", "track", "fingerprint")}
     values |= {item.name: getattr(row, item.name) for item in dataclasses.fields(row)}
+    values |= {name.replace(" ", "_"): level for name, level in board.chance_levels.items()}
     values |= {"n": row.n, "label": row.label, "failed": len(row.failures)}
     values["options"] = jsonlib.dumps(row.options, sort_keys=True)
     values["seeds"] = " ".join(map(str, row.seeds))
