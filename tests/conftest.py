@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 
 import pytest
 
 from distributions import Site
+
+# Results agree to the last bit only for equal numbers of threads. Set before anything imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that starts pytest in the background makes it ignore Ctrl-C, and the processes of tests inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

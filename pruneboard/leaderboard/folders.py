@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,6 +56,7 @@ def load(paths: Iterable[str | Path], *, published: Iterable[Published] = (), ou
         NotFoundError: a path does not exist or contains no record.
     """
     folders = [Path(path) for path in paths]
+    roots = set(folders)
     found = store.scan(folders, without=out)
     superseded = {record["hash"]: found.superseded.get(path.parent, 0) for path, record in found.records}
     known = _read_verdicts(found, out)
@@ -64,12 +65,12 @@ def load(paths: Iterable[str | Path], *, published: Iterable[Published] = (), ou
     return Leaderboard(
         boards=tuple(boards),
         runs=tuple(
-            RunEntry(path=_relative(path, folders), record=record, verdict=known.get(record["hash"]))
+            RunEntry(path=_relative(path, roots), record=record, verdict=known.get(record["hash"]))
             for path, record in _newest(found.records)
         ),
         total=len(found.records),
         standings=leaderboard.build_standings(boards),
-        problems=tuple((_relative(path, folders), reason) for path, reason in found.problems),
+        problems=tuple((_relative(path, roots), reason) for path, reason in found.problems),
         verdicts=known,
         published=literature.on_boards(published, boards),
     )
@@ -96,10 +97,10 @@ def _newest(records: Iterable[tuple[Path, Record]]) -> list[tuple[Path, Record]]
     return sorted(records, key=lambda item: (_ended(item[1]), item[1]["hash"]), reverse=True)[:SHOWN_RUNS]
 
 
-def _relative(path: Path, folders: Sequence[Path]) -> str:
+def _relative(path: Path, folders: Collection[Path]) -> str:
     """Return a path starting at the given folder's name, so that the page does not reveal the folders above it."""
-    above = next((folder.parent for folder in folders if path.is_relative_to(folder)), path.parent.parent)
-    return str(path.relative_to(above))
+    given = next((folder for folder in (path, *path.parents) if folder in folders), path.parent)
+    return str(path.relative_to(given.parent))
 
 
 def _ended(record: Record) -> str:

@@ -162,6 +162,7 @@ FIELDS: dict[str, FieldType] = {
     "data": _TABLE,
     "data.name": _NAME,
     "data.classes": _POSITIVE,
+    "data.majority": _FRACTION,
     "data.train": _COUNT,
     "data.validation": _COUNT,
     "data.test": _COUNT,
