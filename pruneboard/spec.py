@@ -43,6 +43,9 @@ ABLATIONS = ("shuffled-mask", "redrawn-weights")
 
 
 MAX_EPOCHS = 1_000_000
+MAX_IMAGE_SIZE = 10_000
+MAX_SEEDS = 10_000
+"""Maximum of a count of seeds: a seed in its place, such as 20260101, would fill the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,8 @@ class Recipe:
         )
         if max(self.epochs, self.warmup_epochs) > MAX_EPOCHS:
             raise UsageError(f"epochs and warmup_epochs must be {MAX_EPOCHS} or less")
+        if self.image_size > MAX_IMAGE_SIZE:
+            raise UsageError(f"image_size must be {MAX_IMAGE_SIZE} pixels or less; found {self.image_size}")
         if not 0 < self.val_fraction < 1:
             raise UsageError(f"val_fraction must be a share of images in (0, 1); found {self.val_fraction}")
         if not 0 <= self.label_smoothing < 1:

@@ -237,6 +237,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         ({"warmup_epochs": -1.0}, "warmup_epochs must be 0 or more; found -1.0"),
         ({"epochs": 10**400}, "epochs and warmup_epochs must be 1000000 or less"),
         ({"warmup_epochs": 1e308}, "epochs and warmup_epochs must be 1000000 or less"),
+        ({"image_size": 10**9}, "image_size must be 10000 pixels or less; found 1000000000"),
         ({"clip": -1.0}, "clip must be 0 or more; found -1.0"),
         ({"val_fraction": 0.0}, "val_fraction must be a share of images in (0, 1); found 0.0"),
         ({"val_fraction": 1.0}, "val_fraction must be a share of images in (0, 1); found 1.0"),

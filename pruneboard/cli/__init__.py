@@ -14,7 +14,7 @@ from importlib import import_module
 import click
 
 import pruneboard
-from pruneboard.errors import PruneboardError, UsageError
+from pruneboard.errors import PruneboardError, RunError, UsageError, on_one_line, why
 from pruneboard.processes import output
 from pruneboard.processes.process_exit import exit_process
 from pruneboard.processes.world import World
@@ -143,9 +143,17 @@ def invoke(arguments: list[str]) -> int:
         _notify_others(arguments, UsageError(error.format_message()))
         return error.exit_code
     except PruneboardError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {on_one_line(error)}", err=True)
         _notify_others(arguments, error)
         return error.exit_code
+    except MemoryError as error:  # before a run starts: later it is recorded
+        click.echo(f"error: out of memory: {on_one_line(error)}", err=True)
+        return RunError.exit_code
+    except OSError as error:  # of a path that cannot even be looked up: its name is too long, or its folder is closed
+        refused = UsageError(": ".join(str(part) for part in (error.filename, why(error)) if part))
+        click.echo(f"error: {on_one_line(refused)}", err=True)
+        _notify_others(arguments, refused)
+        return refused.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         # click replaces a KeyboardInterrupt, whose message says what was saved, by an Abort without a message.
         click.echo(str(error) or str(error.__cause__ or "") or "interrupted", err=True)

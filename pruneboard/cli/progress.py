@@ -148,14 +148,14 @@ class LiveProgress:
     def on_step(self, step: int, total: int, loss: float | None) -> None:
         """Advance the bar of the steps, and hide that of the phase."""
         bars = self._start()
-        if self._steps is None:
-            self._steps = bars.add_task("", total=total, text="")
         if loss is not None:
             self._loss = f"loss {loss:.3f}  "
         self._pace.update(step, total)
         self._hide_phase()
         description = f"epoch {self._epoch + 1}  step {step}/{total}"
         text = f"{self._loss}ETA {self._pace.remaining()}"
+        if self._steps is None:
+            self._steps = bars.add_task(description, total=total, text=text)
         bars.update(self._steps, description=description, completed=step, total=total, text=text)
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
@@ -172,9 +172,9 @@ class LiveProgress:
             self._message = message
             if self._pace.total and not done:
                 bars.console.print(printable(message), style="dim", markup=False, highlight=False)
-        if self._phase is None:
-            self._phase = bars.add_task("", total=None, text="")
         text = printable(phases.number(message, done, total))
+        if self._phase is None:
+            self._phase = bars.add_task(text, total=None, text="")
         bars.update(self._phase, description=text, completed=done, total=total or None)
 
     def on_end(self) -> None:

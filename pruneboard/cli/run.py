@@ -17,10 +17,19 @@ from pruneboard import registry
 from pruneboard.cli import flags
 from pruneboard.cli.progress import listener, shown
 from pruneboard.coerce import read_toml
-from pruneboard.errors import RunError, UnknownNameError, UsageError
+from pruneboard.errors import RunError, UnknownNameError, UsageError, on_one_line
 from pruneboard.processes import interrupts, memory, phases
 from pruneboard.processes.world import World
-from pruneboard.spec import RECIPE_FIELDS, Recipe, RunSpec, check_sparsity, default_recipe, load_recipe, recipe_names
+from pruneboard.spec import (
+    MAX_SEEDS,
+    RECIPE_FIELDS,
+    Recipe,
+    RunSpec,
+    check_sparsity,
+    default_recipe,
+    load_recipe,
+    recipe_names,
+)
 
 if TYPE_CHECKING:
     from pruneboard.training.state import Listener
@@ -231,8 +240,8 @@ def seed_list(seeds: str | None, seed: int) -> list[int]:
         raise UsageError(f"--seeds is a count such as 6 or a list such as 3,7; found {seeds!r}") from None
     if "," in seeds:
         return numbers
-    if numbers[0] < 1:
-        raise UsageError(f"--seeds is a count of 1 or more; found {seeds}")
+    if not 1 <= numbers[0] <= MAX_SEEDS:
+        raise UsageError(f"--seeds is a count from 1 to {MAX_SEEDS}; found {seeds}")
     return list(range(numbers[0]))
 
 
@@ -253,8 +262,8 @@ def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
         try:
             with listeners.notes_to(notes):
                 record = _run_one(spec, None if quiet else listener())
-        except RunError as error:
-            click.echo(f"error: {_which(spec, specs)}{error}", err=True)  # every process reports its own error
+        except RunError as error:  # every process reports its own error
+            click.echo(f"error: {_which(spec, specs)}{on_one_line(error)}", err=True)
             code = error.exit_code
             records.append(error.record)
             if rendezvous.is_broken():
