@@ -61,7 +61,7 @@ def environment(tmp_path_factory):
 def answers(environment, tmp_path_factory):
     """The answers of `run` for each broken method, of `list --check --json` and of `list --check`; and the folder."""
     folder = tmp_path_factory.mktemp("empty")
-    runs = [["run", "--method", method, "--model", "test_resnet", "--sparsity", "0.9"] for method in BROKEN]
+    runs = [["run", "-q", "--method", method, "--model", "test_resnet", "--sparsity", "0.9"] for method in BROKEN]
     lists = [["list", "--check", "--json"], ["list", "methods", "g*", "--check"]]
     return environment.answers(folder, *runs, *lists), folder
 
