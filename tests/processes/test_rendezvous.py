@@ -16,7 +16,7 @@ from pruneboard.processes import rendezvous
 from pruneboard.processes.world import World, free_port, local_environments
 from runs import tiny
 
-RUN = ["run", "--model", "test_vit", "--sparsity", "0.5", "--limit-train", "142", "--batch-size", "32", "--epochs", "2"]
+RUN = ["run", "--model", "test_vit", "--sparsity", "0.5", "--limit-train", "142", "--batch-size", "32", "--epochs", "3"]
 
 FAILS_ON_ONE_RANK = """
     import os, signal
