@@ -94,7 +94,7 @@ def join(world: World, *, cuda: bool) -> None:
 
     Raises:
         InterruptedRunError: not all processes joined in time.
-        UsageError: the rendezvous address is invalid.
+        UsageError: the rendezvous address is invalid, or these processes have joined for the other kind of device.
     """
     global _rendezvous  # noqa: PLW0603
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -105,6 +105,11 @@ def join(world: World, *, cuda: bool) -> None:
             dist.init_process_group(backend, store=own, rank=0, world_size=1, timeout=limit)
         return
     if _rendezvous is not None and dist.is_initialized():
+        if dist.get_backend() != backend:
+            raise UsageError(
+                f"these {world.size} processes have started {dist.get_backend()} for an earlier run, and this run "
+                f"needs {backend}: start runs on CPUs and runs on GPUs by separate commands"
+            )
         return
     store = _meet(world, limit)
     if cuda:

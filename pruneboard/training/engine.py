@@ -47,12 +47,13 @@ def start_deepspeed(device: torch.device) -> Any:
 
     Needs no launcher, C++ compiler, ninja or MPI. Keeps DeepSpeed's log off standard output, which may carry JSON.
     """
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # if unset, DeepSpeed prints a warning on stdout
     world = World.current()
     with _stdout_to_stderr(), rendezvous.detect_lost_peer():
+        if "deepspeed" in sys.modules:
+            _select_accelerator(device.type)
         rendezvous.join(world, cuda=device.type == "cuda")
-        import deepspeed
+        with _environment({"DS_ACCELERATOR": device.type}):  # if unset, DeepSpeed prints a warning on stdout
+            import deepspeed
 
         _silence_logging()
         if device.type == "cpu":
@@ -65,6 +66,20 @@ def start_deepspeed(device: torch.device) -> Any:
 
             rendezvous.set_group_timeout(groups._get_data_parallel_group())  # gradients are reduced over this group
     return deepspeed
+
+
+def _select_accelerator(kind: str) -> None:
+    """Make DeepSpeed, which selects an accelerator when it is imported, use `cpu` or `cuda` from now on."""
+    from deepspeed import accelerator
+
+    if accelerator.get_accelerator().device_name() == kind:
+        return
+    shutdown()  # the process group belongs to the other kind of device
+    if kind == "cuda":
+        from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator as Accelerator
+    else:
+        from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator as Accelerator
+    accelerator.set_accelerator(Accelerator())
 
 
 def shutdown() -> None:
