@@ -370,6 +370,7 @@ def _config(micro_batch: int, clip: float, zero: int, precision: str) -> dict[st
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
         "wall_clock_breakdown": False,
+        "timers": {"throughput": {"enabled": False}},  # it would synchronize the device twice per step
     }
     if precision == "bf16":
         # The empty list makes DeepSpeed reduce every gradient in float32. Its default reduces in bfloat16 those of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
 from engine_cases import STAGES, engine_at, train
 
@@ -32,3 +33,18 @@ def test_engines_on_both_devices_can_follow_each_other(rehearsed):
         kinds.append((get_accelerator().device_name(), torch.distributed.get_backend()))
     assert kinds == [("cpu", "gloo"), ("cuda", "nccl"), ("cpu", "gloo")]
     assert all(map(torch.equal, weights[0], weights[2]))
+
+
+@pytest.mark.parametrize("zero", STAGES)
+def test_forward_and_backward_make_the_host_wait_for_nothing(rehearsed, zero):
+    """After the first steps, forward and backward passes synchronize nothing, and no step waits for a timer."""
+    with engine_at(zero, clip=0.5, device="cuda") as engine:
+        train(engine, range(3))
+        images, labels = torch.ones(8, 3, 8, 8, device="cuda"), torch.arange(8, device="cuda")
+        rehearsed.counts.clear()
+        with rehearsed.counts.at("passes"):
+            engine.backward(functional.cross_entropy(engine.forward(images), labels), last=True)
+        with rehearsed.counts.at("step"):
+            engine.step()
+        assert not rehearsed.counts.kinds("passes")
+        assert "torch.cuda.synchronize" not in rehearsed.counts.kinds("step")
