@@ -179,7 +179,7 @@ FIELDS: dict[str, FieldType] = {
     "engine.deepspeed": _TEXT,
     "engine.precision": _TEXT,
     **{f"engine.{key}": _COUNT for key in ("zero", "world_size", "micro_batch", "accumulation")},
-    **{f"engine.{key}": _FLAG for key in ("compile", "deterministic")},
+    **{f"engine.{key}": _FLAG for key in ("tf32", "compile", "deterministic")},
     "hardware": _TABLE,
     **{f"hardware.{key}": _TEXT for key in ("device", "gpu", "processor")},
     **{f"hardware.{key}": _COUNT for key in ("cores", "threads")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from cuda_tasks import run_all
 from engine_cases import STAGES
@@ -101,3 +102,11 @@ def test_files_of_a_run_on_cuda_are_verified_on_the_cpu(tmp_path):
         on_cuda(tmp_path, "probmask")
     (found,) = verify([folder(tmp_path)])
     assert found.verdict == "certified"
+
+
+def test_float32_is_not_rounded_to_tf32(rehearsed, tmp_path):
+    """Runs switch TF32 off, for convolutions and for matrix products, and record that it was off."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    assert on_cuda(tmp_path)["engine"]["tf32"] is False
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
