@@ -64,7 +64,7 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     recipe = resolve_recipe(spec)
     if World.current().is_main:  # only rank 0 writes
         store.check_writable(spec.results)
-    device = pick_device(spec)
+    device = device_of(spec)
     if spec.compile:
         compiling.check_compiler(device)
     check_tensorboard(spec)
@@ -230,7 +230,19 @@ def wants_cuda(spec: RunSpec) -> bool:
 
 
 def pick_device(spec: RunSpec) -> torch.device:
-    """Return this process's device: its own GPU if the run uses GPUs, else the CPU."""
+    """Return `device_of(spec)`, and make it torch's current device; on a GPU that creates a CUDA context."""
+    device = device_of(spec)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def device_of(spec: RunSpec) -> torch.device:
+    """Return this process's device: its own GPU if the run uses GPUs, else the CPU. Does not use the GPU.
+
+    Raises:
+        UsageError: there are fewer GPUs than processes on this host.
+    """
     if not wants_cuda(spec):
         if spec.device == "cuda":
             raise UsageError("--device cuda was requested, but torch finds no CUDA device: use --device cpu or auto")
@@ -239,6 +251,4 @@ def pick_device(spec: RunSpec) -> torch.device:
     needed, visible = max(index + 1, spec.procs), torch.cuda.device_count()
     if needed > visible:
         raise UsageError(f"{needed} processes need one GPU each, and {visible} are visible: lower --procs")
-    device = torch.device("cuda", index)
-    torch.cuda.set_device(device)
-    return device
+    return torch.device("cuda", index)

@@ -83,6 +83,13 @@ def test_two_processes_use_a_gpu_each(rehearsed, tmp_path):
         assert record["sparsity"]["kept"] == record["sparsity"]["keep"]
 
 
+def test_the_process_that_starts_others_uses_no_gpu(rehearsed, tmp_path):
+    """A run of two processes ends with its record, and the process that started them has no memory of a GPU."""
+    record = on_cuda(tmp_path, procs=2, **SHARED)
+    assert record["hardware"]["gpu"] == "Simulated GPU 0"
+    assert not rehearsed.gpus.initialized  # the process that started them holds no memory of a GPU
+
+
 def test_a_resumed_run_ends_with_the_same_bits(rehearsed, tmp_path, monkeypatch):
     """A run that is interrupted during the search and resumed ends as one that was not interrupted."""
     options = {"checkpoint_every": 2, "overrides": {"epochs": 2}}
