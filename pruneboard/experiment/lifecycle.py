@@ -20,7 +20,7 @@ from pruneboard.data import Dataset
 from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError, StoreError
 from pruneboard.experiment import ablation, listeners, outcome, start
 from pruneboard.experiment.listeners import NullListener, Recorder, log_to_file, logger
-from pruneboard.experiment.prepare import Job, open_data, pick_device, prepare, wants_cuda
+from pruneboard.experiment.prepare import Job, gpu_of, open_data, pick_device, prepare, wants_cuda
 from pruneboard.models import build_model
 from pruneboard.processes import memory, rendezvous
 from pruneboard.processes.launch import launch
@@ -48,7 +48,7 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
         job, dataset = prepare(spec)
         if world.is_main:
             listeners.say(dataset.notes)
-        rendezvous.check_same_run(job.hash)
+        rendezvous.check_same_run(job.hash, gpu_of(spec))
         # Only rank 0 reads the results folder: hosts need not share a file system.
         finished = rendezvous.broadcast_from_main(lambda: None if spec.force else store.finished(job.folder, job.hash))
         if finished is None and job.init == "pretrained":

@@ -248,7 +248,18 @@ def device_of(spec: RunSpec) -> torch.device:
             raise UsageError("--device cuda was requested, but torch finds no CUDA device: use --device cpu or auto")
         return torch.device("cpu")
     index = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.device_count() == 1 and World.current().size > 1:
+        # A launcher that binds each process to a GPU, such as srun --gpus-per-task=1, hides the other GPUs from it.
+        # If several processes see the same GPU instead, `rendezvous.check_same_run` refuses the run.
+        index = 0
     needed, visible = max(index + 1, spec.procs), torch.cuda.device_count()
     if needed > visible:
         raise UsageError(f"{needed} processes need one GPU each, and {visible} are visible: lower --procs")
     return torch.device("cuda", index)
+
+
+def gpu_of(spec: RunSpec) -> str | None:
+    """Return the identity of a launched process's GPU, unique over all hosts; None if it uses none or is alone."""
+    if not wants_cuda(spec) or World.current().size == 1:
+        return None
+    return str(torch.cuda.get_device_properties(device_of(spec)).uuid)

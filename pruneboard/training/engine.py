@@ -137,8 +137,7 @@ class Engine:
         # Recorded now, because ZeRO replaces the parameters in each group by one flat partition.
         self._group_of = {id(parameter): index for index, group in enumerate(groups) for parameter in group["params"]}
         optimizer = GroupedOptimizer(groups or [_untrained_group(device)])
-        alone = World.current().size == 1
-        with _stdout_to_stderr(), rendezvous.detect_lost_peer(), _environment(_ONE_PROCESS if alone else {}):
+        with _stdout_to_stderr(), rendezvous.detect_lost_peer(), _environment(_world_of(device)):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=compiled or self.model,
                 optimizer=optimizer,
@@ -350,6 +349,12 @@ class _Partition(NamedTuple):
 
     positions: slice
     values: Tensor
+
+
+def _world_of(device: torch.device) -> dict[str, str]:
+    """Return the environment variables from which DeepSpeed reads ranks and, from LOCAL_RANK, the GPU."""
+    variables = _ONE_PROCESS if World.current().size == 1 else {}
+    return variables if device.index is None else variables | {"LOCAL_RANK": str(device.index)}
 
 
 def _untrained_group(device: torch.device) -> dict[str, Any]:
