@@ -117,3 +117,13 @@ def test_float32_is_not_rounded_to_tf32(rehearsed, tmp_path):
     assert on_cuda(tmp_path)["engine"]["tf32"] is False
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_probmask_draws_only_while_it_searches(rehearsed, tmp_path):
+    """Half the steps of a search draw half as often: in fine-tuning the masks are constants."""
+    draws = {}
+    for share in (0.5, 1.0):
+        rehearsed.counts.clear()
+        on_cuda(tmp_path / str(share), "probmask", options={"harden_at": share})
+        draws[share] = rehearsed.counts.operations["other", "uniform_"]
+    assert 0 < 2 * draws[0.5] == draws[1.0]
