@@ -181,7 +181,7 @@ FIELDS: dict[str, FieldType] = {
     **{f"engine.{key}": _COUNT for key in ("zero", "world_size", "micro_batch", "accumulation")},
     **{f"engine.{key}": _FLAG for key in ("tf32", "compile", "deterministic")},
     "hardware": _TABLE,
-    **{f"hardware.{key}": _TEXT for key in ("device", "gpu", "processor")},
+    **{f"hardware.{key}": _TEXT for key in ("device", "gpu", "processor", "cuda", "cudnn", "nccl", "driver")},
     **{f"hardware.{key}": _COUNT for key in ("cores", "threads")},
     "software": _TABLE,
     **{f"software.{key}": _TEXT for key in ("python", "pruneboard", "torch", "torchvision", "timm", "deepspeed")},
