@@ -121,14 +121,16 @@ def _errors_converted(log: Path) -> Iterator[None]:
     except PruneboardError as error:  # an error in the data or the plugin that showed only during the run
         logger.exception("the run failed")
         raise RunError(str(error)) from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        logger.exception("out of memory")
-        raise OutOfMemoryError(f"out of memory: lower --batch-size or --norm-batch ({_first_line(error)})") from error
     except OSError as error:
         logger.exception("the run failed")
         full = "the disk is full: " if error.errno == errno.ENOSPC else ""
         raise RunError(f"{full}{_first_line(error)}") from error
     except Exception as error:
+        if memory.is_out_of_memory(error):
+            logger.exception("out of memory")
+            raise OutOfMemoryError(
+                f"out of memory: lower --batch-size or --norm-batch ({_first_line(error)})"
+            ) from error
         logger.exception("the run failed")
         where = f"; the traceback is in the run's {log.name}" if log.exists() else ""
         raise RunError(f"{type(error).__name__}: {_first_line(error)}{where}") from error

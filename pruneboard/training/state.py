@@ -14,6 +14,7 @@ from pruneboard.api import Layer, Progress, Pruner
 from pruneboard.data import BatchPlan, Dataset, steps_per_epoch
 from pruneboard.errors import DivergedError, PruneboardError, RunError
 from pruneboard.models import state_sha256
+from pruneboard.processes import memory
 from pruneboard.spec import Recipe
 from pruneboard.training.checkpoint import Checkpointer, TrainState
 from pruneboard.training.engine import Engine
@@ -150,6 +151,8 @@ class Training:
         except (PruneboardError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
+            if memory.is_out_of_memory(error):
+                raise
             check_finite(self, self.draw_key.step)  # if weights are not finite, that is the better explanation
             raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
         finally:

@@ -8,8 +8,11 @@ import torch
 from cuda_tasks import run_all
 from engine_cases import STAGES
 from pruneboard.artifacts.verification.verify import verify
-from pruneboard.errors import InterruptedRunError
+from pruneboard.errors import InterruptedRunError, OutOfMemoryError
 from pruneboard.processes.launch import LocalProcesses
+from pruneboard.records import store
+from pruneboard.training.engine import Engine
+from pruneboard_magnitude import Magnitude
 from rehearsal import isolated_rehearsal
 from resume_cases import RUNS, assert_same_run, first_steps, signal_at
 from runs import folder, ready_job, run
@@ -127,3 +130,16 @@ def test_probmask_draws_only_while_it_searches(rehearsed, tmp_path):
         on_cuda(tmp_path / str(share), "probmask", options={"harden_at": share})
         draws[share] = rehearsed.counts.operations["other", "uniform_"]
     assert 0 < 2 * draws[0.5] == draws[1.0]
+
+
+@pytest.mark.parametrize("part", ["forward", "before_step"])
+def test_a_failed_allocation_of_a_library_is_out_of_memory(rehearsed, tmp_path, monkeypatch, part):
+    """When cuBLAS has no memory, in the network or in a hook, the run ends as `oom`, and its message has the reason."""
+
+    def fail(*_):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    monkeypatch.setattr(*{"forward": (Engine, "forward"), "before_step": (Magnitude, "before_step")}[part], fail)
+    with pytest.raises(OutOfMemoryError, match=r"lower --batch-size .*CUBLAS_STATUS_ALLOC_FAILED"):
+        on_cuda(tmp_path)
+    assert store.read(folder(tmp_path) / "run.json")["status"] == "oom"
