@@ -20,6 +20,10 @@ else:  # pragma: no cover - the same parser under its older name
 T = TypeVar("T")
 
 
+MAX_TOML = 2**20
+"""Maximum number of characters of a TOML file: one that never ends, such as `/dev/zero`, must not fill the memory."""
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
@@ -27,7 +31,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, or is not TOML.
     """
     try:
-        return parse_toml(path.read_text(encoding="utf-8"), str(path))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_TOML + 1)
+        if len(text) > MAX_TOML:
+            raise UsageError(f"{path} has more than {MAX_TOML} characters, as no recipe, board or configuration has")
+        return parse_toml(text, str(path))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -48,6 +56,8 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         return tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{where} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{where} is not valid TOML: it is nested too deeply") from None
 
 
 def build_dataclass(cls: type[T], values: Mapping[str, object], where: str) -> T:

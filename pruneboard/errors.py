@@ -164,3 +164,11 @@ def printable(text: object, limit: int = 200) -> str:
     if not clean.isprintable():  # printable text, nearly all of it, has no character of category C
         clean = "".join(char for char in clean if unicodedata.category(char)[0] != "C")
     return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
+
+
+def on_one_line(text: object) -> str:
+    """Return text with every control character, such as a line break in the name of a file, as an escape sequence.
+
+    Unlike `printable` it removes nothing, so that paths stay recognizable.
+    """
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))

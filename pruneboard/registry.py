@@ -21,6 +21,7 @@ import entrypoints
 
 from pruneboard.coerce import convert
 from pruneboard.errors import PluginError, UnknownNameError, UsageError
+from pruneboard.spec import DISTRIBUTION_NAME, DISTRIBUTION_NAME_NOUN, METHOD_NAME, METHOD_NAME_NOUN
 
 if TYPE_CHECKING:  # the interface needs torch, and listing what is installed must not
     from pruneboard.api import Pruner
@@ -51,6 +52,16 @@ class PrunerInfo:
     def origin(self) -> str:
         """The origin of the pruner as messages show it."""
         return f"{self.name!r} of {self.distribution} {self.version} ({self.target})"
+
+    @property
+    def name_problem(self) -> str | None:
+        """Why this pruner cannot be used under its name, or None if it can."""
+        if not METHOD_NAME.fullmatch(self.name):
+            return f"has a name that is not allowed, {self.name!a}: a method's name is made of {METHOD_NAME_NOUN}"
+        if not DISTRIBUTION_NAME.fullmatch(self.distribution):
+            found, allowed = ascii(self.distribution), DISTRIBUTION_NAME_NOUN
+            return f"is from a distribution whose name is not allowed, {found}: it is made of {allowed}"
+        return None
 
 
 def installed() -> list[PrunerInfo]:
@@ -106,17 +117,18 @@ def find(name: str) -> PrunerInfo:
 
     Raises:
         UnknownNameError: no pruner has that name.
-        PluginError: two distributions claim it.
+        PluginError: two distributions claim it, or the name is not allowed.
     """
     known = installed()
     matches = [info for info in known if info.name == name]
     if not matches:
-        raise UnknownNameError(
-            "method", name, (info.name for info in known), "`pruneboard list` shows what is installed"
-        )
+        usable = (info.name for info in known if not info.name_problem)
+        raise UnknownNameError("method", name, usable, "`pruneboard list` shows what is installed")
     if len(matches) > 1:
         claims = " and ".join(f"{info.distribution} {info.version} ({info.target})" for info in matches)
         raise PluginError(f"method {name!r} is claimed by {claims}: uninstall one of them")
+    if matches[0].name_problem:
+        raise _unusable(matches[0], matches[0].name_problem)
     return matches[0]
 
 
@@ -150,7 +162,9 @@ def load(info: PrunerInfo) -> type[Pruner[Any]]:
     point = entrypoints.EntryPoint(info.name, module, attribute)
     try:
         cls = point.load()
-    except (Exception, SystemExit) as error:  # a third-party module may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a third-party module may raise anything, also SystemExit
         raise _unusable(info, f"cannot be imported: {type(error).__name__}: {_one_line(error)}") from error
     if not (inspect.isclass(cls) and issubclass(cls, Pruner)):
         raise _unusable(info, f"is not a subclass of pruneboard.api.Pruner but {_one_line(repr(cls))}")
@@ -235,7 +249,9 @@ def build(info: PrunerInfo, sparsity: float | None, options: Mapping[str, object
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise UsageError(f"method {info.name!r}: {_one_line(error)}") from None
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _unusable(info, f"cannot be built: {type(error).__name__}: {_one_line(error)}") from error
 
 

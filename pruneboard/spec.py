@@ -9,8 +9,9 @@ from the attribute descriptions of `Recipe`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_type_hints
@@ -29,8 +30,22 @@ SCALED = "-scaled"
 SUPERMASK_INITS = ("signed-constant", "kaiming-normal", f"signed-constant{SCALED}", f"kaiming-normal{SCALED}")
 """Initializations of the frozen weights on the supermask track (`pruneboard.models.frozen`)."""
 
+METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+METHOD_NAME_NOUN = "lower-case letters, digits, '.', '_' and '-', the first a letter or digit"
+"""The names that a method may have: no two of them look alike, and none contains marks such as ` (baseline)`."""
+
+DISTRIBUTION_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+DISTRIBUTION_NAME_NOUN = "ASCII letters, digits, '.', '_' and '-', the first and last a letter or digit"
+"""The names that Python packaging allows for a distribution."""
+
 ABLATIONS = ("shuffled-mask", "redrawn-weights")
 """Ablations of a finished mask on the supermask track (`pruneboard.experiment.ablation`)."""
+
+
+MAX_EPOCHS = 1_000_000
+MAX_IMAGE_SIZE = 10_000
+MAX_SEEDS = 10_000
+"""Maximum of a count of seeds: a seed in its place, such as 20260101, would fill the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +100,10 @@ class Recipe:
         _not_negative(
             self, "lr", "norm_batch", "momentum", "weight_decay", "norm_weight_decay", "warmup_epochs", "clip"
         )
+        if max(self.epochs, self.warmup_epochs) > MAX_EPOCHS:
+            raise UsageError(f"epochs and warmup_epochs must be {MAX_EPOCHS} or less")
+        if self.image_size > MAX_IMAGE_SIZE:
+            raise UsageError(f"image_size must be {MAX_IMAGE_SIZE} pixels or less; found {self.image_size}")
         if not 0 < self.val_fraction < 1:
             raise UsageError(f"val_fraction must be a share of images in (0, 1); found {self.val_fraction}")
         if not 0 <= self.label_smoothing < 1:
@@ -200,6 +219,20 @@ class RunSpec:
             raise UsageError(f"seed must be an integer of 0 or more; found {self.seed}")
         if self.tuning_trials < 0:
             raise UsageError(f"tuning_trials must be a number of trials, 0 or more; found {self.tuning_trials}")
+
+    def with_absolute_paths(self) -> RunSpec:
+        """Return the spec with absolute paths, which stay the same if a method changes the working directory."""
+        return replace(
+            self,
+            data_dir=_absolute(self.data_dir),
+            results=str(Path(self.results).absolute()),
+            recipe=_absolute(self.recipe, ".toml"),
+            init=_absolute(self.init, ".safetensors"),
+        )
+
+
+def _absolute(path: str | None, suffix: str = "") -> str | None:
+    return str(Path(path).absolute()) if path and path.endswith(suffix) else path
 
 
 def resolve_init(init: str | None, track: str) -> str:

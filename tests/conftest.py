@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 
@@ -10,9 +11,20 @@ import pytest
 
 from distributions import Site
 
+# Results agree to the last bit only for equal numbers of threads. Set before anything imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A shell that starts pytest in the background makes it ignore Ctrl-C, and the processes of tests inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_home(tmp_path_factory):
+    """Keep the key of `pruneboard verify` out of the home folder, also in processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture

@@ -210,3 +210,11 @@ def test_a_file_that_is_not_toml_is_an_error_with_its_path(tmp_path, content, re
     text = message(lambda: read_toml(path))
     assert str(path) in text
     assert reason in text
+
+
+@pytest.mark.parametrize("content", ["a = 1 # " + "x" * 2**20, "a = " + "[" * 10**5])
+def test_a_file_that_would_fill_memory_or_stack_is_refused(tmp_path, content):
+    """A file without an end and one that is nested without an end are errors like any other."""
+    path = tmp_path / "large.toml"
+    path.write_text(content)
+    assert str(path) in message(lambda: read_toml(path))

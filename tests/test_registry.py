@@ -288,3 +288,12 @@ def test_the_dense_control_takes_no_sparsity():
     """A sparsity other than 0 is an error that names the option to remove."""
     assert "leave --sparsity out; found 0.5" in message(lambda: build("dense", 0.5), UsageError)
     assert build("dense", 0.0).sparsity == 0.0
+
+
+@pytest.mark.parametrize("name", ["magnitude (baseline)", "magnitude\u200b", "Magnitude", "-magnitude", "mägnitude"])
+def test_a_name_that_is_not_allowed_is_refused(site, name):
+    """A name that could be read as another method's cannot be used; the message shows it in ASCII, with the remedy."""
+    site.add("stranger_lookalike", method=name)
+    text = message(lambda: registry.find(name), PluginError)
+    assert f"has a name that is not allowed, {name!a}" in text
+    assert text.endswith("fix or uninstall stranger_lookalike")

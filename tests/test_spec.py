@@ -102,10 +102,10 @@ def test_a_spec_holds_its_sparsity_as_a_number():
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_loads(name):
-    """Each recipe is valid, named after its file, and the default of some data set."""
+    """Each recipe is valid, named after its file, and the default of some data set or that of a paper."""
     found = load_recipe(name)
     assert found.name == name
-    assert found.default_for
+    assert found.default_for or name == "probmask-cifar"
     assert set(found.default_for) <= set(DATASETS)
 
 
@@ -114,6 +114,22 @@ def test_every_data_set_has_one_default_recipe(dataset):
     """Exactly one recipe claims each data set."""
     claiming = [name for name in recipe_names() if dataset in load_recipe(name).default_for]
     assert [default_recipe(dataset)] == claiming
+
+
+def test_the_recipe_of_the_probmask_paper_is_as_long_as_its_runs():
+    """On the 45,000 images of CIFAR that are not held out, it has the paper's 58,800 and 7,820 steps.
+
+    The official code searches for 300 epochs at batch 256 and fine-tunes for 20 at batch 128, on 50,000 images.
+    """
+    search, fine_tuning = 300 * -(-50_000 // 256), 20 * -(-50_000 // 128)
+    assert (search, fine_tuning) == (58_800, 7_820)
+    recipe = load_recipe("probmask-cifar")
+    steps = recipe.epochs * (45_000 // recipe.batch_size)
+    assert steps == pytest.approx(search + fine_tuning, rel=0.001)
+    assert round(0.882 * steps) == pytest.approx(search, rel=0.001)
+    assert (recipe.batch_size, recipe.lr, recipe.momentum, recipe.clip, recipe.warmup_epochs) == (256, 0.1, 0.9, 3, 0)
+    assert recipe.weight_decay == recipe.norm_weight_decay == 5e-4
+    assert (recipe.nesterov, recipe.label_smoothing, recipe.augment, recipe.image_size) == (False, 0, "crop-flip", 32)
 
 
 def test_a_data_set_without_recipe_is_an_error():
@@ -219,6 +235,9 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         ({"weight_decay": -1.0}, "weight_decay must be 0 or more; found -1.0"),
         ({"norm_weight_decay": -1.0}, "norm_weight_decay must be 0 or more; found -1.0"),
         ({"warmup_epochs": -1.0}, "warmup_epochs must be 0 or more; found -1.0"),
+        ({"epochs": 10**400}, "epochs and warmup_epochs must be 1000000 or less"),
+        ({"warmup_epochs": 1e308}, "epochs and warmup_epochs must be 1000000 or less"),
+        ({"image_size": 10**9}, "image_size must be 10000 pixels or less; found 1000000000"),
         ({"clip": -1.0}, "clip must be 0 or more; found -1.0"),
         ({"val_fraction": 0.0}, "val_fraction must be a share of images in (0, 1); found 0.0"),
         ({"val_fraction": 1.0}, "val_fraction must be a share of images in (0, 1); found 1.0"),
@@ -268,3 +287,14 @@ def test_specs_and_recipes_cannot_be_changed():
 def test_a_spec_checks_the_range_of_its_values(changes, expected):
     """Values that are invalid for every method, model and data set are errors at once."""
     assert message(lambda: spec(**changes)) == expected
+
+
+def test_absolute_paths_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
+    """Relative folders and files become absolute; names of recipes and initializations, and no folder, stay."""
+    monkeypatch.chdir(tmp_path)
+    paths = {"data_dir": "images", "recipe": "mine.toml", "init": "a/first.safetensors", "results": "out"}
+    spec = RunSpec(method="magnitude", model="resnet18", **paths).with_absolute_paths()
+    assert {name: getattr(spec, name) for name in paths} == {k: f"{tmp_path}/{v}" for k, v in paths.items()}
+    spec = RunSpec(method="magnitude", model="resnet18", recipe="cifar", init="pretrained").with_absolute_paths()
+    assert (spec.data_dir, spec.recipe, spec.init) == (None, "cifar", "pretrained")
+    assert spec.with_absolute_paths() == spec

@@ -1,10 +1,19 @@
 """Measure how `pruneboard compare` scales with the number of records: a table of time and memory for the docs.
 
     python benchmarks/leaderboard/scale.py --sizes 1000,3000,10000,30000,100000
+    python benchmarks/leaderboard/scale.py --shape boards --sizes 1250,2500,5000
+    python benchmarks/leaderboard/scale.py --shape options --sizes 500,1000,2000
 
 The records are synthetic. Each size is measured with all formats, in a new process on a new folder, whose files have
-just been written and are in the page cache. A record is that of a ResNet-50 (54 layers, about 11 KB); a board has 8
-methods, 6 operating points and 6 seeds.
+just been written and are in the page cache.
+
+| shape | records |
+|---|---|
+| `grid` | those of a ResNet-50 (54 layers, about 11 KB each); a board has 8 methods, 6 operating points and 6 seeds |
+| `boards` | small; each is a board of its own, and has three board fields that no other has |
+| `options` | small; one board and one method, and each record has options of its own and a sparsity of its own |
+
+The last two are what a stranger's folder could hold: time and memory must not grow faster than N log N.
 """
 
 from __future__ import annotations
@@ -28,6 +37,7 @@ METHODS = ("random", "magnitude", "probmask", "gmp", "str", "snip", "grasp", "sy
 CONTROLS = {"dense": "dense", "random": "floor", "magnitude": "baseline"}
 POINTS = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99)
 SEEDS = range(6)
+SHAPES = ("grid", "boards", "options")
 LAYERS, WIDTH = 54, 10_000
 RECIPE = {"epochs": 90, "lr": 0.4, "batch_size": 256, "momentum": 0.875, "weight_decay": 3e-5, "name": "imagenet"}
 
@@ -40,12 +50,14 @@ def runs() -> Iterator[tuple[int, str, float | None, int]]:
             yield from ((board, method, point, seed) for method in METHODS for point in POINTS)
 
 
-def made(board: int, method: str, point: float | None, seed: int, draw: random.Random) -> dict[str, Any]:
+def made(
+    board: int, method: str, point: float | None, seed: int, draw: random.Random, layers: int = LAYERS
+) -> dict[str, Any]:
     """Return one finished record."""
-    n = LAYERS * WIDTH
+    n = layers * WIDTH
     kept = n - round((point or 0.0) * n)
-    share, rest = divmod(kept, LAYERS)
-    counts = [share + (index < rest) for index in range(LAYERS)]
+    share, rest = divmod(kept, layers)
+    counts = [share + (index < rest) for index in range(layers)]
     correct = round(50_000 * (0.76 - 0.3 * (point or 0.0) ** 8 * draw.uniform(0.8, 1.2)))
     scores = {"top1": correct / 50_000, "top5": 0.9, "loss": 1.0, "correct": correct, "count": 50_000}
     network = f"resnet{board}"
@@ -97,20 +109,34 @@ def made(board: int, method: str, point: float | None, seed: int, draw: random.R
     return whole | {"hash": records.content_hash({"board": board, "method": method, "point": point, "seed": seed})}
 
 
-def write(folder: Path, size: int) -> None:
+def write(folder: Path, size: int, shape: str) -> None:
     """Write `size` records below `folder`."""
     draw = random.Random(0)
     for number, run in enumerate(itertools.islice(runs(), size)):
+        one = made(*run, draw) if shape == "grid" else small(number, shape)
         place = folder / f"{run[0]}" / f"{number}"
         place.mkdir(parents=True)
-        (place / "run.json").write_text(records.dumps(made(*run, draw)))
+        (place / "run.json").write_text(records.dumps(one))
 
 
-def measure(size: int) -> tuple[float, float, float]:
+def small(number: int, shape: str) -> dict[str, Any]:
+    """Return a finished record with three layers that shares as little as possible with those of other numbers."""
+    options = {f"option{number}": number, "lr": number} if shape == "options" else {}
+    own = {f"own{number}.{part}": number for part in range(3)} if shape == "boards" else {}
+    point = (number + 1) / 10_000 if shape == "options" else 0.9
+    record = made(0, "probmask", point, 0, random.Random(number), layers=3)
+    fields = {key: value for key, value in record["board"].items() if key != "fingerprint"} | own
+    record["board"] = fields | {"fingerprint": records.fingerprint(fields)}
+    record["method"]["options"] = options
+    record["hash"] = records.content_hash({"number": number, "shape": shape})
+    return record
+
+
+def measure(size: int, shape: str) -> tuple[float, float, float]:
     """Run `compare` on `size` records; return its seconds, memory in MiB and page size in MiB."""
     with tempfile.TemporaryDirectory(prefix="pruneboard-scale-") as name:
         folder = Path(name)
-        write(folder / "results", size)
+        write(folder / "results", size, shape)
         command = [sys.executable, __file__, "--measure", str(folder / "results")]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         seconds, memory = json.loads(done.stdout.splitlines()[-1])
@@ -131,6 +157,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1000,3000,10000", help="numbers of records, separated by commas")
+    parser.add_argument("--shape", choices=SHAPES, default="grid", help="what the records share; see above")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -138,7 +165,7 @@ def main() -> None:
         return
     print("| records | seconds | seconds per 1,000 | memory, MiB | page, MiB |\n|---:|---:|---:|---:|---:|")
     for size in map(int, arguments.sizes.split(",")):
-        seconds, memory, page = measure(size)
+        seconds, memory, page = measure(size, arguments.shape)
         print(f"| {size:,} | {seconds:.1f} | {1000 * seconds / size:.2f} | {memory:.0f} | {page:.1f} |", flush=True)
 
 

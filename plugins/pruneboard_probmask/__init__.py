@@ -159,7 +159,8 @@ class ProbMask(Pruner[ProbabilityGate]):
         probabilities = [layer.gate.probability.detach().clone() for layer in layers]
         generators = [at.generator(layer) for layer in layers]
         best: tuple[float, list[Tensor]] | None = None
-        for _ in range(self.samples):
+        for number in range(1, self.samples + 1):
+            at.report("sample", number, self.samples)
             masks = sample(probabilities, budget(layers), generators)
             _set_probabilities(layers, masks, at)
             accuracy = validate()
@@ -171,7 +172,12 @@ class ProbMask(Pruner[ProbabilityGate]):
             layer.gate.hardened = True
 
     def diagnostics(self, layers: Layers, at: Progress) -> Mapping[str, float]:
-        """Return the temperature, the mean probability, and the share of probabilities strictly between 0 and 1."""
+        """Return the temperature, the mean probability, and the number of probabilities strictly between 0 and 1.
+
+        The number is given relative to all n probabilities (`undecided`) and relative to the k that will be kept
+        (`undecided_per_kept`): few undecided ones of n can be several times as many as the mask will have. Before
+        `end`, when K(t) is above k, the second is large by design.
+        """
         n = sum(layer.dense.numel() for layer in layers)
         probabilities = [layer.gate.probability.detach() for layer in layers]
         undecided = sum(int(((p > 0) & (p < 1)).sum()) for p in probabilities)
@@ -179,6 +185,7 @@ class ProbMask(Pruner[ProbabilityGate]):
             "temperature": 1 / self.inverse_temperature(at.fraction),
             "mean_probability": sum(float(p.sum(dtype=torch.float64)) for p in probabilities) / n,
             "undecided": undecided / n,
+            "undecided_per_kept": undecided / max(1, budget(layers)),
         }
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pruneboard.api.gates import G, Layer
+from pruneboard.processes import phases
 
 
 class Durable(Protocol):
@@ -73,6 +74,16 @@ class Progress:
             new: the whole new value, of the parameter's shape.
         """
         self.durable.assign(parameter, new)
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Report the progress of a hook that takes long, as in `at.report("sample", 3, 10)`; it is only displayed.
+
+        Args:
+            what: what is counted.
+            done: number of the item that the hook starts to work on, counted from 1.
+            total: number of items.
+        """
+        phases.item(what, done, total)
 
     def reset_optimizer_state(self, parameter: nn.Parameter, mask: Tensor) -> None:
         """Set the optimizer's per-element state (momentum, Adam's moments) of `parameter` to zero where `mask` is true.

@@ -14,7 +14,7 @@ from importlib import import_module
 import click
 
 import pruneboard
-from pruneboard.errors import PruneboardError, UsageError
+from pruneboard.errors import PruneboardError, RunError, UsageError, on_one_line, why
 from pruneboard.processes import output
 from pruneboard.processes.process_exit import exit_process
 from pruneboard.processes.world import World
@@ -25,6 +25,9 @@ OUTPUT_LOST = 1
 
 RESULT_IN_FILES = ("run", "sweep")
 """Commands whose result is in the records that they write, and whose exit code does not depend on what is printed."""
+
+WATCHED = ("check", "run")
+"""Commands that execute a method in their own process; another process watches it (`pruneboard.cli.watching`)."""
 
 HELP = ("--help", "-h")
 
@@ -110,11 +113,22 @@ def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     output.protect()
     arguments = sys.argv[1:]
+    if not arguments or arguments[0] not in WATCHED:
+        exit_process(_invoke_and_flush(arguments))
+    from pruneboard.cli import watching
+    from pruneboard.processes import guardian
+
+    on_loss = watching.HANDLERS[arguments[0]]
+    exit_process(guardian.watch(lambda: _invoke_and_flush(arguments), lambda loss: on_loss(loss, arguments)))
+
+
+def _invoke_and_flush(arguments: list[str]) -> int:
+    """Run one command and return its exit code; a command whose result is its output fails if that is lost."""
     code = invoke(arguments)
     sys.stdout.flush()
     if output.stdout_failed() and arguments[:1] not in [[name] for name in RESULT_IN_FILES]:
         code = code or OUTPUT_LOST
-    exit_process(code)
+    return code
 
 
 def invoke(arguments: list[str]) -> int:
@@ -129,9 +143,17 @@ def invoke(arguments: list[str]) -> int:
         _notify_others(arguments, UsageError(error.format_message()))
         return error.exit_code
     except PruneboardError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {on_one_line(error)}", err=True)
         _notify_others(arguments, error)
         return error.exit_code
+    except MemoryError as error:  # before a run starts: later it is recorded
+        click.echo(f"error: out of memory: {on_one_line(error)}", err=True)
+        return RunError.exit_code
+    except OSError as error:  # of a path that cannot even be looked up: its name is too long, or its folder is closed
+        refused = UsageError(": ".join(str(part) for part in (error.filename, why(error)) if part))
+        click.echo(f"error: {on_one_line(refused)}", err=True)
+        _notify_others(arguments, refused)
+        return refused.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         # click replaces a KeyboardInterrupt, whose message says what was saved, by an Abort without a message.
         click.echo(str(error) or str(error.__cause__ or "") or "interrupted", err=True)

@@ -12,6 +12,7 @@ import click
 from pruneboard import registry, report
 from pruneboard.cli import flags
 from pruneboard.errors import ConformanceError, UsageError
+from pruneboard.processes import guardian
 from pruneboard.spec import check_sparsity
 
 if TYPE_CHECKING:
@@ -53,10 +54,11 @@ def command(
         return
     if not as_json:
         click.echo(f"{_line(info.origin)}\n{_line(repr(pruner))}\n")
+    head = {"method": info.name, "distribution": info.distribution, "version": info.version, "object": info.target}
+    guardian.note("check head", head=head)
     found = _run_checks(pruner, expected, as_json=as_json)
     counts = Counter(result.outcome for result in found)
     if as_json:
-        head = {"method": info.name, "distribution": info.distribution, "version": info.version, "object": info.target}
         results = [result.as_dict() for result in found]
         click.echo(json.dumps({**head, "counts": counts, "checks": results}, indent=2))
     else:

@@ -12,6 +12,7 @@ from pruneboard.cli import limits
 from pruneboard.errors import ConformanceError, UsageError
 from pruneboard.leaderboard import Leaderboard, Published, fail_if, literature, reproduction
 from pruneboard.leaderboard.folders import default_output, load
+from pruneboard.leaderboard.names import method_name
 from pruneboard.records import store
 from pruneboard.records.schema import format_sparsity
 from pruneboard.report.files import FORMATS, write_leaderboard
@@ -137,6 +138,7 @@ def _check_conditions(conditions: Sequence[fail_if.FailCondition], leaderboard: 
     for condition in conditions:
         for board, row, reason in fail_if.failing_rows(condition, leaderboard.boards):
             code = CONDITION_HOLDS
-            where = f"{row.method} at {format_sparsity(row.target)} on {board.dataset}, {board.model}, {board.track}"
+            name = method_name(row.method, row.distribution)
+            where = f"{name} at {format_sparsity(row.target)} on {board.dataset}, {board.model}, {board.track}"
             click.echo(report.printable(f"--fail-if: {where}: {reason}", 500), err=True)
     return code

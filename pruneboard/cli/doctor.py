@@ -127,7 +127,7 @@ def _two_steps() -> float:
 
 def _plugins() -> Iterator[Diagnosis]:
     for info in registry.installed():
-        what = f"method {info.name}"
+        what = f"method {ascii(info.name) if info.name_problem else info.name}"
         problem = registry.problem(info)
         if problem:
             yield Diagnosis("wrong" if info.distribution == "pruneboard" else "note", what, problem)

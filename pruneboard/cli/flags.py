@@ -43,4 +43,4 @@ def complete(names: Callable[[], list[str]]) -> Callable[..., list[CompletionIte
 
 def method_names() -> list[str]:
     """Return the names of all installed methods."""
-    return sorted({info.name for info in registry.installed()})
+    return sorted({info.name for info in registry.installed() if not info.name_problem})

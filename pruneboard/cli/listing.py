@@ -62,7 +62,7 @@ def _print(rows: list[dict[str, Any]], problems: list[str]) -> None:
     columns = [name for name in rows[0] if name != "problem"] if rows else ["nothing found"]
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(Text(str(row[name])) for name in columns))
+        table.add_row(*(Text(printable(row[name], 1000)) for name in columns))
     click.echo(render(table))
     for problem in problems:
         click.echo(printable(problem, 1000))
@@ -77,7 +77,7 @@ def _methods(pattern: str) -> list[dict[str, Any]]:
             "distribution": info.distribution,
             "version": info.version,
             "object": info.target,
-            "note": "claimed twice: uninstall one" if names[info.name] > 1 else "",
+            "note": "claimed twice: uninstall one" if names[info.name] > 1 else info.name_problem or "",
         }
         for info in found
         if _matches(info.name, pattern)

@@ -22,6 +22,7 @@ _COUNTED = {
     "completed": "missing files added",
     "failures_kept": "failures kept",
     "superseded_kept": "superseded kept",
+    "cut_files": "files cut",
     "skipped_files": "files skipped",
 }
 _ALWAYS = ("copied", "upgraded", "already_there")
@@ -51,6 +52,8 @@ def command(sources: tuple[Path, ...], into: Path, *, no_weights: bool, dry_run:
     summary = plan.summary()
     for path, reason in plan.skipped:
         click.echo(report.printable(f"skipped {path}: {reason}", 500), err=True)
+    for path, reason in plan.cut:
+        click.echo(report.printable(f"cut {path}: {reason}", 500), err=True)
     if plan.conflicts:
         _refuse(plan, summary, as_json=as_json)
     if not dry_run:
@@ -71,7 +74,7 @@ def _refuse(plan: merging.MergePlan, summary: dict[str, list[Any]], *, as_json: 
 
 
 def _print_plan(summary: dict[str, list[Any]]) -> None:
-    for name in (name for name in _COUNTED if name not in ("already_there", "skipped_files")):
+    for name in (name for name in _COUNTED if name not in ("already_there", "cut_files", "skipped_files")):
         for path in summary[name]:
             click.echo(report.printable(f"{_COUNTED[name]:20}{path}", 500))
 

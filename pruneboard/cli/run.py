@@ -6,21 +6,33 @@ import dataclasses
 import json
 import logging
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from pruneboard import registry
 from pruneboard.cli import flags
+from pruneboard.cli.progress import listener, shown
 from pruneboard.coerce import read_toml
-from pruneboard.errors import RunError, UnknownNameError, UsageError
-from pruneboard.processes import interrupts, memory
+from pruneboard.errors import RunError, UnknownNameError, UsageError, on_one_line
+from pruneboard.processes import interrupts, memory, phases
 from pruneboard.processes.world import World
-from pruneboard.spec import RECIPE_FIELDS, Recipe, RunSpec, check_sparsity, default_recipe, load_recipe, recipe_names
+from pruneboard.spec import (
+    MAX_SEEDS,
+    RECIPE_FIELDS,
+    Recipe,
+    RunSpec,
+    check_sparsity,
+    default_recipe,
+    load_recipe,
+    recipe_names,
+)
+
+if TYPE_CHECKING:
+    from pruneboard.training.state import Listener
 
 SOURCES = {
     ParameterSource.COMMANDLINE: "flag",
@@ -187,7 +199,7 @@ def command(
     for spec in specs[:1]:
         registry.find(spec.method)
     if dry_run:
-        _print_plan(ctx, specs[0], as_json=as_json)
+        _print_plan(ctx, specs[0], as_json=as_json, quiet=quiet)
         return 0
     previous = signal.signal(signal.SIGTERM, interrupts.stop_now)
     try:
@@ -228,27 +240,30 @@ def seed_list(seeds: str | None, seed: int) -> list[int]:
         raise UsageError(f"--seeds is a count such as 6 or a list such as 3,7; found {seeds!r}") from None
     if "," in seeds:
         return numbers
-    if numbers[0] < 1:
-        raise UsageError(f"--seeds is a count of 1 or more; found {seeds}")
+    if not 1 <= numbers[0] <= MAX_SEEDS:
+        raise UsageError(f"--seeds is a count from 1 to {MAX_SEEDS}; found {seeds}")
     return list(range(numbers[0]))
 
 
 def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
     """Run every seed, even after a failed one, and return the exit code. Only the first process prints."""
-    from pruneboard.experiment import lifecycle, listeners
-    from pruneboard.processes import rendezvous
+    is_main = World.current().is_main
+    quiet = quiet or not is_main
+    with shown(quiet=quiet):
+        phases.report("loading torch")
+        from pruneboard.experiment import listeners
+        from pruneboard.processes import rendezvous
 
     memory.keep_freed_memory()
-    is_main = World.current().is_main
     records: list[dict[str, Any] | None] = []
     code = 0
     notes = _NotePrinter()
-    for spec in specs:
+    for spec in [spec.with_absolute_paths() for spec in specs]:
         try:
             with listeners.notes_to(notes):
-                record = lifecycle.run(spec, _listener() if is_main and not quiet else None)
-        except RunError as error:
-            click.echo(f"error: {_which(spec, specs)}{error}", err=True)  # every process reports its own error
+                record = _run_one(spec, None if quiet else listener())
+        except RunError as error:  # every process reports its own error
+            click.echo(f"error: {_which(spec, specs)}{on_one_line(error)}", err=True)
             code = error.exit_code
             records.append(error.record)
             if rendezvous.is_broken():
@@ -260,6 +275,16 @@ def _run_all(specs: list[RunSpec], *, as_json: bool, quiet: bool) -> int:
     if is_main and as_json:
         click.echo(json.dumps(records if len(specs) > 1 else records[0], indent=2, sort_keys=True))
     return code
+
+
+def _run_one(spec: RunSpec, observer: Listener | None) -> dict[str, Any]:
+    from pruneboard.experiment import lifecycle
+
+    try:
+        return lifecycle.run(spec, observer)
+    finally:
+        if observer is not None:
+            observer.on_end()
 
 
 class _NotePrinter(logging.Handler):
@@ -287,17 +312,13 @@ def _print_summary(record: dict[str, Any]) -> None:
     click.echo(render(summary(record)))
 
 
-def _listener() -> Any:
-    from pruneboard.cli.progress import LineProgress, LiveProgress
-
-    return LiveProgress() if sys.stderr.isatty() else LineProgress()
-
-
-def _print_plan(ctx: click.Context, spec: RunSpec, *, as_json: bool) -> None:
+def _print_plan(ctx: click.Context, spec: RunSpec, *, as_json: bool, quiet: bool) -> None:
     """Print every value and its source. Reads the data and builds the model, but writes nothing."""
-    from pruneboard.experiment.prepare import prepare
+    with shown(quiet=quiet):
+        phases.report("loading torch")
+        from pruneboard.experiment.prepare import prepare
 
-    job, dataset = prepare(spec)
+        job, dataset = prepare(spec)
     for note in dataset.notes:
         click.echo(f"note: {note}", err=True)
     values = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +14,12 @@ import click
 from pruneboard import report
 from pruneboard.cli import limits
 from pruneboard.cli.cluster_options import check_options, cluster_options, join_cluster, uses_cluster
+from pruneboard.cli.progress import is_live, shown
 from pruneboard.cli.run import seed_list
 from pruneboard.cli.sweep_progress import SweepDisplay
 from pruneboard.errors import InterruptedRunError, UsageError
 from pruneboard.leaderboard import folders, literature
-from pruneboard.processes import interrupts, world
+from pruneboard.processes import interrupts, phases, world
 from pruneboard.records import store
 from pruneboard.records.schema import STATUSES
 from pruneboard.report import files
@@ -82,7 +82,9 @@ def command(board: Path, *, results: str | None, dry_run: bool, plan_only: bool,
     check_options(options, lists_only=lists_only)
     previous = signal.signal(signal.SIGTERM, interrupts.stop_now)
     try:
-        plan = _plan(description, results, options, lists_only=lists_only)
+        with shown(quiet=options["quiet"]):
+            phases.report("loading torch")
+            plan = _plan(description, results, options, lists_only=lists_only)
         for note in plan.notes():
             click.echo(f"note: {note}", err=True)
         if plan_only:
@@ -134,7 +136,8 @@ def _print_estimate(plan: SweepPlan, options: dict[str, Any], results: str, *, a
 
     missing = plan.missing(retry_failed=options["retry_failed"])
     jobs, threads = _parallelism(options)
-    cost = estimate_runs(missing, plan.board.data, jobs=jobs, threads=threads)
+    with shown(quiet=options["quiet"]):
+        cost = estimate_runs(missing, plan.board.data, jobs=jobs, threads=threads)
     counts = plan.counts()
     if as_json:
         runs = [{"label": run.label, "hash": run.hash, "status": run.status} for run in plan.runs]
@@ -146,11 +149,13 @@ def _print_estimate(plan: SweepPlan, options: dict[str, Any], results: str, *, a
     for status, count in counts.items():
         click.echo(f"  {status:10}{count}")
     click.echo(f"{'to run':12}{len(missing)}, into {results}")
-    click.echo(f"{'time':12}{_duration(cost.seconds)} with {jobs} at once, {threads} thread{'s' * (threads != 1)} each")
+    more = " or more" * any(row.lower_bound for row in cost.rows)
+    each = f"{threads} thread{'s' * (threads != 1)} each"
+    click.echo(f"{'time':12}{_duration(cost.seconds)}{more} with {jobs} at once, {each}")
     click.echo(f"{'disk':12}{cost.disk_bytes / 2**20:,.0f} MiB")
     for row in cost.rows:
         problem = report.printable(row.problem, 300)
-        each = f"cannot be measured: {problem}" if problem else f"x {row.seconds:8.1f} s"
+        each = f"cannot be measured: {problem}" if problem else f"x {row.seconds:8.1f} s{' or more' * row.lower_bound}"
         click.echo(f"  {report.printable(row.label, 100):44}{row.runs:5} {each}")
     return FAILED if any(row.problem for row in cost.rows) else 0
 
@@ -164,7 +169,7 @@ def _sweep(plan: SweepPlan, results: str, options: dict[str, Any], *, as_json: b
     executor, jobs = join_cluster(options) if uses_cluster(options) else _local_executor(options)
     part = bool(options["only"] or options["seeds"])
     manifest.write(results, plan.board.name, _manifest_entries(plan), jobs, part=part)
-    display = SweepDisplay(quiet=options["quiet"], live=sys.stderr.isatty())
+    display = SweepDisplay(quiet=options["quiet"], live=is_live())
     display.on_start(plan.board.title, plan.counts(), len(missing))
     try:
         with display:

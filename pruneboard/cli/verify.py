@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for verified.json, from which `compare` makes badges.  [default: leaderboard/ in the first DIR]",
+    help="Folder for verified.json, from which your own `compare` makes badges.  "
+    "[default: leaderboard/ in the first DIR]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines.")
 def command(paths: tuple[Path, ...], data_dir: str | None, out: Path | None, *, no_data: bool, as_json: bool) -> None:
@@ -55,10 +56,17 @@ def command(paths: tuple[Path, ...], data_dir: str | None, out: Path | None, *, 
         summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
         click.echo(f"{len(findings)} run{'s' * (len(findings) != 1)}: {summary}")
     verdicts.write(findings, target)
+    if verdicts.user_key() is None:
+        click.echo(f"these verdicts cannot be marked as yours: {_no_key(verdicts.key_path())}", err=True)
     if counts["disputed"]:
         raise ConformanceError(
             f"{counts['disputed']} of {len(findings)} runs disputed; the failed checks are listed above"
         )
+
+
+def _no_key(path: Path | None) -> str:
+    reason = f"{path} cannot be written or is damaged" if path else "you have no home folder"
+    return f"{reason}, so `compare` shows them as claimed; set XDG_STATE_HOME to a folder of yours, and verify again"
 
 
 def _print(finding: RunVerification) -> None:

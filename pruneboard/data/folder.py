@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +19,7 @@ from pruneboard.data.images import RGB, UPRIGHT, channel_statistics, check_heade
 from pruneboard.data.listing import TEST_FOLDERS, Listing, Tree, read_tree
 from pruneboard.data.splits import Files, Pixels, Source, Split, limit_notes
 from pruneboard.errors import DataError
+from pruneboard.processes import phases
 
 SMALL_IMAGE = 64
 """Largest side of images that are decoded into memory, in pixels."""
@@ -156,7 +156,11 @@ def _in_threads(work: Callable[[int, Path], _T], paths: list[Path]) -> list[_T]:
     # A task takes many files, because a million pending tasks would need gigabytes.
     tasks = [range(start, min(start + _TASK, len(paths))) for start in range(0, len(paths), _TASK)]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(chain.from_iterable(pool.map(work_on, tasks)))
+        done = []
+        for task, found in zip(tasks, pool.map(work_on, tasks), strict=True):
+            done += found
+            phases.report("reading the images: file", task.stop, len(paths))
+        return done
 
 
 def _read(path: Path) -> bytes:

@@ -12,6 +12,7 @@ from pruneboard.data.folder import read_folder, read_imagenet
 from pruneboard.data.images import fingerprint
 from pruneboard.data.splits import Dataset, Source, hold_out
 from pruneboard.errors import UnknownNameError
+from pruneboard.processes import phases
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,20 @@ def _open(query: _Query, val_fraction: float, split_seed: int) -> Dataset:
     if _override is not None:
         return _override
     if _cache is None:
-        return _divide(query, _READERS[query.name](query), val_fraction, split_seed)
+        return _divide(query, _read(query), val_fraction, split_seed)
     if query not in _cache:
         _cache.clear()
-        _cache[query] = (_READERS[query.name](query), {})
+        _cache[query] = (_read(query), {})
     source, splits = _cache[query]
     split_key = (val_fraction, split_seed)
     if split_key not in splits:
         splits[split_key] = _divide(query, source, val_fraction, split_seed)
     return splits[split_key]
+
+
+def _read(query: _Query) -> Source:
+    phases.report("reading the images")
+    return _READERS[query.name](query)
 
 
 def _divide(query: _Query, source: Source, val_fraction: float, split_seed: int) -> Dataset:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from pruneboard import models
-from pruneboard.data import calibration_batches
 from pruneboard.draws import key
 from pruneboard.experiment.prepare import Job
 from pruneboard.training import gates
-from pruneboard.training.evaluate import reestimate_statistics
+from pruneboard.training.loop import recalibrate
 from pruneboard.training.state import InitialNetwork, Training
 
 
@@ -33,7 +32,7 @@ def apply(job: Job, run: Training) -> None:
         run.initial = _redraw_weights(job, run)
     run.state.best_validation = {}  # it belongs to the network before the ablation
     run.layers = gates.replace_gates(run.engine.model, run.layers, masks)
-    reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan))
+    recalibrate(run)
 
 
 def shuffle_masks(masks: Sequence[Tensor], seed: int) -> list[Tensor]:

@@ -50,7 +50,7 @@ class RunIdentity:
             "track": self.track,
             "method": {**self._method, "traits": dataclasses.asdict(self.traits)},
             "model": self._model,
-            "data": {**self._data, **self._left_out},
+            "data": {**self._data, **self._left_out, "majority": majority_share(self.dataset)},
             "recipe": {"name": self.recipe.name, **self._training},
             "seed": self.spec.seed,
             "seeds": dict(self.seeds),
@@ -135,6 +135,11 @@ class RunIdentity:
     def _left_out(self) -> Block:
         """Return the field about files beside the images, for data sets that have some; it decides no result."""
         return {"left_out": dict(self.dataset.left_out)} if self.dataset.left_out else {}
+
+
+def majority_share(dataset: Dataset) -> float:
+    """Return the share of the test images that are in the most frequent class: the top-1 of a constant answer."""
+    return int(torch.bincount(dataset.test.labels).max()) / len(dataset.test)
 
 
 def init_identity(init: str) -> str:

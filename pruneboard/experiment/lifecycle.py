@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +19,13 @@ import torch
 
 from pruneboard.data import Dataset
 from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError, StoreError
-from pruneboard.experiment import ablation, listeners, outcome, start
+from pruneboard.experiment import ablation, listeners, outcome, rescue, start
 from pruneboard.experiment.listeners import NullListener, Recorder, log_to_file, logger
 from pruneboard.experiment.prepare import Job, gpu_of, open_data, pick_device, prepare, wants_cuda
 from pruneboard.models import build_model
-from pruneboard.processes import memory, rendezvous
+from pruneboard.processes import guardian, memory, phases, rendezvous
 from pruneboard.processes.launch import launch
+from pruneboard.processes.process_exit import exit_raises
 from pruneboard.processes.world import World
 from pruneboard.records import provenance, runfolder, store
 from pruneboard.spec import RunSpec
@@ -44,27 +46,45 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
         InterruptedRunError: stopped by SIGTERM or by a lost process.
     """
     world = World.current()
-    with rendezvous.shared_run(world, cuda=wants_cuda(spec)):
-        job, dataset = prepare(spec)
+    reported = phases.reported_to((listener or NullListener()).on_phase)
+    with reported, rendezvous.shared_run(world, cuda=wants_cuda(spec)):
+        with exit_raises():
+            job, dataset = prepare(spec)
         if world.is_main:
             listeners.say(dataset.notes)
         rendezvous.check_same_run(job.hash, gpu_of(spec))
         # Only rank 0 reads the results folder: hosts need not share a file system.
         finished = rendezvous.broadcast_from_main(lambda: None if spec.force else store.finished(job.folder, job.hash))
         if finished is None and job.init == "pretrained":
-            build_model(
-                job.plan, init=job.init, seed=0
-            )  # a failed download or unusable weights: nothing is written yet
+            phases.report("loading the pretrained weights")
+            # A failed download or unusable weights: nothing is written yet.
+            build_model(job.plan, init=job.init, seed=0)
         return finished or _train_and_store(job, listener or NullListener(), world, dataset)
 
 
 def _train_and_store(job: Job, listener: Listener, world: World, dataset: Dataset) -> dict[str, Any]:
-    with _locked_folder(job, world), _failures_recorded(job, world):
-        record = launch(execute_safely, (job, listener), job.spec.procs, world, dataset)
+    if job.spec.procs > 1:
+        listener.on_phase(f"starting {job.spec.procs} processes")
+    with _locked_folder(job, world), _failures_recorded(job, world), _loss_recorded(job, world):
+        record = launch(execute_safely, (job, listener), job.spec.procs, world, dataset, started=listener.on_end)
         if world.is_main:
-            store.put(job.folder, record)
+            _store_finished(job, record)
             runfolder.drop_checkpoints(job.folder)
     return record
+
+
+def _store_finished(job: Job, record: dict[str, Any]) -> None:
+    """Write the record of a finished run; if that is not possible, save the run elsewhere and raise an error."""
+
+    def copy(folder: Path) -> None:
+        store.put(folder, record)
+        for name in (store.WEIGHTS, store.MASK):
+            shutil.copyfile(job.folder / name, folder / name)
+
+    try:
+        store.put(job.folder, record)
+    except StoreError as error:
+        raise rescue.save_elsewhere(job, error, copy) or error from None
 
 
 def execute(job: Job, listener: Listener, dataset: Dataset | None = None) -> dict[str, Any]:
@@ -104,8 +124,12 @@ def execute_safely(job: Job, listener: Listener, dataset: Dataset | None = None)
     world = World.current()
     observer = Recorder(job.folder, listener, job.spec.tensorboard) if world.is_main else NullListener()
     log = job.folder / ("log.txt" if world.is_main else f"log.rank{world.rank}.txt")
-    with log_to_file(log, logging.INFO if world.is_main else logging.ERROR), _errors_converted(log):
-        return execute(job, observer, dataset)
+    with log_to_file(log, logging.INFO if world.is_main else logging.ERROR), _errors_converted(log), exit_raises():
+        try:
+            with phases.reported_to(observer.on_phase):
+                return execute(job, observer, dataset)
+        finally:
+            observer.on_end()
 
 
 @contextmanager
@@ -125,7 +149,9 @@ def _errors_converted(log: Path) -> Iterator[None]:
         logger.exception("the run failed")
         full = "the disk is full: " if error.errno == errno.ENOSPC else ""
         raise RunError(f"{full}{_first_line(error)}") from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also SystemExit: whatever ends a method early is a failed run
         if memory.is_out_of_memory(error):
             logger.exception("out of memory")
             raise OutOfMemoryError(
@@ -166,6 +192,26 @@ def _failures_recorded(job: Job, world: World) -> Iterator[None]:
     except RunError as error:
         error.record = _store_unfinished(job, world, started, error.status, type(error).__name__, str(error))
         raise
+    except PruneboardError as error:
+        # After the attempt began, also a record that the store refuses is a failed run: a method can make it invalid.
+        failed = RunError(str(error))
+        failed.record = _store_unfinished(job, world, started, failed.status, type(error).__name__, str(error))
+        raise failed from error
+
+
+@contextmanager
+def _loss_recorded(job: Job, world: World) -> Iterator[None]:
+    """During the block, give the process that watches this one the record to store if this one is lost."""
+    if not (world.is_main and guardian.is_watched()):
+        yield
+        return
+    message = "the process of the run was lost"
+    record = outcome.unfinished_record(job, provenance.now(), RunError.status, "LostProcess", message)
+    guardian.note("attempt", folder=str(job.folder), record=record)
+    try:
+        yield
+    finally:
+        guardian.note("attempt over")
 
 
 def record_lost_run(spec: RunSpec, message: str) -> dict[str, Any]:
@@ -182,5 +228,6 @@ def _store_unfinished(job: Job, world: World, started: str, status: str, kind: s
         try:
             store.put(job.folder, record)
         except StoreError as error:
-            raise RunError(f"{message}; the record of this failure could not be written either: {error}") from None
+            also = "" if str(error) in message else f"; the record of this failure could not be written either: {error}"
+            raise RunError(f"{message}{also}") from None
     return record

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pruneboard.errors import StoreError
 from pruneboard.records import runfolder
 from pruneboard.training.state import Listener
 
@@ -39,13 +41,16 @@ def notes_to(handler: logging.Handler) -> Iterator[None]:
 class NullListener:
     """A listener that ignores everything."""
 
-    def on_step(self, step: int, total: int, loss: float) -> None:
+    def on_step(self, step: int, total: int, loss: float | None) -> None:
         """Ignore it."""
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
         """Ignore it."""
 
-    def on_phase(self, message: str) -> None:
+    def on_phase(self, message: str, done: int = 0, total: int = 0) -> None:
+        """Ignore it."""
+
+    def on_end(self) -> None:
         """Ignore it."""
 
 
@@ -56,23 +61,39 @@ class Recorder:
     folder: Path
     listener: Listener
     tensorboard: bool = False
+    steps: int = 0
+    """Number of steps of the whole training; 0 before the first report."""
 
-    def on_step(self, step: int, total: int, loss: float) -> None:
+    def on_step(self, step: int, total: int, loss: float | None) -> None:
         """Forward the call."""
+        self.steps = total
         self.listener.on_step(step, total, loss)
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
-        """Append the epoch to `metrics.jsonl`, then forward the call."""
-        runfolder.append_metrics(self.folder, row)
+        """Append the epoch to `metrics.jsonl`, then forward the call.
+
+        A line of the last epoch that cannot be written is only said: the trained network is worth more.
+        """
+        try:
+            runfolder.append_metrics(self.folder, row)
+        except StoreError as error:
+            if row["step"] < self.steps:
+                raise
+            say([f"{error}: the metrics of the last epoch are missing there"])
         logger.info("epoch %s: validation top-1 %.4f", row["epoch"], row["validation"]["top1"])
         if self.tensorboard:
             _write_events(self.folder / "tensorboard", row)
         self.listener.on_epoch(row)
 
-    def on_phase(self, message: str) -> None:
-        """Log the message and forward the call."""
-        logger.info(message)
-        self.listener.on_phase(message)
+    def on_phase(self, message: str, done: int = 0, total: int = 0) -> None:
+        """Log the message, unless it counts something, and forward the call."""
+        if not done:
+            logger.info(message)
+        self.listener.on_phase(message, done, total)
+
+    def on_end(self) -> None:
+        """Forward the call."""
+        self.listener.on_end()
 
 
 def _write_events(folder: Path, row: Mapping[str, Any]) -> None:
@@ -90,13 +111,24 @@ def _write_events(folder: Path, row: Mapping[str, Any]) -> None:
 class _LogFile(logging.FileHandler):
     """A log file that is created by its first line, and only where the run's folder exists.
 
-    Only rank 0 creates the folder, and other hosts may not see it.
+    Only rank 0 creates the folder, and other hosts may not see it. A line that cannot be written ends no run.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line if the folder exists."""
-        if Path(self.baseFilename).parent.is_dir():
-            super().emit(record)
+        with suppress(OSError):  # of opening the file
+            if Path(self.baseFilename).parent.is_dir():
+                super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is that of logging
+        """Ignore a file that cannot be written."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file, also if its last lines cannot be written."""
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager

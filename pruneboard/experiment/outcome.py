@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from pruneboard import models, scores
 from pruneboard.data import order_sha256
-from pruneboard.errors import AuditError, DivergedError
-from pruneboard.experiment import audit
+from pruneboard.errors import AuditError, DivergedError, RunError, StoreError
+from pruneboard.experiment import audit, rescue
 from pruneboard.experiment.audit import LayerCount
 from pruneboard.experiment.prepare import Job
 from pruneboard.models import cost
 from pruneboard.models.cost import AliveCounts, LayerCost, Usage
-from pruneboard.processes import memory
+from pruneboard.processes import memory, phases
 from pruneboard.records import mask_file, provenance, store
 from pruneboard.records import schema as records
 from pruneboard.records.mask_file import PackedMask
@@ -38,6 +38,10 @@ def finished_record(job: Job, run: Training) -> dict[str, Any]:
     """Fold, audit and evaluate the trained network, and return the record of the finished run.
 
     The test split is evaluated here and nowhere else, once. Rank 0 also saves the folded weights and the masks.
+
+    Raises:
+        RunError: the network breaks a rule, or the folder of the run can no longer be written; then the run is saved
+            elsewhere, if that is possible.
     """
     run.listener.on_phase("evaluating the folded model on the test split")
 
@@ -54,18 +58,19 @@ def finished_record(job: Job, run: Training) -> dict[str, Any]:
     plain = models.build_model(job.plan, init="random", seed=0)
     plain.load_state_dict(state)
     plain = plain.to(run.engine.device).eval()
-    test, validation = (evaluate_split(run, plain, split) for split in (run.dataset.test, run.dataset.validation))
+    test = evaluate_split(run, plain, run.dataset.test, "test images")
+    validation = evaluate_split(run, plain, run.dataset.validation, "validation images")
     if not math.isfinite(test.loss + validation.loss):
         raise DivergedError("the folded model's loss is not a finite number: lower the learning rate (--lr)")
     masks = [mask_file.pack(layer.name, layer.gate.kept(layer.dense.detach()).cpu().numpy()) for layer in run.layers]
-    if run.engine.rank == 0:
-        _save_artifacts(job, state, masks)
+    phases.report("saving the network and counting its cost")
+    refused = _save_artifacts(job.folder, job, state, masks) if run.engine.rank == 0 else None
     resources = _resources_used(run)  # read now: what follows analyses the network and is not part of the run
 
     usage = cost.usage(plain, run.dataset.image_size)
     layers = _layer_costs(counts, usage, plain)
     parameters = sum(p.numel() for p in plain.parameters())
-    return {
+    record = {
         **job.base_record,
         "status": "done",
         "error": None,
@@ -96,6 +101,9 @@ def finished_record(job: Job, run: Training) -> dict[str, Any]:
             "attempts": run.state.attempts,
         },
     }
+    if refused is not None:
+        raise _rescued(job, record, state, masks, refused)
+    return record
 
 
 def unfinished_record(job: Job, started: str, status: str, kind: str, message: str) -> dict[str, Any]:
@@ -158,10 +166,33 @@ def _check_ranks_agree(run: Training, state: Mapping[str, Tensor]) -> None:
         raise AuditError(f"tensor {name} of the folded model differs between processes")
 
 
-def _save_artifacts(job: Job, state: Mapping[str, Tensor], masks: Sequence[PackedMask]) -> None:
-    # Only one metadata key: safetensors writes several in no fixed order, and equal networks must give equal files.
-    store.write_atomic(job.folder / store.WEIGHTS, save(dict(state), {"load_as": job.plan.load_as}))
-    store.write_atomic(job.folder / store.MASK, mask_file.dumps(masks))
+def _save_artifacts(
+    folder: Path, job: Job, state: Mapping[str, Tensor], masks: Sequence[PackedMask]
+) -> StoreError | None:
+    """Save the network and its masks; return the error if `folder` cannot be written."""
+    try:
+        # Only one metadata key: safetensors writes several in no fixed order, and equal networks must give equal files.
+        store.write_atomic(folder / store.WEIGHTS, save(dict(state), {"load_as": job.plan.load_as}))
+        store.write_atomic(folder / store.MASK, mask_file.dumps(masks))
+    except StoreError as error:
+        return error
+    return None
+
+
+def _rescued(
+    job: Job, record: dict[str, Any], state: Mapping[str, Tensor], masks: Sequence[PackedMask], problem: StoreError
+) -> RunError:
+    """Save a finished run outside its results folder, and return the error that says where."""
+
+    def write(folder: Path) -> None:
+        refused = _save_artifacts(folder, job, state, masks)
+        if refused is not None:
+            raise refused
+        store.put(folder, record)
+
+    return rescue.save_elsewhere(job, problem, write) or RunError(
+        f"{problem}; the trained network could not be saved in another folder either"
+    )
 
 
 def _image_order(run: Training) -> dict[str, str]:

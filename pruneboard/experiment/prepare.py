@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from pruneboard.processes.world import World
 from pruneboard.records import store
 from pruneboard.spec import SUPERMASK_INITS, Recipe, RunSpec, default_recipe, load_recipe, resolve_init
 from pruneboard.training import compiling
+from pruneboard.training.state import Budget, plan_budget
 
 SEEDS = ("init", "split", "order", "augmentation", "pruner")
 
@@ -56,6 +59,7 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     Raises:
         UsageError: something does not exist, does not fit together, or cannot be read or written.
     """
+    spec = spec.with_absolute_paths()
     info = registry.find(spec.method)
     pruner = registry.build(info, spec.sparsity, spec.options)
     track = choose_track(pruner, spec)
@@ -74,6 +78,7 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     check_initial_weights(spec, init, plan, dataset)
     check_world(spec, recipe, plan)
     traits = effective_traits(pruner, track, info)
+    check_schedule(spec, recipe, traits, plan_budget(recipe, dataset, traits.harden_at), track)
     check_split_batch(spec, traits, micro_batch(recipe, plan, max(spec.procs, World.current().size)))
     record = RunIdentity(spec, track, recipe, info, pruner, traits, init, seeds, dataset, plan).blocks()
     folder = store.run_folder(
@@ -166,15 +171,63 @@ def effective_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo)
     """Return the traits that the harness acts on: `control` is honored only for pruneboard's own distribution.
 
     Raises:
-        PluginError: the search ends early on the supermask track, where no weight is left to fine-tune.
+        PluginError: `harden_at` is no fraction, or the search ends early on the supermask track, where no weight is
+            left to fine-tune.
     """
-    traits = pruner.traits(track)  # type: ignore[arg-type]
+    try:
+        traits = pruner.traits(track)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PluginError(f"method {info.origin} failed in traits: {type(error).__name__}: {error}") from error
+    if not isinstance(traits.harden_at, (int, float)) or not 0 <= traits.harden_at <= 1:
+        raise PluginError(f"method {info.origin} declares harden_at={traits.harden_at!r}: it is a fraction in [0, 1]")
     if track == "supermask" and traits.harden_at not in (0, 1):
         raise PluginError(
             f"method {info.origin} declares harden_at={traits.harden_at} on the supermask track, where nothing is "
             "fine-tuned: it must be 1, or 0 for a mask that is drawn and never learned"
         )
     return traits if info.distribution == "pruneboard" else dataclasses.replace(traits, control=None)
+
+
+def check_schedule(spec: RunSpec, recipe: Recipe, traits: Traits, budget: Budget, track: str) -> None:
+    """Refuse a budget in which a method's search takes no step, or in which the warm-up does not end before the search.
+
+    Weights that are pruned while the learning rate still rises have hardly been trained. A method that prunes before
+    the first step has no search: there the warm-up must end before the training does. Without any training, as for a
+    drawn mask of frozen weights, nothing is checked.
+    """
+    share = traits.harden_at
+    if share and not budget.harden_step:
+        raise UsageError(
+            f"the search of method {spec.method!r} takes {share:g} of the budget, which is no step of "
+            f"{budget.total} in all: raise --epochs or lower --batch-size, so that there are {_least_steps(share)} "
+            "steps or more"
+        )
+    end = budget.harden_step or budget.total
+    if budget.warmup < end or (track == "supermask" and not share):
+        return
+    what = f"the search of method {spec.method!r}" if share else "the training"
+    epochs, longest = _least_epochs(budget, share or 1), math.floor(100 * (end - 1) / budget.steps_per_epoch) / 100
+    raise UsageError(
+        f"the warm-up takes {budget.warmup} steps (--warmup-epochs {recipe.warmup_epochs:g}) and must end before "
+        f"{what} does, after {end} of {budget.total} steps: use --epochs {epochs} or more, "
+        f"or --warmup-epochs {longest:g} or less"
+    )
+
+
+def _least_steps(share: float) -> str:
+    """Return the least budget of which the search takes one step, if its first `share` is the search's."""
+    if share < 1e-9:
+        return "a billion"
+    return str(next(steps for steps in itertools.count(int(0.5 / share)) if round(share * steps)))
+
+
+def _least_epochs(budget: Budget, share: float) -> int:
+    """Return the least number of epochs of which the first `share` is longer than the warm-up."""
+    per_epoch = budget.steps_per_epoch
+    first = int(budget.warmup / (share * per_epoch))
+    return next(epochs for epochs in itertools.count(first) if round(share * epochs * per_epoch) > budget.warmup)
 
 
 def check_split_batch(spec: RunSpec, traits: Traits, images: int) -> None:

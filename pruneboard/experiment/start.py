@@ -10,6 +10,7 @@ from torch import nn
 from pruneboard import models, registry
 from pruneboard.data import Dataset
 from pruneboard.experiment.prepare import Job, micro_batch
+from pruneboard.processes import phases
 from pruneboard.processes.world import World
 from pruneboard.records import provenance
 from pruneboard.training.checkpoint import Checkpointer
@@ -27,6 +28,7 @@ def build_from_job(job: Job, dataset: Dataset, device: torch.device, listener: L
         listener: observes the run.
         start_time: start time of this attempt (`time.perf_counter`).
     """
+    phases.report("building the network")
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     # float32 means float32: by default cuDNN's convolutions would round their inputs to the 10 bits of TF32.

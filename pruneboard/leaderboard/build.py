@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pruneboard.leaderboard.model import Board
-from pruneboard.leaderboard.ranking import CONTROLS, build_curves, rank_rows, sort_key
+from pruneboard.leaderboard.ranking import CONTROLS, build_curves, chance_levels, mark_chance, rank_rows, sort_key
 from pruneboard.leaderboard.rows import RowGroup, build_row
-from pruneboard.records.schema import Record, leaves
+from pruneboard.records.schema import Record, content_hash, leaves
 
 _LATE_FIELDS = {"steps", "prunable"}
 """Fields of a board that a run knows only after it has opened its data and built its network."""
+
+_MISSING_FIELDS = ({"steps"}, {"prunable"}, _LATE_FIELDS)
+
+MAX_ABSENT = 100
+"""If similar boards differ in more fields than this, a board's differences do not include fields that it lacks."""
 
 BoardKey = tuple[str, str, str, str]
 """Data set, model, track, fingerprint."""
@@ -34,10 +39,8 @@ def build_boards(
     for record in records:
         groups[_board_key(record)].append(record)
     _assign_early_failures(groups)
-    siblings: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
-    for key, members in groups.items():
-        siblings[key[:3]].append(dict(leaves(_fields(members[0]))))
-    return [_board(key, groups[key], siblings[key[:3]], superseded or {}, disputed) for key in sorted(groups)]
+    differs = _differences({key: dict(leaves(_fields(members[0]))) for key, members in groups.items()})
+    return [_board(key, groups[key], differs[key], superseded or {}, disputed) for key in sorted(groups)]
 
 
 def _board_key(record: Record) -> BoardKey:
@@ -56,34 +59,61 @@ def _assign_early_failures(groups: dict[BoardKey, list[Record]]) -> None:
     """
     fields = {key: _fields(members[0]) for key, members in groups.items()}
     complete = sorted(key for key in groups if fields[key].keys() >= _LATE_FIELDS)
+    # Every complete board under each set of fields that an early failure can have, so that one look-up finds it.
+    first: dict[tuple[tuple[str, str, str], str], BoardKey] = {}
+    for key in complete:
+        for missing in _MISSING_FIELDS:
+            known = {name: value for name, value in fields[key].items() if name not in missing}
+            first.setdefault((key[:3], content_hash(known)), key)
     for key in sorted(groups.keys() - set(complete)):
-        known = fields[key]
-        matching = [other for other in complete if other[:3] == key[:3] and _agree(known, fields[other])]
-        if matching and all(run["status"] != "done" for run in groups[key]):
-            groups[matching[0]] += groups.pop(key)
+        match = first.get((key[:3], content_hash(fields[key])))
+        if match is not None and all(run["status"] != "done" for run in groups[key]):
+            groups[match] += groups.pop(key)
 
 
-def _agree(known: Mapping[str, Any], complete: Mapping[str, Any]) -> bool:
-    return known == {name: value for name, value in complete.items() if name in known or name not in _LATE_FIELDS}
+def _differences(fields: Mapping[BoardKey, Mapping[str, Any]]) -> dict[BoardKey, dict[str, Any]]:
+    """Return key -> the fields of a board that differ between the boards of its data set, model and track.
+
+    Fields that the board lacks are included, as None, unless the boards differ in more than `MAX_ABSENT` fields.
+
+    Args:
+        fields: key -> dotted path -> value, of all boards.
+    """
+    siblings: dict[tuple[str, str, str], list[BoardKey]] = defaultdict(list)
+    for key in fields:
+        siblings[key[:3]].append(key)
+    found: dict[BoardKey, dict[str, Any]] = {}
+    for keys in siblings.values():
+        paths = _differing_paths([fields[key] for key in keys])
+        few = sorted(paths) if len(paths) <= MAX_ABSENT else None
+        for key in keys:
+            own = fields[key]
+            found[key] = {path: own.get(path) for path in few or sorted(paths & own.keys())}
+    return found
 
 
-def _differences(own: Mapping[str, Any], siblings: list[dict[str, Any]]) -> dict[str, Any]:
-    paths = sorted({path for other in siblings for path in other})
-    absent = object()
-    return {p: own.get(p) for p in paths if any(other.get(p, absent) != own.get(p, absent) for other in siblings)}
+def _differing_paths(boards: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the paths that some of the boards lack or in which they have different values."""
+    counts = Counter(path for board in boards for path in board)
+    first: dict[str, Any] = {}
+    differing = {path for path, count in counts.items() if count < len(boards)}
+    for board in boards:
+        differing |= {path for path, value in board.items() if first.setdefault(path, value) != value}
+    return differing
 
 
 def _board(
     key: BoardKey,
     members: list[Record],
-    siblings: list[dict[str, Any]],
+    differs: dict[str, Any],
     superseded: Mapping[str, int],
     disputed: Collection[str],
 ) -> Board:
     fields = _fields(members[0])
     groups = _groups(members, superseded, disputed)
     dense = max((g for g in groups if g.control == "dense" and g.done), key=lambda g: len(g.done), default=None)
-    rows = {id(group): build_row(group, dense.done if dense else {}) for group in groups}
+    levels = chance_levels([run for group in groups for run in group.done.values()])
+    rows = {id(group): mark_chance(build_row(group, dense.done if dense else {}), levels) for group in groups}
     control = rows[id(dense)] if dense else None
     found = tuple(sorted(rank_rows(list(rows.values())), key=lambda row: (row is not control, *sort_key(row))))
     points = tuple(sorted({row.target for row in found if row.target is not None and not row.off_target}))
@@ -93,12 +123,13 @@ def _board(
         track=key[2],
         fingerprint=key[3],
         fields=fields,
-        differs=_differences(dict(leaves(fields)), siblings),
+        differs=differs,
         dense=control,
         points=points,
         rows=found,
         curves=build_curves(found, points, control),
         missing_controls=_missing_controls(key[2], groups),
+        chance_levels=levels,
     )
 
 
@@ -140,4 +171,5 @@ def _row_key(record: Record) -> str:
     method = record["method"]
     target = record["sparsity"]["target"]
     identity = [method.get(key) for key in ("name", "distribution", "version", "options", "ablation")]
-    return json.dumps([*identity, None if target is None else float(target)], sort_keys=True)
+    # Adding 0.0 turns -0.0 into 0.0: they are the same sparsity.
+    return json.dumps([*identity, None if target is None else float(target) + 0.0], sort_keys=True)

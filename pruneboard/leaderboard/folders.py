@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,8 @@ FOLDER = "leaderboard"
 
 SHOWN_RUNS = 500
 """Number of runs whose complete record is part of the page."""
+
+_BEST_FIRST = ("certified", "spot-checked", "record-only", verdicts.CLAIMED, "disputed")
 
 
 def default_output(paths: Sequence[Path]) -> Path:
@@ -48,12 +50,13 @@ def load(paths: Iterable[str | Path], *, published: Iterable[Published] = (), ou
         paths: results folders, run folders, or `run.json` files.
         published: numbers from the literature, to draw on the boards with the same data set, network and track.
         out: folder to which the leaderboard will be written. Records in it are ignored; verdicts that
-            `pruneboard verify` wrote to it are used.
+            this user's `pruneboard verify` wrote to it are used.
 
     Raises:
         NotFoundError: a path does not exist or contains no record.
     """
     folders = [Path(path) for path in paths]
+    roots = set(folders)
     found = store.scan(folders, without=out)
     superseded = {record["hash"]: found.superseded.get(path.parent, 0) for path, record in found.records}
     known = _read_verdicts(found, out)
@@ -62,12 +65,12 @@ def load(paths: Iterable[str | Path], *, published: Iterable[Published] = (), ou
     return Leaderboard(
         boards=tuple(boards),
         runs=tuple(
-            RunEntry(path=_relative(path, folders), record=record, verdict=known.get(record["hash"]))
+            RunEntry(path=_relative(path, roots), record=record, verdict=known.get(record["hash"]))
             for path, record in _newest(found.records)
         ),
         total=len(found.records),
         standings=leaderboard.build_standings(boards),
-        problems=tuple((_relative(path, folders), reason) for path, reason in found.problems),
+        problems=tuple((_relative(path, roots), reason) for path, reason in found.problems),
         verdicts=known,
         published=literature.on_boards(published, boards),
     )
@@ -76,27 +79,28 @@ def load(paths: Iterable[str | Path], *, published: Iterable[Published] = (), ou
 def _read_verdicts(found: Scan, out: Path | None) -> dict[str, str]:
     """Return content hash -> verdict of every record whose file is unchanged, byte for byte, since it was verified.
 
+    Only this user's own verdicts count. All others, which anybody could have written, are `claimed`, whatever they say.
     If there are several copies of a run, the worst verdict counts.
     """
-    by_file = verdicts.read(store.inside(out / verdicts.FILE, out)) if out else {}
-    worst: dict[str, verdicts.Verdict] = {}
+    by_file = verdicts.read_own(store.inside(out / verdicts.FILE, out)) if out else {}
+    worst: dict[str, str] = {}
     for path, record in found.records if by_file else []:
         with suppress(OSError):  # the file was deleted in the meantime
             verdict = by_file.get(verdicts.file_sha256(path))
             if verdict is not None:
                 run_hash = record["hash"]
-                worst[run_hash] = max(verdict, worst.get(run_hash, verdict), key=verdicts.VERDICTS.index)
-    return dict(worst)
+                worst[run_hash] = max(verdict, worst.get(run_hash, verdict), key=_BEST_FIRST.index)
+    return worst
 
 
 def _newest(records: Iterable[tuple[Path, Record]]) -> list[tuple[Path, Record]]:
     return sorted(records, key=lambda item: (_ended(item[1]), item[1]["hash"]), reverse=True)[:SHOWN_RUNS]
 
 
-def _relative(path: Path, folders: Sequence[Path]) -> str:
+def _relative(path: Path, folders: Collection[Path]) -> str:
     """Return a path starting at the given folder's name, so that the page does not reveal the folders above it."""
-    above = next((folder.parent for folder in folders if path.is_relative_to(folder)), path.parent.parent)
-    return str(path.relative_to(above))
+    given = next((folder for folder in (path, *path.parents) if folder in folders), path.parent)
+    return str(path.relative_to(given.parent))
 
 
 def _ended(record: Record) -> str:

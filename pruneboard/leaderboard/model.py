@@ -94,6 +94,8 @@ class Row:
         rank_low: the better end of the bootstrap interval of the rank.
         rank_high: the worse end.
         leads: whether the interval of the paired difference to the runner-up lies above 0.
+        at_chance: the level of `Board.chance_levels` that the 95 % interval of `top1` does not lie above, or None. Such
+            a row has no rank.
         above_baseline: P(this row > the baseline control) for a common seed, with its interval.
     """
 
@@ -132,6 +134,7 @@ class Row:
     rank_low: int | None = None
     rank_high: int | None = None
     leads: bool = False
+    at_chance: str | None = None
     above_baseline: stats.Interval | None = None
 
     @property
@@ -172,7 +175,7 @@ class Curve:
 
     Attributes:
         rows: rows of the method, in order of increasing sparsity.
-        missing: operating points of the board at which the method has no run.
+        missing: operating points of the board at which the method has no run; the first 100 of them.
         area: mean drop against the dense control over log2 of the compression; None for fewer than two points.
         coverage: fraction of the board's operating points that the method finished.
     """
@@ -193,12 +196,15 @@ class Board:
         track: `prune` or `supermask`.
         fingerprint: 12 hexadecimal digits that identify the board.
         fields: the fields that the fingerprint covers.
-        differs: dotted path -> value of the fields in which boards of the same data, model and track differ.
+        differs: dotted path -> value of the fields in which boards of the same data, model and track differ;
+            None for a field that this board lacks (left out if there are more than 100 such fields in all).
         dense: the dense control, against which drops are measured; the one with most seeds if there are several.
         points: operating points in increasing order: the target sparsities of all rows that are on target.
         rows: the dense control, then all rows by sparsity, then by decreasing top-1.
         curves: one per method with a target sparsity, by increasing area; curves without an area are last.
         missing_controls: required controls without a finished run (`dense`, `floor`, `baseline`).
+        chance_levels: name -> top-1 that needs no training: `chance` (1 / classes) and `majority class` (always
+            answering the most frequent class of the test split), as far as the records contain them.
     """
 
     dataset: str
@@ -212,6 +218,7 @@ class Board:
     rows: tuple[Row, ...]
     curves: tuple[Curve, ...]
     missing_controls: tuple[str, ...]
+    chance_levels: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +228,8 @@ class RunEntry:
     Attributes:
         path: where the record was read, relative to the given folders. Only shown, never opened.
         record: the complete record.
-        verdict: the worst verdict of `pruneboard verify` on any copy of the run; None if it was not verified.
+        verdict: the worst verdict of this user's `pruneboard verify` on any copy of the run, `claimed` if somebody else
+            wrote it; None if the run was not verified.
     """
 
     path: str
@@ -239,7 +247,7 @@ class Leaderboard:
         total: number of records.
         standings: track -> comparison of its methods over several boards.
         problems: (path, reason) of every file that is not a usable record.
-        verdicts: content hash -> verdict of `pruneboard verify`.
+        verdicts: content hash -> verdict, as in `RunEntry`.
         published: fingerprint -> numbers from the literature to draw on that board; never ranked.
     """
 

@@ -1,24 +1,65 @@
-"""Compares the rows of a board: ranks, leaders, P(> baseline) and curves."""
+"""Compares the rows of a board: ranks, leaders, chance, P(> baseline) and curves."""
 
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from pruneboard.leaderboard import stats
 from pruneboard.leaderboard.model import Curve, Row, RowIdentity
+from pruneboard.records.schema import Record, lookup
 
 CONTROLS = {"prune": ("dense", "floor", "baseline"), "supermask": ("floor",)}
 """Track -> the controls that each of its boards should have (`Traits.control`)."""
+
+MAX_MISSING = 100
+"""Limit for the operating points that a curve lists as missing: a board may have thousands of them, and of curves."""
+
+
+def chance_levels(runs: Sequence[Record]) -> dict[str, float]:
+    """Return the accuracies that need no training; see `Board.chance_levels`.
+
+    Args:
+        runs: the finished runs of one board. A level counts if most of them agree on it, so that a single wrong record
+            cannot take the ranks of all others.
+    """
+    levels = {}
+    if classes := _most_common(runs, "data.classes"):
+        levels["chance"] = 1 / classes
+    if majority := _most_common(runs, "data.majority"):
+        levels["majority class"] = majority
+    return levels
+
+
+def _most_common(runs: Sequence[Record], path: str) -> float | None:
+    values = [lookup(run, path) for run in runs]
+    found: float | None = statistics.mode(values) if values else None
+    return found if 2 * values.count(found) > len(values) else None
+
+
+def mark_chance(row: Row, levels: Mapping[str, float]) -> Row:
+    """Return the row with `at_chance`, if its interval contains one of the levels or lies below it.
+
+    A row below the majority class does not know more than one at it: a network that always gives the same answer has
+    the share of any class.
+    """
+    if row.top1 is None or row.top1.low is None:
+        return row
+    low = row.top1.low - 1e-12  # if all seeds agree, the interval is one point, which can equal a level
+    reached = next((name for name, level in levels.items() if low <= level), None)
+    return dataclasses.replace(row, at_chance=reached) if reached else row
 
 
 def rank_rows(rows: list[Row]) -> list[Row]:
     """Return the rows with their ranks by mean top-1 at each operating point, and with P(> baseline).
 
     Equal means share a rank. A row is not ranked if it has a single seed, if it is off target (its operating point is
-    another), if it is an ablation (not a method), or if no other row of its operating point can be ranked.
+    another), if it is an ablation (not a method), if it cannot be told from chance (`mark_chance`), or if no other row
+    of its operating point can be ranked.
     """
     by_point: dict[float, list[Row]] = defaultdict(list)
     for row in rows:
@@ -40,7 +81,9 @@ def _baselines(rows: Sequence[Row]) -> dict[float | None, Row]:
 
 
 def _is_rankable(row: Row) -> bool:
-    return row.n >= 2 and not row.off_target and row.control != "dense" and row.ablation is None
+    return (
+        row.n >= 2 and not row.off_target and row.control != "dense" and row.ablation is None and row.at_chance is None
+    )
 
 
 def _rank_point(rows: Sequence[Row]) -> list[Row]:
@@ -78,18 +121,19 @@ def build_curves(rows: Sequence[Row], points: Sequence[float], dense: Row | None
     for row in rows:
         if row.target is not None:
             methods[row.identity].append(row)
-    found = [_curve(own, points, dense) for own in methods.values()]
+    known = frozenset(points)
+    found = [_curve(own, points, known, dense) for own in methods.values()]
     return tuple(sorted(found, key=_by_area))
 
 
-def _curve(rows: Sequence[Row], points: Sequence[float], dense: Row | None) -> Curve:
+def _curve(rows: Sequence[Row], points: Sequence[float], known: frozenset[float], dense: Row | None) -> Curve:
     present = {row.target for row in rows}
     done = [row for row in rows if row.n and not row.off_target]
     drops = {row.target: _drops(row, dense) for row in done if row.target is not None}
     return Curve(
         rows=tuple(sorted(rows, key=lambda row: row.target or 0.0)),
-        missing=tuple(point for point in points if point not in present),
-        area=stats.area(drops, points).interval,
+        missing=tuple(islice((point for point in points if point not in present), MAX_MISSING)),
+        area=stats.area(drops, known).interval,
         coverage=len(done) / len(points) if points else 0.0,
     )
 

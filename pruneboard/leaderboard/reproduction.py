@@ -84,9 +84,9 @@ def compare_records(published: Iterable[Record], repeated: Iterable[Record]) -> 
     """
     theirs, ours = _finished(published), _finished(repeated)
     rows = [
-        _compare_row(board, row, label, theirs, ours)
-        for board in leaderboard.build_boards(theirs.values())
-        for row, label in ((row, short_names(board.rows)[row.identity]) for row in board.rows)
+        _compare_row(board, row, names[row.identity], theirs, ours)
+        for board, names in ((board, short_names(board.rows)) for board in leaderboard.build_boards(theirs.values()))
+        for row in board.rows
         if row.n > 1
     ]
     return Reproduction(tuple(rows))

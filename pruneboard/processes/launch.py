@@ -11,11 +11,12 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
-from pruneboard.errors import InterruptedRunError, PruneboardError
+from pruneboard.errors import InterruptedRunError, PruneboardError, RunError
 from pruneboard.processes import interrupts
 from pruneboard.processes.child import Child, stop
 from pruneboard.processes.failures import Failure, root_cause
@@ -36,7 +37,14 @@ END_SECONDS = 5.0
 """How long processes may take to end after SIGTERM."""
 
 
-def launch(target: Callable[..., R], arguments: tuple[Any, ...], procs: int, world: World, local: Any) -> R:
+def launch(
+    target: Callable[..., R],
+    arguments: tuple[Any, ...],
+    procs: int,
+    world: World,
+    local: Any,
+    started: Callable[[], None],
+) -> R:
     """Run `target(*arguments, local)` here, or `target(*arguments)` in `procs` processes; return rank 0's result.
 
     Args:
@@ -45,17 +53,25 @@ def launch(target: Callable[..., R], arguments: tuple[Any, ...], procs: int, wor
         procs: how many processes to start; with 1 the function runs in this process.
         world: this process's rank; a process that a launcher started never starts others.
         local: an argument that cannot be sent to another process, such as an open data set.
+        started: called when rank 0's process starts to work, if it is another one.
     """
     if procs == 1 or world.size > 1:
         return target(*arguments, local)
-    return cast("R", LocalProcesses(target, arguments, procs).result())
+    return cast("R", LocalProcesses(target, arguments, procs, started).result())
 
 
 class LocalProcesses:
     """Processes of one run on this machine. All end when one fails or when this process ends."""
 
-    def __init__(self, target: Callable[..., Any], arguments: tuple[Any, ...], procs: int) -> None:
-        """Start `procs` processes that call `target(*arguments)`."""
+    def __init__(
+        self,
+        target: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        procs: int,
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start `procs` processes that call `target(*arguments)`; call `started` when rank 0 does so."""
+        self._started = started
         self._children = [Child(_serve, target, arguments, variables) for variables in local_environments(procs)]
 
     def result(self) -> Any:
@@ -90,28 +106,42 @@ class LocalProcesses:
                     child.process.terminate()  # SIGTERM: each process finishes its step, and all save
                 passed_on = True
             for pipe in connection.wait(list(waiting), timeout=POLL_SECONDS):
-                rank = waiting.pop(cast("Connection", pipe))
-                results[rank], failure = self._receive(rank)
+                rank = waiting[cast("Connection", pipe)]
+                message = self._receive(rank)
+                if message is None:
+                    continue
+                del waiting[cast("Connection", pipe)]
+                results[rank], failure = message
                 failures += [failure] if failure else []
             if failures:
                 first_failure = min(first_failure, time.monotonic())
                 patience = NOTICED_SECONDS if all(failure.only_noticed for failure in failures) else GRACE_SECONDS
         return results, failures
 
-    def _receive(self, rank: int) -> tuple[Any, Failure | None]:
-        """Return a process's result or its failure; the pipe of a killed process is closed without a message."""
+    def _receive(self, rank: int) -> tuple[Any, Failure | None] | None:
+        """Return a process's result or its failure, or None if it has only just started to work.
+
+        The pipe of a killed process is closed without a message.
+        """
         child = self._children[rank]
         try:
-            return cast("tuple[Any, Failure | None]", child.pipe.recv())
+            message = cast("tuple[Any, Failure | None] | None", child.pipe.recv())
         except (EOFError, OSError):
-            message = f"process {rank} was lost (exit code {child.exit_code()}): run the same command again"
-            return None, Failure(rank, InterruptedRunError.__name__, message)
+            code = child.exit_code()
+            if code is not None and code >= 0:  # not by a signal: its own program ended it
+                return None, Failure(rank, RunError.__name__, f"process {rank} ended by itself with exit code {code}")
+            reason = f"process {rank} was lost (exit code {code}): run the same command again"
+            return None, Failure(rank, InterruptedRunError.__name__, reason)
+        if message is None and rank == 0:
+            self._started()
+        return message
 
 
 def _serve(
     pipe: Connection, target: Callable[..., Any], arguments: tuple[Any, ...], variables: dict[str, str]
 ) -> tuple[Any, Failure | None]:
-    del pipe  # the returned value is the only message
+    with suppress(OSError):  # the process that started this one is ending it
+        pipe.send(None)  # it has imported what it needs, and starts to work
     os.environ.update(variables)
     try:
         from pruneboard.processes import rendezvous

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from typing import Any, TextIO
 
@@ -32,7 +33,7 @@ class SurvivingFile(io.FileIO):
         """Write `data`, or discard it; the first error on standard output is reported on standard error."""
         if not self._ended:
             try:
-                return super().write(data)
+                self._write_all(data)
             except BrokenPipeError:
                 self._ended = True
             except OSError as error:
@@ -40,6 +41,15 @@ class SurvivingFile(io.FileIO):
                 if self.fileno() == STDOUT:
                     _report(error)
         return memoryview(data).nbytes
+
+    def _write_all(self, data: bytes) -> None:
+        """Write all of `data`: without a buffer, as with `python -u`, nothing would write the rest."""
+        rest = memoryview(data)
+        while rest:
+            written = super().write(rest)
+            if written is None:  # a non-blocking pipe whose reader is slow
+                select.select([], [self], [])
+            rest = rest[written or 0 :]
 
 
 def _report(error: OSError) -> None:
@@ -72,13 +82,21 @@ def _reopen_closed_descriptors() -> None:
 
 
 def _surviving(descriptor: int, stream: TextIO | None) -> TextIO:
-    """Return a stream to `descriptor` with the encoding and buffering of `stream`, which is None if it was closed."""
+    """Return a stream to `descriptor` with the encoding and buffering of `stream`, which is None if it was closed.
+
+    What the encoding lacks is written as an escape sequence, such as the é of a folder's name in ASCII.
+    """
     before = stream if isinstance(stream, io.TextIOWrapper) else None
     file: Any = SurvivingFile(descriptor)
     return io.TextIOWrapper(
         file if before and before.write_through else io.BufferedWriter(file),
         encoding=before.encoding if before else "utf-8",
-        errors=before.errors if before else "backslashreplace",
+        errors="surrogateescape" if before and _keeps_bytes(before) else "backslashreplace",
         line_buffering=before.line_buffering if before else True,
         write_through=before.write_through if before else False,
     )
+
+
+def _keeps_bytes(stream: TextIO) -> bool:
+    """Return whether names of files that are not text are written byte for byte, as Python does in the C locale."""
+    return stream.errors == "surrogateescape" and stream.encoding.lower().replace("-", "") == "utf8"

@@ -20,7 +20,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruneboard.errors import StoreError
-from pruneboard.spec import ABLATIONS
+from pruneboard.spec import (
+    ABLATIONS,
+    DISTRIBUTION_NAME,
+    DISTRIBUTION_NAME_NOUN,
+    METHOD_NAME,
+    METHOD_NAME_NOUN,
+)
 
 SCHEMA = 1
 """Version of the record's layout; records of other versions are rejected."""
@@ -76,6 +82,11 @@ def _one_of(*names: str, nullable: bool = False) -> FieldType:
     return FieldType(f"one of {', '.join(names)}", lambda v: isinstance(v, str) and v in names, nullable)
 
 
+def _matching(pattern: re.Pattern[str], noun: str) -> FieldType:
+    text = f"1 to 256 of {noun}"
+    return FieldType(text, lambda v: isinstance(v, str) and len(v) <= 256 and bool(pattern.fullmatch(v)))
+
+
 def _is_error(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("kind", "message"))
 
@@ -126,8 +137,8 @@ FIELDS: dict[str, FieldType] = {
     "board": _TABLE,
     "board.fingerprint": _hex(12),
     "method": _TABLE,
-    "method.name": _NAME,
-    "method.distribution": _NAME,
+    "method.name": _matching(METHOD_NAME, METHOD_NAME_NOUN),
+    "method.distribution": _matching(DISTRIBUTION_NAME, DISTRIBUTION_NAME_NOUN),
     "method.version": _NAME,
     "method.options": _TABLE,
     "method.ablation": _one_of(*ABLATIONS, nullable=True),
@@ -151,6 +162,7 @@ FIELDS: dict[str, FieldType] = {
     "data": _TABLE,
     "data.name": _NAME,
     "data.classes": _POSITIVE,
+    "data.majority": _FRACTION,
     "data.train": _COUNT,
     "data.validation": _COUNT,
     "data.test": _COUNT,

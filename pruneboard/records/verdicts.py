@@ -1,14 +1,22 @@
 """The results of verifying runs, and `verified.json`, the file that a leaderboard reads them from. Imports no torch.
 
 The file identifies a record by the SHA-256 of its `run.json`, so a verdict applies only to the bytes that were
-verified. It contains no dates and no paths: equal results give equal bytes.
+verified. It contains no dates and no paths: equal results of one user give equal bytes.
+
+Anybody can write such a file. Therefore `write` adds a seal to each run, a keyed hash (HMAC-SHA256) of the record's
+hash and the verdict. The key is random, one per user, and lies outside all results folders (`key_path`). `read_own`
+accepts only verdicts with the seal of this user; all others are `CLAIMED`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
+import os
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +32,12 @@ LARGEST_FILE = 128 * 2**20
 Verdict = Literal["certified", "spot-checked", "record-only", "disputed"]
 VERDICTS: tuple[Verdict, ...] = ("certified", "spot-checked", "record-only", "disputed")
 """All verdicts, the best first; docs/verify.md defines them."""
+
+CLAIMED = "claimed"
+"""Shown instead of a verdict that this user's `pruneboard verify` did not write."""
+
+KEY = "verification.key"
+_KEY_BYTES = 32
 
 Status = Literal["ok", "failed", "skipped"]
 
@@ -84,11 +98,15 @@ def make_check(name: str, problems: Iterable[str]) -> RunCheck:
     return RunCheck(name, "failed" if found else "ok", "; ".join(found[:SHOWN] + more))
 
 
-def dumps(findings: Iterable[RunVerification]) -> str:
+def dumps(findings: Iterable[RunVerification], key: bytes | None = None) -> str:
     """Return the text of `verified.json`, with the runs in the order of their hashes.
 
     Copies of a `run.json` may have different files next to them, and hence different verdicts. A disputed copy
     counts; otherwise the copy with the best verdict does.
+
+    Args:
+        findings: the results.
+        key: this user's key, with which the runs are sealed; None for no seals.
     """
     best: dict[str, RunVerification] = {}
     for finding in findings:
@@ -96,16 +114,18 @@ def dumps(findings: Iterable[RunVerification]) -> str:
             other = best.get(finding.sha256, finding)
             best[finding.sha256] = min(finding, other, key=_rank)
     runs = [best[sha256].as_dict() for sha256 in sorted(best)]
+    if key is not None:
+        runs = [run | {"seal": _seal(key, run)} for run in runs]
     return json.dumps({"schema": SCHEMA, "runs": runs}, indent=1, sort_keys=True) + "\n"
 
 
 def write(findings: Iterable[RunVerification], folder: Path) -> Path:
-    """Write `verified.json` atomically into `folder`, and return its path.
+    """Write `verified.json` atomically into `folder`, with this user's seals if there is a key, and return its path.
 
     Raises:
         StoreError: the folder cannot be written.
     """
-    return store.write_atomic(folder / FILE, dumps(findings).encode())
+    return store.write_atomic(folder / FILE, dumps(findings, user_key(create=True)).encode())
 
 
 def read(path: Path) -> Mapping[str, Verdict]:
@@ -117,10 +137,70 @@ def read(path: Path) -> Mapping[str, Verdict]:
     Raises:
         StoreError: the file cannot be read, is too large, or is not a `verified.json`.
     """
+    return {run["sha256"]: run["verdict"] for run in _read_runs(path)}
+
+
+def read_own(path: Path) -> Mapping[str, str]:
+    """Read a `verified.json` like `read`, but return `CLAIMED` for every verdict without the seal of this user."""
+    key = user_key()
+    return {run["sha256"]: run["verdict"] if key and _is_sealed(key, run) else CLAIMED for run in _read_runs(path)}
+
+
+def key_path() -> Path | None:
+    """Return the path of this user's key, `verification.key` in `$XDG_STATE_HOME/pruneboard`.
+
+    The default of `$XDG_STATE_HOME` is `~/.local/state`. None if there is neither this variable nor a home folder.
+    Relative paths do not count, because they could lie in a folder from somebody else.
+    """
+    try:
+        home = Path.home() if os.environ.get("HOME") != "" else Path()  # Path.home() would return the root folder
+    except RuntimeError:  # neither $HOME nor an entry for this user
+        home = Path()
+    folders = (Path(os.environ.get("XDG_STATE_HOME", "")), home / ".local" / "state")
+    return next((folder / "pruneboard" / KEY for folder in folders if folder.is_absolute()), None)
+
+
+def user_key(*, create: bool = False) -> bytes | None:
+    """Return this user's key; None if there is none, or if it cannot be read or is damaged.
+
+    Args:
+        create: create the key if it does not exist.
+    """
+    path = key_path()
+    if path is None:
+        return None
+    try:
+        if create and not os.path.lexists(path):
+            _create_key(path)
+        key = store.read_bytes(path, _KEY_BYTES)
+    except OSError:
+        return None
+    return key if len(key) == _KEY_BYTES else None
+
+
+def _create_key(path: Path) -> None:
+    """Write a new key, which only this user can read; if another process was faster, keep its key."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES))
+
+
+def _seal(key: bytes, run: Mapping[str, Any]) -> str:
+    return hmac.new(key, f"{run['sha256']} {run['verdict']}".encode(), hashlib.sha256).hexdigest()
+
+
+def _is_sealed(key: bytes, run: Mapping[str, Any]) -> bool:
+    seal = run.get("seal")
+    return isinstance(seal, str) and hmac.compare_digest(seal.encode("utf-8", "replace"), _seal(key, run).encode())
+
+
+def _read_runs(path: Path) -> list[dict[str, Any]]:
     try:
         data = json.loads(store.read_bytes(path, LARGEST_FILE))
     except (FileNotFoundError, NotADirectoryError):
-        return {}
+        return []
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {why(error)}") from None
     except (ValueError, RecursionError) as error:
@@ -128,7 +208,7 @@ def read(path: Path) -> Mapping[str, Verdict]:
     runs = data.get("runs") if isinstance(data, dict) and data.get("schema") == SCHEMA else None
     if not isinstance(runs, list) or not all(map(_is_run, runs)):
         raise StoreError(f"{path} is not a {FILE} of this version: write it again with `pruneboard verify`")
-    return {run["sha256"]: run["verdict"] for run in runs}
+    return runs
 
 
 def file_sha256(path: Path) -> str:

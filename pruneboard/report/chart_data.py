@@ -35,7 +35,7 @@ def data_sets(board: Board, names: RowNames, published: Sequence[Published] = ()
     """
     rows = [row for row in board.rows if row.target is not None]
     crowded = seeds_left_out(board) > 0
-    return {
+    data = {
         "cells": [
             _cell(row, names[row.identity]) | _dots(row, board.dense, crowded=crowded) for row in rows if row.top1
         ],
@@ -43,6 +43,7 @@ def data_sets(board: Board, names: RowNames, published: Sequence[Published] = ()
         "failures": [_failure(row, names[row.identity]) for row in rows if row.failures],
         "literature": [_literature(entry) for entry in published],
     }
+    return data | _chance(board, data)
 
 
 def limit_rows(board: Board, limit: int) -> Board:
@@ -181,6 +182,36 @@ def _literature(entry: Published) -> dict[str, Any]:
         "source": printable(entry.source, 120),
         "place": printable(entry.place, 80),
         "note": printable(entry.note, 160),
+    }
+
+
+def _chance(board: Board, data: dict[str, Points]) -> dict[str, Points]:
+    """Return the lines of the board's chance levels, and one text for those that are far below all other points.
+
+    The axis includes every line, so a far one would press the curves together.
+    """
+    drawn = [
+        point[key] for points in data.values() for point in points for key in ("low", "top1", "high") if key in point
+    ]
+    drawn += [top1 for cell in data["cells"] for top1 in cell["tops"]]
+    known = [value for value in drawn if value is not None]
+    if not known:
+        return {"levels": [], "below": []}
+    reach = min(known) - (max(known) - min(known)) / 2
+    dense = board.dense.top1.mean if board.dense and board.dense.top1 else None
+    levels = [
+        {
+            "name": name,
+            "top1": _to_percent(level),
+            "drop": None if dense is None else _to_percent(dense - level),
+            "top1_text": percent(level),
+        }
+        for name, level in board.chance_levels.items()
+    ]
+    far = [f"{level['name']} {level['top1_text']} %" for level in levels if level["top1"] < reach]
+    return {
+        "levels": [level for level in levels if level["top1"] >= reach],
+        "below": [{"text": f"below: {', '.join(far)}"}] if far else [],
     }
 
 

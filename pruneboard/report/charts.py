@@ -63,6 +63,7 @@ _ABOUT_LITERATURE = {
     "place": "location",
     "note": "note",
 }
+_ABOUT_LEVEL = {"name": "level", "top1_text": "top-1, %"}
 _ABOUT_FAILURE = {"method": "method", "point": "sparsity", "failed": "failed"}
 
 
@@ -129,7 +130,15 @@ def config(theme: str, font: str = FONT) -> Spec:
 def _trade_off(x: str, y: str) -> Spec:
     import altair as alt
 
-    layers = [*_dense(y), _literature(x, y), *_intervals(x, y), *_curves(x, y), *_marks(x, y), _failures(x)]
+    layers = [
+        *_dense(y),
+        *_chance(y),
+        _literature(x, y),
+        *_intervals(x, y),
+        *_curves(x, y),
+        *_marks(x, y),
+        _failures(x),
+    ]
     return _without_theme(alt.layer(*layers).resolve_scale(shape="shared"))
 
 
@@ -147,6 +156,25 @@ def _dense(y: str) -> list[Any]:
         band.encode(y=alt.Y(f"{low}:Q"), y2=f"{high}:Q"),
         there.mark_rule(color=_GREY, strokeWidth=1.5).encode(y=_y(y), tooltip=_tooltip(_ABOUT_ROW)),
         label.encode(x=alt.value("width"), y=_y(y)),
+    ]
+
+
+def _chance(y: str) -> list[Any]:
+    """Return the lines of chance and of the majority class. The second is never lower, so its label is above."""
+    import altair as alt
+
+    there = _points("levels", y)
+    line = there.mark_rule(color=_GREY, strokeWidth=1.2, strokeDash=[2, 3])
+    text: Spec = {"align": "left", "dx": 2, "color": _GREY, "aria": False}
+    labels = [
+        there.transform_filter(f"datum.name == '{name}'").mark_text(dy=dy, text=name, **text)
+        for name, dy in (("chance", 9), ("majority class", -7))
+    ]
+    far = alt.Chart(alt.NamedData("below")).mark_text(dy=-7, **text)
+    return [
+        line.encode(y=_y(y), tooltip=_tooltip(_ABOUT_LEVEL)),
+        *(label.encode(x=alt.value(0), y=_y(y)) for label in labels),
+        far.encode(x=alt.value(0), y=alt.value("height"), text="text:N"),
     ]
 
 

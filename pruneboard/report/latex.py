@@ -10,7 +10,7 @@ from pruneboard.leaderboard import Board, Leaderboard, Row
 from pruneboard.leaderboard.names import RowNames
 from pruneboard.records.schema import format_sparsity
 from pruneboard.report.escaping import printable
-from pruneboard.report.tables import percent, row_names
+from pruneboard.report.tables import MAX_POINTS, percent, row_names
 
 MOST_POINTS = 10
 """Operating points per table; boards with more of them continue in a further table."""
@@ -60,8 +60,11 @@ def _ascii(char: str) -> str:
 
 
 def _tables(board: Board) -> Iterable[str]:
-    for start in range(0, len(board.points), MOST_POINTS):
-        yield _table(board, board.points[start : start + MOST_POINTS])
+    points = board.points[:MAX_POINTS]
+    if len(points) < len(board.points):
+        yield f"% The tables have the first {MAX_POINTS} of {len(board.points)} operating points.\n"
+    for start in range(0, len(points), MOST_POINTS):
+        yield _table(board, points[start : start + MOST_POINTS])
 
 
 def _table(board: Board, points: tuple[float, ...]) -> str:
@@ -77,6 +80,7 @@ def _table(board: Board, points: tuple[float, ...]) -> str:
             rf"{head} \\",
             r"\midrule",
             *_lines(board, names, points),
+            *_chance_lines(board, points),
             r"\bottomrule",
             r"\end{tabular}",
             rf"\par\medskip\footnotesize {_footnote(board, names, points)}",
@@ -99,6 +103,13 @@ def _lines(board: Board, names: RowNames, points: tuple[float, ...]) -> Iterable
         yield " & ".join([escape(names[identity]), *texts]) + r" \\"
 
 
+def _chance_lines(board: Board, points: tuple[float, ...]) -> Iterable[str]:
+    if board.chance_levels:
+        yield r"\midrule"
+    for name, level in board.chance_levels.items():
+        yield " & ".join([name.capitalize(), *(percent(level) for _ in points)]) + r" \\"
+
+
 def _cell(row: Row | None) -> str:
     if row is None or row.top1 is None:
         return "failed" if row else "--"
@@ -119,6 +130,8 @@ def _footnote(board: Board, names: RowNames, points: tuple[float, ...]) -> str:
     )
     parts.append("Bold: the 95~\\% interval of the paired difference to the runner-up is above 0.")
     parts += [f"Off target, not in the table: {', '.join(off)}."] if (off := _off_target(board, names, points)) else []
+    if low := _at_chance(board, names, points):
+        parts.append(f"Not above chance or the majority class, and therefore not ranked: {', '.join(low)}.")
     parts += [f"No finished run of the controls {', '.join(board.missing_controls)}."] if board.missing_controls else []
     return " ".join(parts)
 
@@ -139,3 +152,8 @@ def _seeds(board: Board, names: RowNames, points: tuple[float, ...]) -> str:
 def _off_target(board: Board, names: RowNames, points: tuple[float, ...]) -> list[str]:
     rows = [row for row in board.rows if row.off_target and row.target in points]
     return [f"{escape(names[row.identity])} at {row.measured:.4g} ({_cell(row)})" for row in rows]
+
+
+def _at_chance(board: Board, names: RowNames, points: tuple[float, ...]) -> list[str]:
+    rows = [row for row in board.rows if row.at_chance and not row.off_target and row.target in points]
+    return [f"{escape(names[row.identity])} at {escape(format_sparsity(row.target))}" for row in rows]

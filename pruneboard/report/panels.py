@@ -9,27 +9,25 @@ from typing import Any
 from pruneboard.leaderboard import Board, Curve, Row
 from pruneboard.leaderboard.model import RowIdentity
 from pruneboard.leaderboard.names import RowNames
-from pruneboard.records.schema import format_sparsity
-from pruneboard.report.tables import interval_text, percent
+from pruneboard.report.tables import MAX_POINTS, interval_text, missing_text, percent
 from pruneboard.report.views import TableCell
 
 
 def area_cells(curve: Curve) -> tuple[TableCell, ...]:
     """Return the area of one method, its interval, its coverage and its missing operating points."""
     area = curve.area
-    missing = ", ".join(map(format_sparsity, curve.missing)) or "none"
     return (
         TableCell(percent(area.value), area.value) if area else TableCell("-"),
         TableCell(interval_text(area), area.low if area else None),
         TableCell(f"{100 * curve.coverage:.0f} %", curve.coverage),
-        TableCell(missing, len(curve.missing)),
+        TableCell(missing_text(curve) or "none", len(curve.missing)),
     )
 
 
 def coverage(curve: Curve, board: Board) -> tuple[TableCell, ...]:
-    """Return one cell per operating point of the board: finished seeds and failures, or `missing`."""
+    """Return the finished seeds and failures at each of the first `MAX_POINTS` operating points, or `missing`."""
     by_target = {row.target: row for row in curve.rows}
-    return tuple(_coverage_cell(by_target.get(point)) for point in board.points)
+    return tuple(_coverage_cell(by_target.get(point)) for point in board.points[:MAX_POINTS])
 
 
 def _coverage_cell(row: Row | None) -> TableCell:

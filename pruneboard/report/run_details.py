@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pruneboard.leaderboard import RunEntry
+from pruneboard.leaderboard.names import method_name
 from pruneboard.records.schema import Record, format_sparsity, leaves, lookup
 from pruneboard.report.escaping import printable
 from pruneboard.report.tables import percent
@@ -45,7 +46,7 @@ def run_details(run: RunEntry) -> RunDetails:
         key=record["hash"],
         path=printable(run.path, 300),
         board=printable(f"{record['data']['name']} / {record['model']['name']} / {record['track']}", 120),
-        method=printable(record["method"]["name"], 60),
+        method=printable(method_name(record["method"]["name"], record["method"]["distribution"]), 60),
         sparsity="" if target is None else format_sparsity(target),
         seed=printable(record["seed"], 20),
         status=printable(record["status"], 20),

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from pruneboard.leaderboard.names import method_name
 from pruneboard.records.schema import Record, format_sparsity, lookup
 from pruneboard.report.escaping import printable
 from pruneboard.report.tables import Table, number, percent
@@ -43,7 +44,8 @@ def summary(record: Record, *, layers: bool = True) -> RenderableType:
 def _heading(record: Record) -> Text:
     point = format_sparsity(record["sparsity"]["target"])
     ablation = lookup(record, "method.ablation")
-    method = f"{record['method']['name']}{f' ({ablation})' if ablation else ''}"
+    method = method_name(record["method"]["name"], record["method"]["distribution"])
+    method += f" ({ablation})" if ablation else ""
     name = method if point == "dense" else f"{method} at sparsity {point}"
     text = printable(f"{name} on {record['model']['name']}, {record['data']['name']}, {record['track']}: ", 400)
     style = "bold green" if record["status"] == "done" else "bold red"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from pruneboard.leaderboard import Board, Curve, Leaderboard, Row, Tuning
 from pruneboard.leaderboard.model import RowIdentity
-from pruneboard.leaderboard.names import RowNames, short_names
+from pruneboard.leaderboard.names import RowNames, method_name, short_names
+from pruneboard.leaderboard.ranking import MAX_MISSING
 from pruneboard.leaderboard.stats import LEVEL, Interval, MeanEstimate, MethodComparison
 from pruneboard.records.schema import format_sparsity, lookup
 from pruneboard.report.escaping import printable
@@ -17,6 +18,8 @@ LEGEND = (
     "top-1 in % on the test split, last step's model: mean ± sample standard deviation (seeds); ○ is a single seed",
     "seeds: 1 single, never ranked; 2 to 5 provisional; 6 or more official",
     "rank: by mean top-1 among the rows with the same sparsity [seed-bootstrap interval]",
+    "(chance), (majority class): top-1 of guessing, and of always answering the largest class of the test split",
+    "at chance, at majority class: the row's 95 % interval is not above that line, so the row is not ranked",
     "*: the 95 % interval of the paired difference to the runner-up is above 0",
     "drop: dense minus row, in points, paired by seed: mean [Student-t 95 % interval] (pairs, if fewer than seeds)",
     "P(> baseline): fraction of seeds for which the row is above the baseline control; a tie counts one half",
@@ -26,6 +29,9 @@ LEGEND = (
     "effective: sparsity if weights that are disconnected from the input or the output count as removed",
     "MACs: multiply-adds (1 MAC = 2 FLOPs); training: multiply-adds of the whole training, dense = 1",
 )
+MAX_POINTS = 100
+"""Limit for the operating points that are columns of a table: a board may have thousands of them, and of methods."""
+
 _SHOWN_FIELDS = ("steps", "global_batch", "norm_batch", "precision", "init", "stem", "rules", "torch")
 
 
@@ -73,8 +79,20 @@ def board_tables(board: Board) -> BoardTables:
 
 
 def row_names(rows: Iterable[Row]) -> dict[RowIdentity, str]:
-    """Return identity -> shortest unique name of a row on its board, printable and at most 60 characters long."""
-    return {identity: printable(name, 60) for identity, name in short_names(rows).items()}
+    """Return identity -> shortest unique name of a row on its board, printable and at most 60 characters long.
+
+    Of a long name, the distribution of a third-party method is kept.
+    """
+    rows = list(rows)
+    distributions = {row.identity: (row.method, row.distribution) for row in rows}
+    return {identity: _shortened(name, *distributions[identity]) for identity, name in short_names(rows).items()}
+
+
+def _shortened(name: str, method: str, distribution: str) -> str:
+    full = method_name(method, distribution)
+    if len(full) > 60 and full != method:
+        return f"{printable(method, 34)} {printable(distribution, 25)}"
+    return printable(name, 60)
 
 
 def percent(fraction: float) -> str:
@@ -96,8 +114,10 @@ def interval_text(estimate: MeanEstimate | Interval | None) -> str:
 
 
 def rank_text(row: Row) -> str:
-    """Return the rank and its interval, `1 [1, 2]`, or a dash."""
-    return "-" if row.rank is None else f"{row.rank} [{row.rank_low}, {row.rank_high}]"
+    """Return the rank and its interval, `1 [1, 2]`; without a rank, `at chance` or a dash."""
+    if row.rank is None:
+        return f"at {row.at_chance}" if row.at_chance else "-"
+    return f"{row.rank} [{row.rank_low}, {row.rank_high}]"
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -141,10 +161,11 @@ def _grid(board: Board, names: RowNames) -> Table:
     rows = [row for row in board.rows if row.target is not None and not row.off_target]
     cells = {(row.identity, row.target): _cell(row) for row in rows}
     methods = list(dict.fromkeys(row.identity for row in rows))
-    return Table(
-        ("method", *(format_sparsity(point) for point in board.points)),
-        tuple((names[method], *(cells.get((method, point), "") for point in board.points)) for method in methods),
-    )
+    points = board.points[:MAX_POINTS]
+    lines = [(names[method], *(cells.get((method, point), "") for point in points)) for method in methods]
+    levels = board.chance_levels if lines else {}
+    lines += [(f"({name})", *(percent(level) for _ in points)) for name, level in levels.items()]
+    return Table(("method", *(format_sparsity(point) for point in points)), tuple(lines))
 
 
 def _curves(board: Board, names: RowNames) -> Table:
@@ -155,8 +176,14 @@ def _curves(board: Board, names: RowNames) -> Table:
 
 def _curve(curve: Curve) -> tuple[str, ...]:
     area = curve.area
-    missing = ", ".join(format_sparsity(point) for point in curve.missing) or "-"
-    return percent(area.value) if area else "-", interval_text(area), f"{100 * curve.coverage:.0f} %", missing
+    coverage = f"{100 * curve.coverage:.0f} %"
+    return percent(area.value) if area else "-", interval_text(area), coverage, missing_text(curve) or "-"
+
+
+def missing_text(curve: Curve) -> str:
+    """Return the operating points at which the method has no run, with `…` if the curve does not list all of them."""
+    shown = [format_sparsity(point) for point in curve.missing]
+    return ", ".join([*shown, "…"] if len(shown) == MAX_MISSING else shown)
 
 
 def _cell(row: Row) -> str:
@@ -232,11 +259,16 @@ def tuning_notes(board: Board, names: RowNames) -> Iterable[str]:
 
 def _notes(board: Board, names: RowNames) -> Iterable[str]:
     yield from tuning_notes(board, names)
+    if len(board.points) > MAX_POINTS:
+        yield f"the first {MAX_POINTS} of {len(board.points):,} sparsities have columns; the table of all rows has all"
     for row in board.rows:
         name = names[row.identity]
         where = name if row.target is None else f"{name} at {format_sparsity(row.target)}"
         if row.off_target:
             yield f"off target: {where} has measured sparsity {row.measured:.6g}: {_cell(row)}"
+        if row.at_chance:
+            level = percent(board.chance_levels[row.at_chance])
+            yield f"at {row.at_chance}: {where}: 95 % interval {interval_text(row.top1)}, not above {level}: not ranked"
         if row.unpaired:
             seeds = ", ".join(map(str, row.unpaired))
             yield f"not paired: {where}, seed {seeds}: initial weights, split or order differ from the dense run"

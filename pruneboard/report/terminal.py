@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+from dataclasses import replace
 
 from rich import box
 from rich.cells import cell_len
@@ -17,6 +18,9 @@ from pruneboard.report.tables import LEGEND, BoardTables, Table, board_tables, s
 
 PIPED_WIDTH = 120
 """Width in columns if the output is not a terminal, so that files and pipes get complete tables."""
+
+MAX_BOARDS = MAX_ROWS = 200
+"""Limits for the boards on a terminal, and for the rows of a table; notes state the numbers of the others."""
 
 _ASCII = str.maketrans({"─": "-", "±": "+-", "○": "o", "…": "..."})
 
@@ -32,8 +36,11 @@ def terminal(leaderboard: Leaderboard, width: int | None = None, *, color: bool 
     """
     width = width or screen_width()
     parts: list[RenderableType] = []
-    for board in leaderboard.boards:
+    for board in leaderboard.boards[:MAX_BOARDS]:
         parts += _board(board_tables(board), width)
+    if len(leaderboard.boards) > MAX_BOARDS:
+        more = f"{len(leaderboard.boards) - MAX_BOARDS:,} further boards are not shown here"
+        parts += [Text(f"{more}; --json and the written files contain them"), Text("")]
     for heading, table, note in standing_tables(leaderboard):
         parts += [Text(heading, style="bold"), Text(""), rich_table(table), *([Text(note)] if note else []), Text("")]
     parts += [Text(line, style="dim") for line in LEGEND]
@@ -100,13 +107,18 @@ def split_columns(table: Table, width: int) -> list[Table]:
 def _board(content: BoardTables, width: int) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(content.heading, style="bold")]
     parts += [Text(fact, style="dim") for fact in content.facts]
-    detail, *rest = split_columns(content.detail, width)
-    for table in (*split_columns(content.grid, width), *split_columns(content.curves, width), detail):
+    grid, curves, all_rows = (
+        replace(t, rows=t.rows[:MAX_ROWS]) for t in (content.grid, content.curves, content.detail)
+    )
+    detail, *rest = split_columns(all_rows, width)
+    for table in (*split_columns(grid, width), *split_columns(curves, width), detail):
         parts += [Text(""), rich_table(table)] if table.rows else []
+    hidden = len(content.detail.rows) - MAX_ROWS
     left_out = ", ".join(header for table in rest for header in table.headers[table.keys :])
     notes = [
         *content.notes,
         *([f"further columns, in the files or on a wider terminal: {left_out}"] if left_out else []),
+        *([f"the tables have the first {MAX_ROWS} rows here; the files have {hidden:,} more"] if hidden > 0 else []),
     ]
     return [*parts, *([Text("")] if notes else []), *map(Text, notes), Text("")]
 

@@ -6,7 +6,7 @@ import csv as csvlib
 import dataclasses
 import io
 import json as jsonlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pruneboard.leaderboard import Board, Curve, Leaderboard, Row
@@ -76,7 +76,7 @@ def _markdown_table(table: Table) -> list[str]:
 _CSV_COLUMNS = (
     *("dataset", "model", "track", "fingerprint", "method", "distribution", "version", "options"),
     *("ablation", "variant", "control", "target", "measured", "off_target", "n", "label", "seeds"),
-    *("rank", "rank_low", "rank_high", "leads"),
+    *("rank", "rank_low", "rank_high", "leads", "at_chance", "chance", "majority_class"),
     *("top1_mean", "top1_sd", "top1_low", "top1_high"),
     *("drop_n", "drop_mean", "drop_sd", "drop_low", "drop_high", "unpaired"),
     *("above_baseline_value", "above_baseline_low", "above_baseline_high"),
@@ -89,6 +89,7 @@ _CSV_COLUMNS = (
 def _csv_row(board: Board, row: Row) -> dict[str, Any]:
     values = {name: getattr(board, name) for name in ("dataset", "model", "track", "fingerprint")}
     values |= {item.name: getattr(row, item.name) for item in dataclasses.fields(row)}
+    values |= {name.replace(" ", "_"): level for name, level in board.chance_levels.items()}
     values |= {"n": row.n, "label": row.label, "failed": len(row.failures)}
     values["options"] = jsonlib.dumps(row.options, sort_keys=True)
     values["seeds"] = " ".join(map(str, row.seeds))
@@ -110,12 +111,12 @@ def _json_board(board: Board) -> dict[str, Any]:
     values = {item.name: getattr(board, item.name) for item in dataclasses.fields(board) if item.name != "dense"}
     values |= {"rows": [_json_row(row) for row in board.rows]}
     values["layers"] = [{"name": layer.name, "n": layer.n} for layer in _layers(board)]
-    return values | {"curves": [_json_curve(board, curve) for curve in board.curves]}
-
-
-def _json_curve(board: Board, curve: Curve) -> dict[str, Any]:
-    """Return a curve with the indices of its rows in the board's list of rows."""
     indices = {id(row): index for index, row in enumerate(board.rows)}
+    return values | {"curves": [_json_curve(curve, indices) for curve in board.curves]}
+
+
+def _json_curve(curve: Curve, indices: Mapping[int, int]) -> dict[str, Any]:
+    """Return a curve with the indices of its rows in the board's list of rows."""
     area = dataclasses.asdict(curve.area) if curve.area else None
     rows = [indices[id(row)] for row in curve.rows]
     return {"rows": rows, "missing": curve.missing, "area": area, "coverage": curve.coverage}

@@ -14,8 +14,9 @@ from pruneboard.report.escaping import printable
 from pruneboard.report.styles import Style
 from pruneboard.report.tables import interval_text, number, percent, rank_text, top1_text, tuning_text
 
-VERDICTS = ("disputed", "unverified", "record-only", "spot-checked", "certified")
-"""The verdicts of `pruneboard verify`, worst first; `unverified` for runs that were not verified."""
+VERDICTS = ("disputed", "unverified", "claimed", "record-only", "spot-checked", "certified")
+"""The verdicts of `pruneboard verify`, worst first; `unverified` for runs that were not verified, and `claimed` for
+verdicts that somebody else wrote."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ def _seeds(row: Row) -> TableCell:
     return TableCell(f"{row.n} {row.label}", row.n, row.label)
 
 
+def _rank(row: Row) -> TableCell:
+    unranked = (10**9, "warn") if row.at_chance else (None, "")  # the number sorts the text behind the ranks
+    return TableCell(rank_text(row), *((row.rank, "") if row.rank is not None else unranked))
+
+
 def _failed(row: Row) -> TableCell:
     failed = len(row.failures)
     return TableCell(str(failed), failed, "bad") if failed else TableCell("-")
@@ -115,8 +121,8 @@ COLUMNS = (
     Column("Seeds", "finished seeds: 1 single, 2 to 5 provisional, 6 or more official", _seeds),
     Column(
         "Rank",
-        "by mean top-1 at this sparsity, and its bootstrap interval",
-        lambda row: TableCell(rank_text(row), row.rank),
+        "by mean top-1 at this sparsity, and its bootstrap interval; none for rows at chance or at the majority class",
+        _rank,
     ),
     Column("Drop, points", "dense minus row, paired by seed: mean and Student-t 95 % interval", _drop),
     Column("P(> baseline)", "fraction of seeds for which it is above the baseline, and its bootstrap interval", _above),

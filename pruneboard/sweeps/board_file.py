@@ -15,7 +15,16 @@ from typing import Any
 
 from pruneboard.coerce import build_dataclass, read_toml
 from pruneboard.errors import UnknownNameError, UsageError
-from pruneboard.spec import ABLATIONS, RECIPE_FIELDS, TRACKS, check_sparsity, default_recipe, load_recipe, recipe_names
+from pruneboard.spec import (
+    ABLATIONS,
+    MAX_SEEDS,
+    RECIPE_FIELDS,
+    TRACKS,
+    check_sparsity,
+    default_recipe,
+    load_recipe,
+    recipe_names,
+)
 
 SCOPES = ("all",)
 """Allowed values of `scope`. `all`: every convolution and linear weight, including the first and the last layer."""
@@ -291,10 +300,12 @@ def _method(value: object, where: str) -> BoardMethod:
 
 def _seeds(value: object, path: Path) -> tuple[int, ...]:
     where = f"seeds in {path}"
-    if type(value) is int and value >= 1:
+    if type(value) is int and 1 <= value <= MAX_SEEDS:
         return tuple(range(value))
     if not (isinstance(value, list) and value and all(type(item) is int and item >= 0 for item in value)):
-        raise UsageError(f"{where} must be a count such as 6, or a list such as [3, 7]; found {value!r}")
+        raise UsageError(
+            f"{where} must be a count such as 6, at most {MAX_SEEDS}, or a list such as [3, 7]; found {value!r}"
+        )
     _check_unique(value, where)
     return tuple(value)
 

@@ -2,7 +2,8 @@
 
 A measurement starts a run in the normal way, but on noise images of the right size and number of classes. It times a
 few steps of the search phase and of the fine-tuning phase, and the evaluation of a few batches, and extrapolates to the
-whole run. As many measurements run in parallel as the sweep will have runs, because parallel runs slow each other down.
+whole run. Each part has a time limit, so that a kind of run takes at most about a minute. As many measurements run in
+parallel as the sweep will have runs, because parallel runs slow each other down.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import itertools
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from pruneboard.api import Batch
 from pruneboard.data import Dataset, calibration_batches, eval_batches, override_dataset, train_batches
 from pruneboard.data.batches import CALIBRATION_BATCHES
 from pruneboard.data.noise import noise_dataset
+from pruneboard.errors import PruneboardError
 from pruneboard.experiment import start
 from pruneboard.experiment.listeners import NullListener
 from pruneboard.experiment.prepare import pick_device, prepare, resolve_recipe
+from pruneboard.processes import phases
 from pruneboard.spec import Recipe, RunSpec
 from pruneboard.sweeps.board_file import BoardData
 from pruneboard.sweeps.executors.workers import Outcome, Workers
@@ -36,7 +39,10 @@ from pruneboard.training.state import Training
 
 WARMUP_STEPS, TIMED_STEPS = 2, 8
 MAX_SECONDS = 4.0
-"""Time limit for the steps of one measurement; at least one step is timed in any case."""
+"""Time limit for the steps or batches of one measurement; at least one is timed in any case."""
+
+MAX_SCORING_SECONDS = 15.0
+"""Time limit for scoring before training. The estimate of a method that takes longer is a lower bound."""
 
 MAX_NOISE_BATCHES, MAX_NOISE_BYTES = 16, 2**28
 EVALUATED_BATCHES = 8
@@ -57,6 +63,7 @@ class CostRow:
         seconds: time of one run.
         disk_bytes: disk space of one run.
         problem: why the measurement failed; empty if it succeeded.
+        lower_bound: whether the run takes longer than `seconds`, because scoring reached its time limit.
     """
 
     label: str
@@ -64,6 +71,7 @@ class CostRow:
     seconds: float
     disk_bytes: int
     problem: str = ""
+    lower_bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def estimate_runs(runs: Sequence[PlannedRun], data: BoardData, *, jobs: int, thr
 def _row(label: str, runs: int, outcome: Outcome) -> CostRow:
     if outcome.status != "done":
         return CostRow(label, runs, 0.0, 0, f"{outcome.status}: {outcome.message}")
-    return CostRow(label, runs, outcome.value["seconds"], outcome.value["disk_bytes"])
+    return CostRow(label, runs, **outcome.value)
 
 
 def _kind(spec: RunSpec) -> str:
@@ -122,14 +130,16 @@ def _measure_all(tasks: Sequence[MeasurementTask], jobs: int, threads: int) -> l
     workers = Workers(measure_run, jobs, threads)
     outcomes: dict[int, Outcome] = {}
     waiting = deque(enumerate(tasks))
-    running = 0
+    running: list[int] = []
     try:
         while waiting or running:
-            while waiting and running < jobs:
+            while waiting and len(running) < jobs:
+                running.append(waiting[0][0])
                 workers.submit(*waiting.popleft())
-                running += 1
+            oldest = running[0]
+            phases.report(f"measuring {_kind(tasks[oldest].spec)}: kind", oldest + 1, len(tasks))
             for outcome in workers.wait(1.0):
-                running -= 1
+                running.remove(outcome.key)
                 outcomes[outcome.key] = outcome
     finally:
         workers.stop()
@@ -145,7 +155,7 @@ class MeasurementTask:
 
 
 def measure_run(task: MeasurementTask, on_step: Callable[[int, int], None]) -> dict[str, Any]:
-    """Estimate `seconds` and `disk_bytes` of a run from a few of its steps on noise. Leaves no file.
+    """Estimate the last fields of a `CostRow` from a few steps of a run on noise. Leaves no file.
 
     Args:
         task: the run and its data set.
@@ -157,7 +167,7 @@ def measure_run(task: MeasurementTask, on_step: Callable[[int, int], None]) -> d
         job, dataset = prepare(dataclasses.replace(task.spec, results=folder))
         run = start.build_from_job(job, dataset, pick_device(task.spec), NullListener(), time.perf_counter())
         try:
-            loop.prune_before_training(run)
+            scored = _scores_in_time(run)
             fixed_seconds = run.seconds + 2 * _calibration_seconds(run)
             search_seconds = _step_seconds(run, run.budget.harden_step // 2)
             finetune_seconds = _step_seconds(run, run.budget.harden_step)
@@ -172,7 +182,31 @@ def measure_run(task: MeasurementTask, on_step: Callable[[int, int], None]) -> d
     steps = run.epochs * ((task.data.train - validation) // recipe.batch_size)
     evaluated = (run.epochs + 1) * validation + task.data.test  # after every epoch and at the end; then the test images
     step_seconds = search_share * search_seconds + (1 - search_share) * finetune_seconds
-    return {"seconds": fixed_seconds + steps * step_seconds + evaluated * image_seconds, "disk_bytes": disk_bytes}
+    seconds = fixed_seconds + steps * step_seconds + evaluated * image_seconds
+    return {"seconds": seconds, "disk_bytes": disk_bytes, "lower_bound": not scored}
+
+
+class _TimeOverError(PruneboardError):
+    """A measurement took too long."""
+
+
+def _scores_in_time(run: Training) -> bool:
+    """Let a method score the weights, and return whether that ended within the time limit.
+
+    If it did not, all weights are kept. Steps take as long with every mask.
+    """
+    deadline = time.perf_counter() + MAX_SCORING_SECONDS
+
+    def stop(*_: object) -> None:
+        if time.perf_counter() > deadline:
+            raise _TimeOverError
+
+    try:
+        with phases.reported_to(stop):  # every pass through the network is reported
+            loop.prune_before_training(run)
+    except _TimeOverError:
+        return False
+    return True
 
 
 def _noise(data: BoardData, recipe: Recipe, folder: Path) -> Dataset:
@@ -193,37 +227,52 @@ def _step_seconds(run: Training, first: int) -> float:
     batches = list(itertools.islice(train_batches(run.dataset, run.plan, epoch=0, start=0), MAX_NOISE_BATCHES))
     micro = len(batches[0])
     one = _timed_step(run, first, [batch[:1] for batch in batches])
+    if one >= MAX_SECONDS:  # measuring two micro-batches as well would take too long
+        return micro * one
     return one if micro == 1 else one + (micro - 1) * (_timed_step(run, first, [b[:2] for b in batches]) - one)
 
 
 def _timed_step(run: Training, first: int, batches: Sequence[Sequence[Batch]]) -> float:
-    """Return the mean seconds of the steps from `first` on, without the warm-up steps."""
+    """Return the mean seconds of the steps from `first` on, without warm-up steps unless they take all the time."""
     times: list[float] = []
-    while len(times) <= WARMUP_STEPS or (len(times) < WARMUP_STEPS + TIMED_STEPS and sum(times) < MAX_SECONDS):
+    while not times or (len(times) < WARMUP_STEPS + TIMED_STEPS and sum(times) < MAX_SECONDS):
         step = min(first + len(times), run.budget.total - 1)
         began = time.perf_counter()
         loop.train_step(run, step, batches[len(times) % len(batches)])
         _synchronize(run)
         times.append(time.perf_counter() - began)
-    timed = times[WARMUP_STEPS:]
+    timed = times[WARMUP_STEPS:] or times[-1:]
     return sum(timed) / len(timed)
 
 
 def _image_seconds(run: Training) -> float:
     """Return the seconds for the evaluation of one image."""
     batches = list(itertools.islice(eval_batches(run.dataset.test, run.dataset, run.plan), EVALUATED_BATCHES))
+    used: list[Batch] = []
     run.engine.model.eval()
     began = time.perf_counter()
-    evaluate(run.engine.forward, batches, len(run.dataset.classes), run.engine.sum)
-    return (time.perf_counter() - began) / sum(len(labels) for _, labels in batches)
+    evaluate(run.engine.forward, _in_time(batches, used), len(run.dataset.classes), run.engine.sum)
+    return (time.perf_counter() - began) / sum(len(labels) for _, labels in used)
 
 
 def _calibration_seconds(run: Training) -> float:
     """Return the seconds for one re-estimation of the batch statistics."""
+    used: list[Batch] = []
     began = time.perf_counter()
-    reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan, CALIBRATED_BATCHES))
+    reestimate_statistics(run.engine, _in_time(calibration_batches(run.dataset, run.plan, CALIBRATED_BATCHES), used))
     _synchronize(run)
-    return (time.perf_counter() - began) * CALIBRATION_BATCHES / CALIBRATED_BATCHES
+    total = CALIBRATION_BATCHES * len(run.plan.chunks)
+    return (time.perf_counter() - began) * total / max(1, len(used))
+
+
+def _in_time(batches: Iterable[Batch], used: list[Batch]) -> Iterator[Batch]:
+    """Yield `batches` until the time limit, and append them to `used`."""
+    began = time.perf_counter()
+    for batch in batches:
+        used.append(batch)
+        yield batch
+        if time.perf_counter() - began > MAX_SECONDS:
+            return
 
 
 def _synchronize(run: Training) -> None:

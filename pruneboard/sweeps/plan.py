@@ -13,6 +13,7 @@ from pruneboard import registry
 from pruneboard.data import Dataset, dataset_cache
 from pruneboard.errors import DataError, UnknownNameError, UsageError
 from pruneboard.experiment.prepare import prepare
+from pruneboard.processes import phases
 from pruneboard.records import store
 from pruneboard.spec import RunSpec, TrackName
 from pruneboard.sweeps.board_file import BoardData, BoardFile, BoardMethod
@@ -91,7 +92,7 @@ class SweepPlan:
         return list(dict.fromkeys(note for run in self.runs for note in run.notes))
 
 
-def make_plan(board: BoardFile, specs: Iterable[RunSpec]) -> SweepPlan:
+def make_plan(board: BoardFile, specs: Sequence[RunSpec]) -> SweepPlan:
     """Resolve the specs of a board and read the status of their records. Trains nothing and writes no file.
 
     Raises:
@@ -99,7 +100,7 @@ def make_plan(board: BoardFile, specs: Iterable[RunSpec]) -> SweepPlan:
             board are the same run.
     """
     with dataset_cache():
-        runs = tuple(_planned(spec, board.data) for spec in specs)
+        runs = tuple(_planned(spec, board.data) for spec in phases.counted("planning: run", specs, len(specs)))
     _check_distinct(board, runs)
     return SweepPlan(board, runs)
 

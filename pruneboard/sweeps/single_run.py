@@ -33,7 +33,7 @@ class StepListener(listeners.NullListener):
 
     callback: Callable[[int, int], None]
 
-    def on_step(self, step: int, total: int, loss: float) -> None:
+    def on_step(self, step: int, total: int, loss: float | None) -> None:
         """Call `callback(step, total)`."""
         del loss
         self.callback(step, total)

@@ -68,17 +68,19 @@ class CheckSubject:
         """What was observed in a trial training with default settings.
 
         Raises:
-            Exception: the error that ended the training; every check that needs the training raises it.
+            BaseException: the error that ended the training; every check that needs the training raises it.
         """
-        if isinstance(self._observed, Exception):
+        if isinstance(self._observed, BaseException):
             raise self._observed
         return self._observed
 
     @cached_property
-    def _observed(self) -> Observations | Exception:
+    def _observed(self) -> Observations | BaseException:
         try:
             return observation.observe(self.trial())
-        except Exception as error:  # noqa: BLE001 - cached too, or else every check would repeat the failing training
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - cached too, or else every check would repeat the failing training
             return error
 
     @property

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pruneboard.processes.child import Child, stop
+from pruneboard.processes.process_exit import exit_raises
 from pruneboard.processes.world import local_environments
 from pruneboard.testing import harness_guard, process_state
 from pruneboard.training import engine
@@ -138,12 +139,9 @@ def _run_packed(variables: dict[str, str], packed: bytes) -> tuple[Any, str | No
     try:
         task, arguments = pickle.loads(packed)  # noqa: S301 - made by this module
         # The next pruner must find the settings unchanged.
-        with (
-            process_state.settings_restored(),
-            harness_guard.harness_restored(),
-        ):  # the next pruner must find the settings unchanged
+        with process_state.settings_restored(), harness_guard.harness_restored(), exit_raises():
             return task(*arguments), None
-    except Exception as error:  # noqa: BLE001 - whatever third-party code raises is a finding
+    except BaseException as error:  # noqa: BLE001 - whatever third-party code raises is a finding
         return None, _one_line(error)
     finally:
         engine.shutdown()
@@ -151,5 +149,5 @@ def _run_packed(variables: dict[str, str], packed: bytes) -> tuple[Any, str | No
             os.environ.pop(name, None)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

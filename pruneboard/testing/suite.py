@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pruneboard.api import Pruner, Track
 from pruneboard.errors import UnknownNameError
+from pruneboard.processes import guardian
+from pruneboard.processes.process_exit import exit_raises
 from pruneboard.testing import advice, execution, harness_guard, interface, pair, process_state, results, side_effects
 from pruneboard.testing.checks import Check, CheckSubject, Tier
 
@@ -54,7 +56,7 @@ class BoundCheck:
         """
         same = pruner is self.subject.pruner
         # A faulty pruner must not affect how the next one is checked.
-        with process_state.settings_restored(), harness_guard.harness_restored():
+        with process_state.settings_restored(), harness_guard.harness_restored(), exit_raises():
             self.check.test(self.subject if same else CheckSubject(pruner, self.subject.track))
 
     def __repr__(self) -> str:
@@ -116,13 +118,16 @@ def check_pruner(
         UnknownNameError: `expected_failures` names a check that does not exist.
     """
     expected = dict(expected_failures or {})
-    checks = list(pruner_checks(pruner))
+    with exit_raises():
+        checks = list(pruner_checks(pruner))
     check_names(expected, checks)
     if any(bound.check.processes for bound in checks):
         pair.shared_pair()  # starts the processes, which import torch while the other checks run
     found = []
     for bound in checks:
+        guardian.note("check started", result=_unfinished(bound))
         result = _result(bound, pruner, expected.get(bound.name, expected.get(bound.check.name)))
+        guardian.note("check done", result=result.as_dict())
         listener(result)
         found.append(result)
     return found
@@ -148,7 +153,9 @@ def _tracks(pruner: Pruner[Any]) -> list[Track]:
 def _applies(check: Check, subject: CheckSubject) -> bool:
     try:
         return check.applies(subject)
-    except Exception:  # noqa: BLE001 - `traits` raises: the check reports it
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - `traits` raises: the check reports it
         return True
 
 
@@ -164,6 +171,11 @@ def _result(bound: BoundCheck, pruner: Pruner[Any], expected: str | None) -> Res
     return Result(bound.name, bound.check.tier, outcome, message, bound.check.rule, seconds)
 
 
+def _unfinished(bound: BoundCheck) -> dict[str, Any]:
+    """Return the part of a result that is known before the check: what is reported if this process is lost."""
+    return Result(bound.name, bound.check.tier, "failed", "it did not end", bound.check.rule, 0.0).as_dict()
+
+
 def _outcome(bound: BoundCheck, pruner: Pruner[Any]) -> tuple[Outcome, str]:
     try:
         bound(pruner)
@@ -171,7 +183,9 @@ def _outcome(bound: BoundCheck, pruner: Pruner[Any]) -> tuple[Outcome, str]:
         return "skipped", _line(reason)
     except AssertionError as error:
         return "failed", _line(error)
-    except Exception as error:  # noqa: BLE001 - whatever third-party code raises is a result
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever third-party code raises, also SystemExit, is a result
         return "failed", f"{type(error).__name__}: {_line(error)}"
     return "passed", ""
 

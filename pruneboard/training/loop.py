@@ -9,10 +9,12 @@ Read `fit` first, then `train_epochs`, `train_step` and `harden`.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -22,10 +24,11 @@ from torch.nn import functional
 from pruneboard import scores
 from pruneboard.api import Batch, DenseGradientPruner, Progress, ScoringPruner, Validate
 from pruneboard.data import Split, calibration_batches, eval_batches, train_batches
+from pruneboard.data.batches import CALIBRATION_BATCHES
 from pruneboard.draws import key
-from pruneboard.errors import AuditError, DivergedError
+from pruneboard.errors import AuditError, DivergedError, StoreError
 from pruneboard.models import state_sha256
-from pruneboard.processes import interrupts
+from pruneboard.processes import interrupts, phases
 from pruneboard.training.evaluate import (
     Metrics,
     average_batch_statistics,
@@ -39,6 +42,8 @@ from pruneboard.training.gates import gate_tensors
 from pruneboard.training.optim import freeze_gates, schedule, set_learning_rates
 from pruneboard.training.scoring import ScoringView, dense_gradients, endless_batches, valid_during_scoring
 from pruneboard.training.state import Training, check_finite
+
+logger = logging.getLogger("pruneboard")
 
 CHECK_EVERY = 10
 """Steps between two checks of the loss; each check waits for the device."""
@@ -70,14 +75,23 @@ def fit(run: Training) -> None:
         harden(run, run.budget.harden_step)
     # This is done for every method, including those without fine-tuning, so that the statistics depend on the final
     # weights only, and not on when the masks were fixed.
-    reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan))
+    recalibrate(run)
     check_gates_unchanged(run)
+
+
+def recalibrate(run: Training) -> None:
+    """Re-estimate the batch statistics on the board's fixed batches."""
+    total = CALIBRATION_BATCHES * len(run.plan.chunks)
+    batches = calibration_batches(run.dataset, run.plan)
+    reestimate_statistics(run.engine, phases.counted("batch statistics", batches, total))
 
 
 def train_epochs(run: Training, request: interrupts.StopRequest) -> None:
     """Take the remaining steps; save checkpoints at the chosen steps and at the end of each epoch."""
     state = run.state
     losses = LossMeter(run)
+    if run.epochs:
+        run.listener.on_step(state.step, run.budget.total, None)
     for epoch in range((state.step - state.epoch_steps) // run.budget.steps_per_epoch, run.epochs):
         for batches in train_batches(run.dataset, run.plan, epoch=epoch, start=state.epoch_steps):
             if state.step == run.budget.harden_step:
@@ -112,7 +126,13 @@ def _stop_if(run: Training, number: int) -> None:
 def save_checkpoint(run: Training, losses: LossMeter) -> None:
     """Save a checkpoint of the run as it is between two steps."""
     state = replace(run.state, epoch_loss=losses.total(), seconds=run.seconds)
-    run.checkpointer.save(run.engine, run.mask_tracker, state)
+    try:
+        run.checkpointer.save(run.engine, run.mask_tracker, state)
+    except StoreError:
+        if run.state.step < run.budget.total:
+            raise
+        # The trained network is worth more than a checkpoint: what follows can save it in another folder.
+        logger.exception("cannot save a checkpoint after the last step")
 
 
 def prune_before_training(run: Training) -> None:
@@ -185,22 +205,23 @@ def harden(run: Training, step: int) -> None:
     run.listener.on_phase("hardening: choosing the final masks")
     check_finite(run, step)
     at = run.progress(step)
-    with validate_during_hardening(run) as validate:
+    with phases.within("hardening"), validate_during_hardening(run) as validate:
         run.hook("harden", lambda: run.pruner.harden(run.layers, at, validate))
     freeze_gates(run.engine.groups)
     check_ranks_agree(run, step)
     run.state.gates_sha256 = state_sha256(gate_tensors(run.layers))
-    reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan))
+    recalibrate(run)
 
 
 @contextmanager
 def validate_during_hardening(run: Training) -> Iterator[Validate]:
     """Yield `validate` for `harden`; after the block it raises, so that no method can keep it to select by it."""
-    hardening = True
+    hardening, calls = True, count(1)
 
     def validate() -> float:
         if not hardening:
             raise RuntimeError("hardening is over: validate() is valid only during harden()")
+        phases.item("validation", next(calls), replace=False)
         return validation_top1(run)
 
     try:
@@ -216,7 +237,7 @@ def validation_top1(run: Training) -> float:
     """
     training = run.engine.model.training
     with restored_batch_statistics(run.engine.model):
-        reestimate_statistics(run.engine, calibration_batches(run.dataset, run.plan))
+        recalibrate(run)
         top1 = validate(run).top1
     run.engine.model.train(training)
     return top1
@@ -226,12 +247,20 @@ def validate(run: Training) -> Metrics:
     """Evaluate the current model on the validation split."""
     check_ranks_agree(run, run.draw_key.step)
     run.engine.model.eval()
-    return evaluate_split(run, run.engine.forward, run.dataset.validation)
+    return evaluate_split(run, run.engine.forward, run.dataset.validation, "validation images")
 
 
-def evaluate_split(run: Training, forward: Callable[[Tensor], Tensor], split: Split) -> Metrics:
-    """Return the metrics of `forward`, images to logits, on a split; every process evaluates its share."""
-    batches = eval_batches(split, run.dataset, run.plan)
+def evaluate_split(run: Training, forward: Callable[[Tensor], Tensor], split: Split, name: str) -> Metrics:
+    """Return the metrics of `forward`, images to logits, on a split; every process evaluates its share.
+
+    Args:
+        run: the training.
+        forward: images to logits.
+        split: a split of the run's data set.
+        name: name of the split in reports of the progress.
+    """
+    total = math.ceil(len(split) / (run.plan.micro_batch * run.plan.world))
+    batches = phases.counted(f"{name}, batch", eval_batches(split, run.dataset, run.plan), total)
     return evaluate(forward, batches, len(run.dataset.classes), run.engine.sum)
 
 
@@ -278,6 +307,7 @@ class LossMeter:
         self._total += loss
         done = step + 1
         if done % CHECK_EVERY and done != self._run.budget.total:
+            self._run.listener.on_step(done, self._run.budget.total, None)
             return
         value = self._mean(loss)  # over processes, so that all of them see a loss that is not finite
         if not math.isfinite(value):

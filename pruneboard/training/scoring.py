@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruneboard.api import Batch, Layer, Mask
 from pruneboard.data import BatchPlan, Dataset, train_batches
 from pruneboard.models import is_scale
+from pruneboard.processes import phases
 from pruneboard.training.gates import plain_name
 
 SCORING_OVER = "scoring is over: the view and the batches are valid only during score()"
@@ -40,6 +41,7 @@ class ScoringView:
         self.layers = layers
         self.image_shape = (3, side, side)
         self.images = 0
+        self._passes = 0
         self._model = model
         self._smoothing = label_smoothing
         self._weights = [f"{layer.name}.parametrizations.weight.original" for layer in layers]
@@ -60,6 +62,8 @@ class ScoringView:
         if self._over:
             raise RuntimeError(SCORING_OVER)
         self.images += len(images)
+        self._passes += 1
+        phases.report("scoring the weights before training: pass", self._passes)
         state = self._state(rest, self._opened if opened else {})
         if weights is not None:
             state |= dict(zip(self._weights, weights, strict=True))

@@ -12,6 +12,7 @@ from torch import nn
 from pruneboard import models
 from pruneboard.api import Pruner, Traits
 from pruneboard.data import BatchPlan, Dataset
+from pruneboard.processes import phases
 from pruneboard.spec import Recipe
 from pruneboard.training import gates, optim
 from pruneboard.training.checkpoint import Checkpointer
@@ -76,6 +77,7 @@ def build_training(
     groups = optim.parameter_groups(
         model, gates.gate_parameters(layers), recipe, pruner.gate_optimizer(budget.harden_step)
     )
+    phases.report("starting the engine")
     engine = Engine(
         model,
         groups,

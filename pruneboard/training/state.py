@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from pruneboard.api import Layer, Progress, Pruner
 from pruneboard.data import BatchPlan, Dataset, steps_per_epoch
-from pruneboard.errors import DivergedError, PruneboardError, RunError
+from pruneboard.errors import DivergedError, InterruptedRunError, PruneboardError, RunError
 from pruneboard.models import state_sha256
 from pruneboard.processes import memory
 from pruneboard.spec import Recipe
@@ -30,14 +31,20 @@ R = TypeVar("R")
 class Listener(Protocol):
     """Observes a run (terminal, log file, event file); cannot change it."""
 
-    def on_step(self, step: int, total: int, loss: float) -> None:
-        """Report that `step` of `total` optimizer steps are done; `loss` is that of the last one."""
+    def on_step(self, step: int, total: int, loss: float | None) -> None:
+        """Report that `step` of `total` optimizer steps are done, also before the first one.
+
+        `loss` is that of the last step; None if it was not measured, because that waits for the device.
+        """
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
         """Report the end of an epoch; `row` is its line of `metrics.jsonl`."""
 
-    def on_phase(self, message: str) -> None:
-        """Report the start of a phase other than training; `message` names it."""
+    def on_phase(self, message: str, done: int = 0, total: int = 0) -> None:
+        """Report that a phase other than training is under way; see `pruneboard.processes.phases.Receiver`."""
+
+    def on_end(self) -> None:
+        """Report that the run ended, well or not, or that another process continues it; may be called repeatedly."""
 
 
 @dataclass(frozen=True)
@@ -148,15 +155,25 @@ class Training:
         start = time.perf_counter()
         try:
             return call()
-        except (PruneboardError, MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except PruneboardError as error:
+            if isinstance(error, InterruptedRunError) and not _raised_by_harness(error):
+                raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
+            raise
+        except BaseException as error:  # also SystemExit: what ends a method early is a failed run
             if memory.is_out_of_memory(error):
                 raise
             check_finite(self, self.draw_key.step)  # if weights are not finite, that is the better explanation
             raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
         finally:
             self.state.hook_seconds += time.perf_counter() - start
+
+
+def _raised_by_harness(error: BaseException) -> bool:
+    """Return whether the code that raised `error` is the harness's own, such as a signal handler or `validate`."""
+    (*_, (frame, _)) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "pruneboard"
 
 
 def check_finite(run: Training, step: int) -> None:

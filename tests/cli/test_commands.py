@@ -14,6 +14,8 @@ from pruneboard import cli as cli_package
 from pruneboard.cli import COMMANDS, invoke, load_command
 from runs import folder
 
+LONG = "a" * 300
+
 
 def test_show_prints_a_run_and_a_missing_record_exits_with_4(capfd, tmp_path):
     """`show` prints the page of a run; `compare` and `show` exit with 4 if there is no record."""
@@ -56,3 +58,30 @@ def test_help_imports_no_command():
     code = "import sys; from pruneboard.cli import invoke; invoke(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"rich", "numpy", "pruneboard.cli.run", "pruneboard.report"} & set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["show", LONG], ["compare", LONG], ["verify", LONG], ["status", LONG], ["merge", LONG, "--into", "x"]),
+        *(["sweep", f"{LONG}.toml"], [*RUN, "--results", LONG], [*RUN, "--recipe", f"{LONG}.toml"]),
+        [*RUN, "--config", f"{LONG}.toml"],
+        [*RUN, "--dataset", "folder", "--data-dir", LONG],
+    ],
+    ids=lambda arguments: arguments[0] + arguments[-2],
+)
+def test_a_path_that_the_system_refuses_is_an_error_in_one_line(tmp_path, monkeypatch, capfd, arguments):
+    """A name that is too long is refused by the system itself, and named with its reason."""
+    monkeypatch.chdir(tmp_path)
+    assert invoke(arguments) in (2, 4)
+    err = capfd.readouterr().err
+    assert err.count("File name too long") == 1
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_control_characters_in_a_name_are_escaped(tmp_path, capfd):
+    """A path with a line break and an escape sequence is one line, and leaves the terminal alone."""
+    assert invoke(["compare", str(tmp_path / "a\nb\x1b[31mé")]) == 4
+    (line,) = capfd.readouterr().err.splitlines()
+    assert r"a\nb\x1b[31mé" in line

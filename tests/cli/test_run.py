@@ -216,10 +216,14 @@ def test_signals_interrupt_a_run(tmp_path, number, code):
 
 
 @pytest.mark.parametrize(
-    ("seeds", "expected"), [("1", [0]), ("3", [0, 1, 2]), ("3,7", [3, 7]), ("5,", None), ("0", None), ("-2", None)]
+    ("seeds", "expected"),
+    [
+        *(("1", [0]), ("3", [0, 1, 2]), ("3,7", [3, 7]), ("5,", None), ("0", None), ("-2", None)),
+        ("20260101", None),
+    ],
 )
 def test_seeds_are_a_count_or_a_list(seeds, expected):
-    """`--seeds` takes a count of 1 or more or a list of integers, and replaces `--seed`."""
+    """`--seeds` takes a count of 1 or more that fits into memory or a list of integers, and replaces `--seed`."""
     if expected is None:
         with pytest.raises(UsageError, match="--seeds is a count"):
             seed_list(seeds, 9)

@@ -81,7 +81,7 @@ def test_a_board_is_estimated_without_its_data_set(tmp_path, capsys):
 def refusal(capsys, tmp_path, board, *flags):
     """Start a sweep that is refused; return its message, which is one line. Nothing is written."""
     results = tmp_path / "results"
-    assert invoke(["sweep", str(board), "--results", str(results), *flags]) == 2
+    assert invoke(["sweep", str(board), "--quiet", "--results", str(results), *flags]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")

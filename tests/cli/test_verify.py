@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -73,3 +74,27 @@ def test_verified_json_is_deterministic(tiny_run, tmp_path):
     assert invoke(["verify", str(tmp_path)]) == 0
     assert path.read_bytes() == first
     assert verdicts.read(path) == {verdicts.file_sha256(tmp_path / "run" / store.RUN): "spot-checked"}
+
+
+def test_badges_are_for_the_user_who_verified(tiny_run, tmp_path, monkeypatch, capsys):
+    """The page of this user shows the verdict; for another user, and without a home folder, it is only claimed."""
+    copied(tiny_run(), tmp_path / "r" / "run")
+    page = tmp_path / "r" / "leaderboard" / "leaderboard.html"
+
+    def badge():
+        assert invoke(["compare", str(tmp_path / "r"), "--format", "html"]) == 0
+        (found,) = set(re.findall(r'<td><span class="badge ([^"]+)"', page.read_text()))
+        return found
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "mine"))
+    assert badge() == "unverified"
+    assert invoke(["verify", str(tmp_path / "r")]) == 0
+    assert capsys.readouterr().err == ""
+    assert badge() == "certified"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "theirs"))
+    assert badge() == "claimed"
+    monkeypatch.setenv("XDG_STATE_HOME", "")
+    monkeypatch.setenv("HOME", "")
+    assert invoke(["verify", str(tmp_path / "r")]) == 0
+    assert "you have no home folder, so `compare` shows them as claimed" in capsys.readouterr().err
+    assert badge() == "claimed"

@@ -13,6 +13,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from data_cases import CPU, LARGE, SMALL, damage, error_line, open_tree, write_tree
 from pruneboard import data
 from pruneboard.data import BatchPlan
+from pruneboard.processes import phases
 
 
 def test_small_images_are_decoded_into_memory(small):
@@ -44,6 +45,15 @@ def test_files_beyond_the_limit_are_not_decoded(small):
     kept = torch.cat([dataset.train.labels, dataset.validation.labels])
     assert torch.bincount(kept).tolist() == [3, 2, 2]
     assert len(dataset.test) == 9
+
+
+def test_the_files_that_are_read_are_counted(small):
+    """While images are read, the number of files is reported: those within the limit, and all test images."""
+    seen = []
+    with phases.reported_to(lambda *report: seen.append(report)):
+        open_tree(small, limit_train=7)
+    counts = [("reading the images: file", count, count) for count in (7, 9)]
+    assert seen == [("reading the images", 0, 0), *counts]
 
 
 @pytest.mark.parametrize(("side", "part"), [(SMALL, "train"), (SMALL, "test"), (LARGE, "train"), (LARGE, "test")])

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from pruneboard.errors import UsageError
+from pruneboard.experiment import identity
 from pruneboard.experiment.identity import init_identity
 from pruneboard.experiment.prepare import prepare
 from runs import tiny
@@ -78,3 +79,15 @@ def test_the_base_record_is_json_without_paths(tmp_path):
     record = base_record(tmp_path)
     assert json.loads(json.dumps(record)) == record
     assert str(tmp_path) not in json.dumps(record)
+
+
+def test_the_majority_class_is_known_and_not_in_the_content_hash(tmp_path, monkeypatch):
+    """The record has the share of the most frequent class of the test split; hashes stay those of earlier versions."""
+    plain = base_record(tmp_path)
+    _, dataset = prepare(tiny(tmp_path))
+    shares = [float((dataset.test.labels == label).float().mean()) for label in range(len(dataset.classes))]
+    assert plain["data"]["majority"] == pytest.approx(max(shares))
+    monkeypatch.setattr(identity, "majority_share", lambda _: 0.5)
+    changed = base_record(tmp_path)
+    assert changed["data"]["majority"] == 0.5
+    assert (changed["hash"], changed["board"]) == (plain["hash"], plain["board"])

@@ -10,8 +10,8 @@ import torch
 
 import pruneboard
 import pruneboard.models  # registers the networks of the ProbMask paper with timm
-from pruneboard.errors import DivergedError, RunError
-from pruneboard.experiment import lifecycle, listeners
+from pruneboard.errors import DivergedError, PluginError, RunError
+from pruneboard.experiment import lifecycle, listeners, outcome
 from pruneboard.processes.launch import LocalProcesses
 from pruneboard.records import schema, store
 from pruneboard.training import loop
@@ -144,6 +144,119 @@ def test_a_faulty_plugin_fails_its_run(site, tmp_path, fault):
         lifecycle.run(tiny(tmp_path, "thing"))
     (file,) = tmp_path.rglob("run.json")
     assert json.loads(file.read_text())["status"] in {"failed", "invalid"}
+
+
+ENDS = {
+    "sys.exit": ("sys.exit(0)", "failed in before_step: SystemExit: 0"),
+    "os._exit": ("os._exit(0)", r"failed in before_step: RuntimeError: os\._exit\(0\) was called"),
+    "GeneratorExit": ("raise GeneratorExit", "failed in before_step: GeneratorExit"),
+    "a class of its own": ("raise type('Mine', (BaseException,), {})('gone')", "failed in before_step: Mine: gone"),
+    "an interruption": (
+        "raise errors.InterruptedRunError('later')",
+        "failed in before_step: InterruptedRunError: later",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", ENDS)
+def test_whatever_ends_a_method_early_is_a_failed_run(site, tmp_path, way):
+    """Every exception of a hook but Ctrl-C, and `os._exit`, give a RunError and a record with status `failed`."""
+    body, expected = ENDS[way]
+    source = f"""
+    import os, sys
+    from dataclasses import dataclass
+    from pruneboard import errors
+    from pruneboard.api import MaskPruner
+
+    @dataclass(frozen=True, kw_only=True)
+    class Thing(MaskPruner):
+        def before_step(self, layers, at):
+            {body}
+    """
+    site.add("ends", source)
+    with pytest.raises(RunError, match=expected):
+        lifecycle.run(tiny(tmp_path, "thing"))
+    assert store.read(folder(tmp_path) / "run.json")["status"] == "failed"
+
+
+@pytest.mark.parametrize("body", ["sys.exit(0)", "os._exit(0)"])
+def test_a_gate_that_ends_the_process_fails_the_run(site, tmp_path, body):
+    """The same holds outside of hooks, in the forward pass of a gate."""
+    source = f"""
+    import os, sys
+    from dataclasses import dataclass
+    from pruneboard.api import Mask, MaskPruner
+
+    class Ending(Mask):
+        def forward(self, weight):
+            if self.training:
+                {body}
+            return super().forward(weight)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Thing(MaskPruner):
+        def gate(self, weight):
+            return Ending(weight)
+    """
+    site.add("ends", source)
+    with pytest.raises(RunError, match=r"SystemExit: 0|os\._exit"):
+        lifecycle.run(tiny(tmp_path, "thing"))
+    assert store.read(folder(tmp_path) / "run.json")["status"] == "failed"
+
+
+@pytest.mark.parametrize("body", ["sys.exit(0)", "os._exit(0)", "1 / 0"])
+def test_traits_that_raise_are_refused(site, tmp_path, body):
+    """A method whose traits end the process or raise is refused before anything is written."""
+    source = f"""
+    import os, sys
+    from dataclasses import dataclass
+    from pruneboard.api import MaskPruner
+
+    @dataclass(frozen=True, kw_only=True)
+    class Thing(MaskPruner):
+        def traits(self, track):
+            {body}
+    """
+    site.add("ends", source)
+    with pytest.raises(PluginError, match="failed in traits"):
+        lifecycle.run(tiny(tmp_path / "results", "thing"))
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("place", ["import", "hook"])
+def test_a_method_that_changes_the_working_directory_moves_no_record(site, tmp_path, monkeypatch, place):
+    """Relative paths are those of the directory in which the run was started, wherever a method goes."""
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (started := tmp_path / "started").mkdir()
+    monkeypatch.chdir(started)
+    move = f"os.chdir({str(elsewhere)!r})"
+    source = f"""
+    import os
+    from dataclasses import dataclass
+    from pruneboard.api import MaskPruner
+
+    {move if place == "import" else ""}
+
+    @dataclass(frozen=True, kw_only=True)
+    class Thing(MaskPruner):
+        def before_step(self, layers, at):
+            {move}
+            raise ValueError("far away")
+    """
+    site.add("moves", source)
+    with pytest.raises(RunError):
+        lifecycle.run(tiny("results", "thing"))
+    assert store.read(folder(started / "results") / "run.json")["status"] == "failed"
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_record_that_the_store_refuses_is_a_failed_run(tmp_path, monkeypatch):
+    """A finished record that is invalid is not an error of the user's: the run fails and leaves a record."""
+    finished = outcome.finished_record
+    monkeypatch.setattr(outcome, "finished_record", lambda job, run: finished(job, run) | {"seed": "none"})
+    with pytest.raises(RunError, match="seed must be"):
+        run(tmp_path)
+    assert store.read(folder(tmp_path) / "run.json")["status"] == "failed"
 
 
 def fails_on_rank_1(job):

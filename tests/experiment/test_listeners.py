@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.handlers
 
 import pytest
 
-from pruneboard.experiment.listeners import Recorder, log_to_file, logger
+from pruneboard.errors import StoreError
+from pruneboard.experiment.listeners import Recorder, log_to_file, logger, notes_to, say
 from runs import folder, run
 
 
@@ -46,8 +48,11 @@ class Calls:
     def on_epoch(self, row):
         self.seen.append(("epoch", row))
 
-    def on_phase(self, message):
-        self.seen.append(("phase", message))
+    def on_phase(self, message, done=0, total=0):
+        self.seen.append(("phase", message, done, total))
+
+    def on_end(self):
+        self.seen.append(("end",))
 
 
 def test_the_recorder_writes_metrics_and_forwards_every_call(tmp_path):
@@ -58,7 +63,12 @@ def test_the_recorder_writes_metrics_and_forwards_every_call(tmp_path):
     recorder.on_step(4, 8, 2.0)
     recorder.on_epoch(ROW)
     recorder.on_epoch(ROW | {"epoch": 2})
-    expected = [("phase", "hardening"), ("step", 4, 8, 2.0), ("epoch", ROW), ("epoch", ROW | {"epoch": 2})]
+    recorder.on_phase("sample", 3, 10)
+    recorder.on_end()
+    expected = [
+        *(("phase", "hardening", 0, 0), ("step", 4, 8, 2.0), ("epoch", ROW), ("epoch", ROW | {"epoch": 2})),
+        *(("phase", "sample", 3, 10), ("end",)),
+    ]
     assert calls.seen == expected
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [ROW, ROW | {"epoch": 2}]
@@ -92,3 +102,39 @@ def test_the_log_file_is_created_by_its_first_message_and_only_in_an_existing_fo
     with log_to_file(tmp_path / "missing" / "log.txt", logging.INFO):
         logger.error("unheard")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_notes_reach_one_handler_during_a_block(capsys):
+    """Notes go to standard error or to the caller's handlers; in a block, only to the handler that it names."""
+    kept = logging.handlers.BufferingHandler(9)
+    with notes_to(kept):
+        say(["one"])
+    assert [record.getMessage() for record in kept.buffer] == ["note: one"]
+    assert capsys.readouterr().err == ""
+    say(["two"])
+    assert len(kept.buffer) == 1
+
+
+def test_metrics_of_the_last_epoch_that_cannot_be_written_end_no_run(tmp_path, caplog):
+    """Of the last epoch, a file that cannot be written is said; before, it fails the run, which can be repeated."""
+    recorder = Recorder(tmp_path / "missing", calls := Calls())
+    recorder.on_step(1, ROW["step"] + 1, None)
+    with pytest.raises(StoreError):
+        recorder.on_epoch(ROW)
+    recorder.on_step(1, ROW["step"], None)
+    recorder.on_epoch(ROW)
+    assert calls.seen[-1] == ("epoch", ROW)
+    assert "metrics.jsonl: No such file or directory: the metrics of the last epoch are missing there" in caplog.text
+
+
+@pytest.mark.parametrize("target", ["folder", "/dev/full"])
+def test_a_log_that_cannot_be_written_ends_no_run(tmp_path, capfd, target):
+    """Lines of a log file that cannot be opened or written are lost without a word."""
+    log = tmp_path / "log.txt"
+    if target == "folder":
+        log.mkdir()
+    else:
+        log.symlink_to(target)
+    with log_to_file(log, logging.INFO):
+        logger.info("a line")
+    assert capfd.readouterr().err == ""

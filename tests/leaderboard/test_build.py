@@ -28,6 +28,13 @@ def test_a_field_only_one_board_has_is_a_difference():
     assert sorted((board.differs["extra"] for board in found), key=str) == [1, None]
 
 
+def test_of_very_many_differing_fields_a_board_lists_its_own():
+    """Otherwise thousands of boards with fields of their own would each list all of these."""
+    found = leaderboard.build_boards([record(**{f"board__own{number}": number}) for number in range(101)])
+    assert sorted(next(iter(board.differs.items())) for board in found) == sorted((f"own{n}", n) for n in range(101))
+    assert all(len(board.differs) == 1 for board in found)
+
+
 def test_boards_of_other_models_are_not_compared():
     """Two models differ in everything, so the differences are not listed."""
     found = leaderboard.build_boards([record(), record(model__name="vit_tiny", board__model="vit_tiny")])

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from fake_records import put, record
-from pruneboard.errors import NotFoundError
+from pruneboard.errors import NotFoundError, StoreError
 from pruneboard.leaderboard import folders
-from pruneboard.records import store, verdicts
+from pruneboard.records import verdicts
+from pruneboard.records.verdicts import RunVerification
 
 
 def test_compare_reads_folders_and_counts_replaced_records(tmp_path):
@@ -25,16 +26,18 @@ def test_compare_reads_folders_and_counts_replaced_records(tmp_path):
         folders.compare([tmp_path / "three"])
 
 
+def verified(out, paths, *given):
+    """Write a `verified.json` of this user with one verdict for each path."""
+    findings = [RunVerification(p, verdicts.file_sha256(p), v, ()) for p, v in zip(paths, given, strict=True)]
+    return verdicts.write(findings, out)
+
+
 def test_disputed_runs_are_failures(tmp_path):
     """A verdict is valid for an unchanged file only, and a disputed run is not part of any mean."""
     made = [record("probmask", 0.5, seed=s, top1=0.8 + s / 10) for s in (0, 1)]
     paths = [put(tmp_path, one) / "run.json" for one in made]
     out = tmp_path / "leaderboard"
-    runs = [
-        {"sha256": verdicts.file_sha256(path), "verdict": v, "checks": []}
-        for path, v in zip(paths, ("disputed", "certified"), strict=True)
-    ]
-    store.write_atomic(out / "verified.json", json.dumps({"schema": 1, "runs": runs}).encode())
+    verified(out, paths, "disputed", "certified")
     found = folders.load([tmp_path], out=out)
     (row,) = found.boards[0].rows
     assert row.by_seed == {1: 0.9}
@@ -44,6 +47,32 @@ def test_disputed_runs_are_failures(tmp_path):
     found = folders.load([tmp_path], out=out)
     assert found.boards[0].rows[0].n == 2
     assert found.verdicts == {made[1]["hash"]: "certified"}
+
+
+def test_a_verdict_from_elsewhere_is_only_a_claim(tmp_path, monkeypatch):
+    """What another user's file says, good or bad, is shown as claimed and changes no row."""
+    made = [record("probmask", 0.5, seed=s, top1=0.8 + s / 10) for s in (0, 1)]
+    out = tmp_path / "leaderboard"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "theirs"))
+    path = verified(out, [put(tmp_path, one) / "run.json" for one in made], "disputed", "certified")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "mine"))
+    unsealed = json.loads(path.read_text())
+    for run in unsealed["runs"]:
+        del run["seal"]
+    for text in (path.read_text(), json.dumps(unsealed)):
+        path.write_text(text)
+        found = folders.load([tmp_path], out=out)
+        assert set(found.verdicts.values()) == {run.verdict for run in found.runs} == {"claimed"}
+        assert found.boards[0].rows[0].n == 2
+
+
+def test_a_link_to_verdicts_elsewhere_is_not_read(tmp_path):
+    """`verified.json` may not lead out of the output folder."""
+    path = verified(tmp_path / "other", [put(tmp_path / "r", record()) / "run.json"], "certified")
+    (tmp_path / "r" / "leaderboard").mkdir()
+    (tmp_path / "r" / "leaderboard" / "verified.json").symlink_to(path)
+    with pytest.raises(StoreError, match="symbolic link"):
+        folders.load([tmp_path / "r"], out=tmp_path / "r" / "leaderboard")
 
 
 def test_default_output_is_in_the_first_folder(tmp_path):

@@ -40,3 +40,8 @@ def test_ablations_and_controls_are_marked():
 def test_one_name_per_method_and_not_per_sparsity():
     """The operating points of a method share its name."""
     assert names_of(record("a", 0.5), record("a", 0.9)) == ["a"]
+
+
+def test_a_row_of_another_distribution_always_shows_it():
+    """A third-party method is never named like one of pruneboard's own, even if it is alone on its board."""
+    assert names_of(record("magnitude", method__distribution="other")) == ["magnitude other"]

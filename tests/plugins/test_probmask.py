@@ -199,6 +199,30 @@ def test_hardened_gate_is_a_mask():
     assert int((effective != 0).sum()) == 20
 
 
+def test_undecided_probabilities_are_counted_per_weight_and_per_kept_weight():
+    """Of 200 probabilities, 15 are strictly between 0 and 1: .075 of all, but 1.5 times the 10 that are kept."""
+    pruner = ProbMask(sparsity=0.95)
+    layers = layers_of(pruner, (10, 10), (10, 10))
+    for layer, undecided in zip(layers, (5, 10), strict=True):
+        values = torch.zeros(100)
+        values[:undecided], values[-1] = 0.25, 1.0
+        layer.gate.probability.data.copy_(values.view(10, 10))
+    found = pruner.diagnostics(layers, at_step(300))
+    assert (found["undecided"], found["undecided_per_kept"]) == (0.075, 1.5)
+    assert found["mean_probability"] == pytest.approx((15 * 0.25 + 2) / 200)
+
+
+def test_the_undecided_count_is_finite_if_nothing_is_kept():
+    """A sparsity at which the budget rounds to no weight gives a finite number."""
+    layers = layers_of(ProbMask(sparsity=0.999), (10, 10))
+    assert ProbMask(sparsity=0.999).diagnostics(layers, at_step(0)) == {
+        "temperature": 1.0,
+        "mean_probability": 1.0,
+        "undecided": 0.0,
+        "undecided_per_kept": 0.0,
+    }
+
+
 def test_zero_sparsity_learns_nothing():
     """At sparsity 0 there is one pass, no probability is trainable, and the gate is the identity bit for bit."""
     pruner = ProbMask(sparsity=0.0)

@@ -62,13 +62,18 @@ def test_first_step_is_the_same_with_batch_normalization(tmp_path):
 def test_one_process_runs_in_place():
     """With one process, or under a launcher, the function runs here and gets the local argument."""
     here = (World(0, 1), os.getppid(), "name", "local")
-    assert launch.launch(rank_of, ("name",), 1, World(0, 1), "local") == here
-    assert launch.launch(rank_of, ("name",), 2, World(1, 2), "local") == here
+    assert launch.launch(rank_of, ("name",), 1, World(0, 1), "local", lambda: None) == here
+    assert launch.launch(rank_of, ("name",), 2, World(1, 2), "local", lambda: None) == here
 
 
 def test_several_processes_return_the_result_of_the_first():
     """With two processes the function runs in children of this one, without the local argument."""
-    assert launch.launch(rank_of, ("name",), 2, World(0, 1), "local") == (World(0, 2), os.getpid(), "name", None)
+    assert launch.launch(rank_of, ("name",), 2, World(0, 1), "local", lambda: None) == (
+        World(0, 2),
+        os.getpid(),
+        "name",
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,8 +179,10 @@ def test_torchrun_starts_the_processes(tmp_path):
         "0.5",
         "--epochs",
         "1",
+        "--warmup-epochs",
+        "0",
     ]
-    command += ["--limit-train", "71", "--batch-size", "32", "--json", "--results", str(tmp_path)]
+    command += ["--limit-train", "71", "--batch-size", "16", "--json", "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["engine"]["world_size"] == 2
     assert json.loads((folder(tmp_path) / "run.json").read_text()) == json.loads(done.stdout)

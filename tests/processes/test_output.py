@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pruneboard.processes.output import SurvivingFile
 
 FULL = Path("/dev/full")
@@ -62,3 +64,20 @@ def test_a_file_never_becomes_a_standard_stream():
     """A file that is opened after `protect` does not get a closed standard descriptor."""
     code = "os.close(1); os.close(0); output.protect(); print(open(os.devnull).fileno() > 2, file=sys.stderr)"
     assert protected(code)[::2] == (0, "True\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1", "utf-8", "utf-8:surrogateescape"])
+def test_characters_that_an_encoding_lacks_are_escaped(encoding):
+    """Printing never fails: neither for a character that the encoding lacks, nor for a name that is not text."""
+    code = r"print('é ★ \udcff', flush=True); print('é ★ \udcff', file=sys.stderr)"
+    status, out, err = protected(code, text=False, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert (status, out.count(b"\n"), err.count(b"\n")) == (0, 1, 1)
+    assert b"Traceback" not in err
+
+
+def test_a_slow_reader_of_a_non_blocking_pipe_gets_everything():
+    """Output to a pipe that another program made non-blocking waits for the reader."""
+    code = "os.set_blocking(1, False); print('x' * 10**6); sys.stdout.flush()"
+    for flags in ([], ["-u"]):
+        status, out, err = protected(code, flags=flags)
+        assert (status, len(out), err) == (0, 10**6 + 1, "")

@@ -249,3 +249,13 @@ def test_left_out_files_are_counted_by_ending():
     ):
         with pytest.raises(RecordError, match=r"^data\.left_out must be an object of at most 16 file endings"):
             records.validate(change(record(), "data.left_out", value))
+
+
+@pytest.mark.parametrize("path", ["method.name", "method.distribution"])
+@pytest.mark.parametrize(
+    "value", ["magnitude (baseline)", "magnitude\u200b", "magnitude ", "\u200b", "mägnitude", "a\n"]
+)
+def test_a_name_that_looks_like_another_is_refused(path, value):
+    """Names of methods and distributions contain no spaces, invisible characters or letters outside ASCII."""
+    with pytest.raises(RecordError, match=f"{path} must be"):
+        records.validate(change(record(), path, value))

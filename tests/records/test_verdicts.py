@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,81 @@ def test_a_verdict_applies_to_the_verified_bytes_only(tmp_path):
     before = verdicts.file_sha256(path)
     path.write_bytes(b"{} ")
     assert verdicts.file_sha256(path) != before
+
+
+# Seals
+
+
+def one_run(tmp_path, verdict="certified"):
+    """Write a `verified.json` with one run, and return its path."""
+    return verdicts.write([RunVerification(Path("x"), SHA, verdict, ())], tmp_path / "leaderboard")
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    """The folder in which this user's key is created."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "pruneboard"
+
+
+def test_own_verdicts_are_recognized_by_their_seal(tmp_path, state):
+    """The key is created once, and only its user can read it; without it, the same file is a claim."""
+    path = one_run(tmp_path)
+    key = state / verdicts.KEY
+    assert (len(key.read_bytes()), key.stat().st_mode & 0o777) == (32, 0o600)
+    before = path.read_bytes()
+    assert verdicts.read_own(path) == {SHA: "certified"}
+    assert one_run(tmp_path).read_bytes() == before
+    key.rename(state / "elsewhere")
+    assert verdicts.read_own(path) == {SHA: verdicts.CLAIMED}
+    assert not key.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verdict": "spot-checked"},
+        {"sha256": "cd" * 32},
+        {"seal": "0" * 64},
+        {"seal": None},
+        {"seal": ["certified"]},
+        {"seal": "\ud800é"},
+    ],
+)
+@pytest.mark.usefixtures("state")
+def test_an_edited_entry_is_a_claim(tmp_path, change):
+    """A seal is valid for one record and one verdict only."""
+    path = one_run(tmp_path)
+    document = json.loads(path.read_text())
+    document["runs"][0] |= change
+    path.write_text(json.dumps(document))
+    assert list(verdicts.read_own(path).values()) == [verdicts.CLAIMED]
+
+
+@pytest.mark.parametrize("damage", ["short", "folder", "file in the way"])
+def test_without_a_usable_key_everything_is_a_claim(tmp_path, state, damage):
+    """Verdicts are written without seals, and nothing fails."""
+    if damage == "file in the way":
+        state.parent.touch()
+    elif damage == "folder":
+        (state / verdicts.KEY).mkdir(parents=True)
+    else:
+        state.mkdir(parents=True)
+        (state / verdicts.KEY).write_bytes(b"short")
+    path = one_run(tmp_path)
+    assert "seal" not in path.read_text()
+    assert verdicts.read_own(path) == {SHA: verdicts.CLAIMED}
+
+
+def test_the_key_lies_only_below_absolute_paths(tmp_path, monkeypatch):
+    """A relative state or home folder could be in a folder from somebody else, and there may be no home at all."""
+    monkeypatch.setenv("XDG_STATE_HOME", "state")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert verdicts.key_path() == tmp_path / ".local" / "state" / "pruneboard" / verdicts.KEY
+    monkeypatch.setenv("HOME", ".")
+    assert verdicts.key_path() is None
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    assert verdicts.key_path() is None
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert verdicts.key_path() == tmp_path / "pruneboard" / verdicts.KEY

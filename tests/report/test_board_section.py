@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from leaderboard_cases import Reader, decompressed
+from fake_records import record
+from leaderboard_cases import Reader, decompressed, only_board
 from pruneboard import report
 from pruneboard.report import board_section, size_budget
 from pruneboard.report import page as page_module
@@ -41,3 +42,15 @@ def test_a_picture_is_included_on_request(everything):
     for drawn in (True, False):
         html = board_section.board_section(part, everything.boards[0], (), context, drawn=drawn)
         assert ("data:image/svg+xml" in html) is drawn
+
+
+def test_chance_is_below_the_table():
+    """The page has the lines of chance and majority class in the foot of its table, and a row at chance says so."""
+    made = [record("a", 0.9, seed, 0.1, data__majority=0.25) for seed in range(3)]
+    board = only_board(*made, *(record("b", 0.9, seed, 0.8, data__majority=0.25) for seed in range(4)))
+    part, context = size_budget.PagePart("board-x", "x"), board_section.PageContext({}, {}, set())
+    html = board_section.board_section(part, board, (), context, drawn=False)
+    foot = Reader(html[html.index("<tfoot>") : html.index("</tfoot>")]).text()
+    assert "chance 10.00" in foot
+    assert "majority class 25.00" in foot
+    assert "at chance" in html[: html.index("<tfoot>")]

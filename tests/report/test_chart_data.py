@@ -79,3 +79,36 @@ def test_layer_maps_have_the_kept_fraction_of_each_layer():
     assert [point["point"] for point in found["points"]] == ["0.5", "0.9"]
     kept = [layer["nonzero"] / layer["n"] for layer in made[0]["sparsity"]["layers"]]
     assert found["points"][1]["rows"] == [{"method": "a", "kept": pytest.approx(kept, rel=1e-3)}]
+
+
+def levels_of(top1, **changes):
+    """Return the lines and the text about chance, for a dense control with 90 % and a method with `top1`."""
+    made = [record("dense", None, 0, 0.9, **changes), record("a", 0.9, 0, top1, **changes)]
+    board = only_board(*made)
+    data = chart_data.data_sets(board, row_names(board.rows))
+    return data["levels"], data["below"]
+
+
+def test_chance_is_a_line_of_the_chart():
+    """Chance and majority class have their accuracy and their drop against dense, where the axis reaches them."""
+    lines, below = levels_of(0.3, data__majority=0.25)
+    assert [(line["name"], line["top1"], line["drop"]) for line in lines] == [
+        ("chance", 10.0, 80.0),
+        ("majority class", 25.0, 65.0),
+    ]
+    assert below == []
+
+
+def test_a_far_line_is_a_text_instead():
+    """Below curves from 80 to 90 %, a line at 10 % would leave an eighth of the chart to them."""
+    assert levels_of(0.8, data__majority=0.25) == ([], [{"text": "below: chance 10.00 %, majority class 25.00 %"}])
+    lines, below = levels_of(0.8, data__majority=0.78)
+    assert ([line["name"] for line in lines], below) == (["majority class"], [{"text": "below: chance 10.00 %"}])
+
+
+def test_a_board_without_points_or_classes_has_no_lines():
+    """Nothing is drawn if the number of classes is unknown or no run has finished."""
+    assert levels_of(0.3, data__classes=None) == ([], [])
+    board = only_board(record("a", status="oom"))
+    data = chart_data.data_sets(board, row_names(board.rows))
+    assert (data["levels"], data["below"]) == ([], [])

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_records import record
-from leaderboard_cases import HOSTILE, dense, ladder, rich, whole
+from leaderboard_cases import HOSTILE, dense, ladder, only_board, rich, whole
 from pruneboard import leaderboard, report
 from pruneboard.leaderboard import Leaderboard
+from pruneboard.report import styles
+from pruneboard.report.tables import row_names
 
 figures = importlib.import_module("pruneboard.report.figures")  # `report.figures` is the function
 
@@ -113,3 +115,11 @@ def test_any_name_can_be_drawn(name):
 def test_a_board_without_operating_points_has_no_figure():
     """Dense runs alone are not a trade-off."""
     assert report.figures(whole(dense(2))) == {}
+
+
+@pytest.mark.parametrize(("top1", "shown"), [(0.3, ">chance<"), (0.8, "below: chance 10.00 %")])
+def test_figures_show_chance(top1, shown):
+    """A figure has the line of chance, or the text that it is below."""
+    board = only_board(record("dense", None, 0, 0.9), *(record("a", 0.9, seed, top1) for seed in range(2)))
+    names = row_names(board.rows)
+    assert shown in figures.draw(board, names, styles.assign_styles(board.rows, names, {}))

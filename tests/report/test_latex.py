@@ -39,7 +39,7 @@ def test_a_table_has_methods_and_operating_points(everything):
     for one, table in zip(everything.boards, text.split(r"\begin{table}")[1:], strict=True):
         lines = table[table.index(r"\toprule") : table.index(r"\bottomrule")]
         cells = [len(re.findall(r"(?<!\\)&", line)) for line in lines.splitlines() if line.endswith(r"\\")]
-        assert cells == [len(one.points)] * (1 + len(one.curves))
+        assert cells == [len(one.points)] * (1 + len(one.curves) + len(one.chance_levels))
         assert table.count(r"\textbf") == sum(row.leads for row in one.rows)
     assert (
         re.findall(r"\\begin\{(\w+)\}", text).count("tabular") == text.count(r"\end{tabular}") == len(everything.boards)
@@ -70,3 +70,12 @@ def test_latex_compiles(everything, tmp_path):
     (tmp_path / "main.tex").write_text(body, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+
+
+def test_chance_is_a_line_and_rows_at_chance_are_named():
+    """Below the methods is the accuracy of guessing, and the footnote names the rows that are not above it."""
+    made = [record("a", 0.9, seed, 0.1 + seed / 1000) for seed in range(3)]
+    made += [record("b", 0.9, seed, 0.5, data__majority=0.2) for seed in range(4)]
+    text = report.latex(whole(made))
+    assert "\\midrule\nChance & 10.00 \\\\\nMajority class & 20.00 \\\\\n\\bottomrule" in text
+    assert "Not above chance or the majority class, and therefore not ranked: a at 0.9." in text

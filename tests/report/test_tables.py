@@ -103,3 +103,30 @@ def test_standings_list_significant_differences():
         ("magnitude (baseline)", "2.00", "random (floor) (0.047)"),
         ("random (floor)", "3.00", "-"),
     )
+
+
+def test_a_table_has_a_limited_number_of_operating_points():
+    """The table of all rows has every point; a note says which ones have a column, in LaTeX a comment."""
+    made = [record(sparsity=number / 1000) for number in range(1, 111)]
+    content = tables.board_tables(only_board(*made))
+    assert (len(content.grid.headers), len(content.detail.rows)) == (1 + 100, 110)
+    assert "the first 100 of 110 sparsities have columns; the table of all rows has all" in content.notes
+    assert "% The tables have the first 100 of 110 operating points." in report.latex(whole(made))
+    assert tables.missing_text(only_board(*made, record("b", 0.001)).curves[0]).endswith("0.101, …")
+
+
+def test_chance_is_a_line_of_the_table_and_its_rows_say_so():
+    """Chance and majority class are lines below the methods; a row at chance has no rank and a note."""
+    made = [record("a", 0.9, s, 0.1, data__majority=0.25) for s in range(3)]
+    made += [record(name, 0.9, s, 0.8, data__majority=0.25) for s in range(3) for name in ("b", "c")]
+    found = tables.board_tables(only_board(*made))
+    assert found.grid.rows[-2:] == (("(chance)", "10.00"), ("(majority class)", "25.00"))
+    rank = found.detail.headers.index("rank")
+    assert {row[0]: row[rank] for row in found.detail.rows} == {"b": "1 [1, 1]", "c": "1 [1, 1]", "a": "at chance"}
+    assert found.notes[-1] == "at chance: a at 0.9: 95 % interval [10.00, 10.00], not above 10.00: not ranked"
+
+
+def test_a_board_of_unknown_classes_has_no_line_for_chance():
+    """Without the number of classes in the records, there is no such line."""
+    found = tables.board_tables(only_board(record("a", data__classes=None)))
+    assert [row[0] for row in found.grid.rows] == ["a"]

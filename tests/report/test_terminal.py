@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -14,6 +15,8 @@ from leaderboard_cases import whole
 from project import ROOT
 from pruneboard import report
 from report_cases import sample_records
+
+terminal = importlib.import_module("pruneboard.report.terminal")  # `report.terminal` is the function
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -52,3 +55,17 @@ def test_ascii_terminals_get_ascii(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, check=True, env=environment)
     assert b"90.00 +- 0.00 (2)" in done.stdout
+
+
+def test_a_terminal_shows_a_limited_number_of_boards_and_rows(monkeypatch):
+    """Notes state how many boards and rows are not shown here, and where they are."""
+    monkeypatch.setattr(terminal, "MAX_BOARDS", 2)
+    monkeypatch.setattr(terminal, "MAX_ROWS", 3)
+    made = [record(method__options={"lr": number}) for number in range(5)]
+    made += [record(board__steps=steps) for steps in (300, 400, 500)]
+    text = report.terminal(whole(made), 120, color=False)
+    assert text.count("differs from the other boards") == 2
+    assert "2 further boards are not shown here; --json and the written files contain them" in text
+    text = report.terminal(whole(made[:5]), 120, color=False)
+    assert text.count("\nprobmask lr=") == 2 * 3
+    assert "the tables have the first 3 rows here; the files have 2 more" in text

@@ -8,7 +8,7 @@ import sys
 
 from pruneboard.cli import invoke
 
-SMALL = ["--model", "test_resnet", "--epochs", "1", "--batch-size", "32", "--limit-train", "71", "--warmup-epochs", "0"]
+SMALL = ["--model", "test_resnet", "--epochs", "1", "--batch-size", "16", "--limit-train", "71", "--warmup-epochs", "0"]
 RUN = ["run", "--method", "magnitude", *SMALL, "--sparsity", "0.9", "--quiet"]
 
 

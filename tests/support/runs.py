@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pruneboard import RunSpec
+from pruneboard.errors import UsageError
 from pruneboard.experiment import lifecycle
 from pruneboard.experiment.prepare import Job, prepare
 from pruneboard.records import runfolder
@@ -38,6 +41,14 @@ def ready_job(results: Path | str, method: str = "magnitude", sparsity: float | 
     job, _ = prepare(tiny(results, method, sparsity, **changes))
     runfolder.begin(job.folder)
     return job
+
+
+def refusal(place: Path, *arguments: Any, **changes: Any) -> str:
+    """Return the message that refuses a tiny run before anything is written."""
+    with pytest.raises(UsageError) as caught:
+        prepare(tiny(place, *arguments, **changes))
+    assert not any(place.iterdir())
+    return str(caught.value)
 
 
 def folder(results: Path | str) -> Path:

@@ -67,6 +67,7 @@ def test_a_missing_key_is_named(tmp_path, path):
         ("models", [5]),
         ("models", []),
         ("seeds", 0),
+        ("seeds", 10**9),
         ("seeds", True),
         ("seeds", 1.5),
         ("seeds", []),

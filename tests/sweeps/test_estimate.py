@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from pruneboard.data import dataset_cache
+from pruneboard.processes import phases
 from pruneboard.sweeps import estimate
 from pruneboard.sweeps.board_file import BoardData
 from pruneboard.sweeps.estimate import MeasurementTask, estimate_runs, measure_run
@@ -31,7 +32,7 @@ def test_the_estimate_adds_up_the_runs_of_every_kind(tmp_path, monkeypatch, jobs
 
     def measure_all(tasks, jobs, threads):
         measured.extend(task.spec.method for task in tasks)
-        found = [{"seconds": costs[task.spec.method], "disk_bytes": 100} for task in tasks]
+        found = [{"seconds": costs[task.spec.method], "disk_bytes": 100, "lower_bound": False} for task in tasks]
         return [Outcome(key, "done" if value["seconds"] else "failed", value, "no") for key, value in enumerate(found)]
 
     measured: list = []
@@ -104,6 +105,45 @@ def test_a_step_is_extrapolated_from_two_micro_batches(monkeypatch, micro):
     run = SimpleNamespace(budget=SimpleNamespace(total=10), epochs=1, dataset=None, plan=None)
     assert estimate._step_seconds(run, 0) == pytest.approx(1.0 + 0.25 * micro)
     assert estimate._step_seconds(run, 10) == 0.0, "a phase without steps takes no time"
+
+
+def test_slow_micro_batches_are_extrapolated_from_one(monkeypatch):
+    """If one micro-batch takes longer than the time limit, two are not measured."""
+    counts = []
+
+    def timed_step(run, first, batches):
+        counts.append(len(batches[0]))
+        return 2 * estimate.MAX_SECONDS
+
+    monkeypatch.setattr(estimate, "train_batches", lambda *_, **__: iter([["batch"] * 5] * 3))
+    monkeypatch.setattr(estimate, "_timed_step", timed_step)
+    run = SimpleNamespace(budget=SimpleNamespace(total=10), epochs=1, dataset=None, plan=None)
+    assert estimate._step_seconds(run, 0) == 10 * estimate.MAX_SECONDS
+    assert counts == [1]
+
+
+def test_every_part_of_a_measurement_has_a_time_limit(tmp_path, monkeypatch):
+    """Without any time, scoring is cut off and the estimate is a lower bound; of each other part one item is timed."""
+    steps = []
+    monkeypatch.setattr(estimate, "MAX_SECONDS", 0.0)
+    monkeypatch.setattr(estimate, "MAX_SCORING_SECONDS", 0.0)
+    monkeypatch.setattr(estimate.loop, "train_step", lambda run, step, batches: steps.append(step))
+    value = measure_run(MeasurementTask(tiny(tmp_path, "synflow", options={"rounds": 10**6}), DIGITS), print)
+    assert value["lower_bound"]
+    assert value["seconds"] > 0
+    assert len(steps) == 2, "the phase is measured twice: SynFlow has no search"
+
+
+def test_the_kind_that_is_measured_is_reported(tmp_path):
+    """While a kind of run is measured, its name, number and the number of kinds are reported."""
+    seen = []
+    with phases.reported_to(lambda *report: seen.append(report)):
+        found = estimate_runs(planned(tmp_path, ["magnitude", "random"], seeds=2), DIGITS, jobs=1, threads=1)
+    assert [row.problem for row in found.rows] == ["", ""]
+    assert list(dict.fromkeys(seen)) == [
+        ("measuring magnitude, test_resnet, prune: kind", 1, 2),
+        ("measuring random, test_resnet, prune: kind", 2, 2),
+    ]
 
 
 def test_an_invalid_run_is_refused_by_its_measurement(tmp_path):

@@ -35,7 +35,7 @@ def board(*methods, **changes):
         "tracks": {"prune": Track((0.5, 0.9)), "supermask": Track((0.7,), "kaiming-normal")},
         "methods": methods or (Method("magnitude"), Method("random"), Method("dense")),
         "seeds": (4, 2, 9),
-        "training": {"epochs": 2, "batch_size": 32, "nesterov": True, "label_smoothing": 0.1},
+        "training": {"epochs": 4, "batch_size": 32, "nesterov": True, "label_smoothing": 0.1},
     }
     return BoardFile(**values | changes)
 

@@ -20,7 +20,7 @@ import pytest
 PAGE = Path(__file__).parents[2] / "docs" / "hosts.md"
 NAMES = ("alpha", "beta")
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
-RUN = "run --method magnitude --model test_vit --sparsity 0.5 --limit-train 142 --batch-size 32"
+RUN = "run --method magnitude --model test_vit --sparsity 0.5 --limit-train 142 --batch-size 32 --warmup-epochs 0"
 LONG = 60
 """Epochs of a run that is still training when the test ends one of its hosts."""
 

@@ -15,9 +15,9 @@ from pruneboard.records import schema
 RUN = ["run", "--method", "magnitude", "--model", "test_resnet", "--sparsity", "0.5", "--epochs", "1"]
 RUN += [
     "--batch-size",
-    "8",
+    "4",
     "--norm-batch",
-    "8",
+    "4",
     "--warmup-epochs",
     "0",
     "--image-size",
@@ -31,7 +31,7 @@ RUN += [
 def board_of(place, side, **changes):
     """Write a board file for the tree of `write_tree`."""
     data = {"name": "folder", "train": 18, "test": 9, "classes": 3, "side": side}
-    training = {"epochs": 1, "batch_size": 8, "norm_batch": 8, "image_size": 16, "warmup_epochs": 0}
+    training = {"epochs": 1, "batch_size": 4, "norm_batch": 4, "image_size": 16, "warmup_epochs": 0}
     values = FEW | {"data": data, "training": training, "seeds": 1, "methods": [{"name": "magnitude"}]} | changes
     return str(write_board(place, values | {"tracks": {"prune": {"sparsities": [0.5]}}}, "own"))
 

@@ -137,6 +137,7 @@ def test_the_installed_package_passes_doctor(installed, tmp_path):
 def test_the_installed_package_runs(installed, tmp_path):
     """A small run with a packaged recipe and plugin succeeds, is verified, and appears on the page."""
     small = ["--model", "test_resnet", "--epochs", "1", "--limit-train", "71", "--batch-size", "32"]
+    small += ["--warmup-epochs", "0"]
     arguments = ["run", "--method", "probmask", "--sparsity", "0.9", *small, "--quiet", "--json"]
     record = json.loads(pruneboard(installed, tmp_path, *arguments))
     assert record["status"] == "done"

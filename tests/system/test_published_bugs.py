@@ -186,7 +186,7 @@ class PhaseLog(listeners.NullListener):
     def __init__(self, seen):
         self.seen = seen
 
-    def on_phase(self, message):
+    def on_phase(self, message, done=0, total=0):
         self.seen.append(message)
 
 

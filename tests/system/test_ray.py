@@ -26,7 +26,7 @@ from runs import folder
 pytestmark = pytest.mark.ray
 
 BOARD = FEW | {
-    "training": {"epochs": 2, "batch_size": 32, "image_size": 16},
+    "training": {"epochs": 2, "batch_size": 32, "image_size": 16, "warmup_epochs": 0},
     "tracks": {"prune": {"sparsities": [0.5]}, "supermask": {"sparsities": [0.5]}},
     "methods": [
         {"name": "dense", "tracks": ["prune"]},

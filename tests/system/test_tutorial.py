@@ -19,7 +19,7 @@ from pruneboard.cli import load_command, scaffold
 from pruneboard.testing import SUITE, check_pruner
 
 PAGE = "docs/plugins.md"
-METHODS = ("mine", "magnitude (baseline)", "random (floor)")
+METHODS = ("mine pruneboard_mine", "magnitude (baseline)", "random (floor)")
 PYTEST_COMMAND = "python -m pytest pruneboard-mine\n"
 
 

@@ -204,7 +204,7 @@ def test_errors_of_the_network_itself_pass_through(graphs):
 
 def test_a_missing_cpp_compiler_is_a_usage_error(tmp_path, capfd):
     """It is found before anything is written, and the message says what to install."""
-    arguments = ["run", "-m", "magnitude", "--model", "test_resnet", "-s", "0.9", "--device", "cpu", "--compile"]
+    arguments = ["run", "-q", "-m", "magnitude", "--model", "test_resnet", "-s", "0.9", "--device", "cpu", "--compile"]
     place = tmp_path / "results"
     with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}):
         assert invoke([*arguments, "--results", str(place)]) == 2

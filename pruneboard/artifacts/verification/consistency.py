@@ -44,7 +44,7 @@ def hashed_fields(record: Record) -> dict[str, Any]:
     for block, names in (
         (method, ("traits",)),
         (model, ("parameters", "initial_sha256")),
-        (data, ("order_sha256",)),
+        (data, ("order_sha256", "left_out", "majority")),
         (recipe, ("name",)),
     ):
         for name in names:

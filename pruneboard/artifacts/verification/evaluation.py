@@ -19,6 +19,7 @@ from torch import nn
 from pruneboard.data import BatchPlan, Dataset, Split, eval_batches, open_dataset
 from pruneboard.draws import key
 from pruneboard.errors import PruneboardError
+from pruneboard.experiment.identity import majority_share
 from pruneboard.records import provenance
 from pruneboard.records.schema import Record, lookup
 from pruneboard.records.verdicts import RunCheck
@@ -109,6 +110,10 @@ def _check_data(record: Record, dataset: Dataset) -> RunCheck:
         return RunCheck("evaluation.data", "failed" if data["name"] in EMBEDDED else "skipped", note)
     if dataset.split_sha256 != data["split_sha256"]:
         note = "data.split_sha256 is not that of the seed: the run had other validation images"
+        return RunCheck("evaluation.data", "failed", note)
+    majority = majority_share(dataset)
+    if data.get("majority", majority) != majority:
+        note = f"data.majority is {data['majority']}; the largest class has {majority} of the test images"
         return RunCheck("evaluation.data", "failed", note)
     return RunCheck("evaluation.data", "ok")
 

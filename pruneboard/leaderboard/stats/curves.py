@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pruneboard.leaderboard.stats.bootstrap import Interval, coverage, percentile_interval, resampled_means
 
@@ -16,7 +17,7 @@ class Area:
 
     Attributes:
         interval: the area in the unit of the drops, with its bootstrap interval; `n` is the smallest number of seeds
-            at any point. None if fewer than two points were finished.
+            at any point. None if fewer than two points with different compression were finished.
         lowest: lowest finished sparsity; None if no point was finished.
         highest: highest finished sparsity.
         finished: number of the board's operating points that the method finished.
@@ -56,21 +57,33 @@ def area(curve: Mapping[float, Mapping[int, float]], points: Collection[float]) 
     Raises:
         ValueError: a point is outside [0, 1).
     """
-    wrong = [point for point in points if not 0 <= point < 1]
-    if wrong:
-        raise ValueError(f"an operating point must be a sparsity in [0, 1); found {wrong[0]}")
-    finished = sorted(point for point in set(points) if curve.get(point))
+    known = points if isinstance(points, frozenset) else frozenset(points)
+    _check_points(known)
+    finished = sorted(point for point, drops in curve.items() if drops and point in known)
+    # Sparsities so close to 0 or to each other that their compression rounds to the same number are one point.
+    wide = len(finished) > 1 and _log_compression(finished[0]) < _log_compression(finished[-1])
     return Area(
-        interval=_interval(finished, [curve[point] for point in finished]) if len(finished) > 1 else None,
+        interval=_interval(finished, [curve[point] for point in finished]) if wide else None,
         lowest=finished[0] if finished else None,
         highest=finished[-1] if finished else None,
         finished=len(finished),
-        points=len(set(points)),
+        points=len(known),
     )
 
 
+@lru_cache(maxsize=8)  # all curves of a board have the same points, which may be thousands
+def _check_points(points: frozenset[float]) -> None:
+    wrong = sorted(point for point in points if not 0 <= point < 1)
+    if wrong:
+        raise ValueError(f"an operating point must be a sparsity in [0, 1); found {wrong[0]}")
+
+
+def _log_compression(sparsity: float) -> float:
+    return -math.log2(1 - sparsity)
+
+
 def _interval(finished: Sequence[float], drops: Sequence[Mapping[int, float]]) -> Interval:
-    weights = _trapezoid_weights([-math.log2(1 - point) for point in finished])
+    weights = _trapezoid_weights([_log_compression(point) for point in finished])
     value = math.fsum(weight * statistics.fmean(drop.values()) for weight, drop in zip(weights, drops, strict=True))
     n = min(len(drop) for drop in drops)
     low, high = _bootstrap_ends(drops, weights) if n > 1 else (None, None)

@@ -35,8 +35,13 @@ class Conflict:
 
 
 def measurements(record: Record) -> Record:
-    """Return what must be equal in two finished records of one run: the canonical record without `NOT_MEASURED`."""
-    return {key: value for key, value in records.canonical(record).items() if key not in NOT_MEASURED}
+    """Return what must be equal in two finished records of one run: the canonical record without `NOT_MEASURED`.
+
+    `data.majority` follows from the hash of the images, and records of earlier versions do not have it.
+    """
+    found = {key: value for key, value in records.canonical(record).items() if key not in NOT_MEASURED}
+    found["data"].pop("majority", None)
+    return found
 
 
 def result_conflicts(finished: Sequence[tuple[Path, Record]]) -> Iterator[Conflict]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from functools import partial
+from pathlib import Path
 
 from pruneboard.errors import StoreError
 from pruneboard.records import runfolder, store
 from pruneboard.records.merging.discovery import record_in
 from pruneboard.records.merging.planning import MergePlan
 from pruneboard.records.merging.steps import FileCopy, MergeStep
+
+_CHUNK = 2**20
 
 
 def execute(plan: MergePlan) -> None:
@@ -47,4 +50,31 @@ def _write(step: MergeStep) -> None:
 
 
 def _copy(copy: FileCopy) -> None:
-    store.replace(copy.target, partial(shutil.copyfile, copy.source))
+    store.replace(copy.target, partial(_copy_limited, copy))
+
+
+def _copy_limited(copy: FileCopy, part: Path) -> None:
+    """Copy at most `copy.largest` bytes, also if the file has grown since the merge was planned.
+
+    Raises:
+        StoreError: a file that must be complete has grown beyond its limit.
+    """
+    with copy.source.open("rb") as source, part.open("wb") as target:
+        left = copy.largest
+        while chunk := source.read(min(_CHUNK, left)):
+            target.write(chunk)
+            left -= len(chunk)
+        if copy.whole and source.read(1):
+            raise StoreError(f"{copy.source} changed during the merge: repeat the command")
+    if not copy.whole:
+        _cut_to_lines(part)
+
+
+def _cut_to_lines(path: Path) -> None:
+    """Remove the incomplete last line of a text file; if it is longer than a chunk, it stays."""
+    with path.open("r+b") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - _CHUNK)
+        file.seek(start)
+        end = file.read().rfind(b"\n") + 1
+        if end:
+            file.truncate(start + end)

@@ -32,6 +32,16 @@ class MergePlan:
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
 
+    @property
+    def cut(self) -> list[tuple[Path, str]]:
+        """(file, reason) of the text files of which only the beginning is copied, because they are too large."""
+        return [
+            (copy.source, f"has {copy.size:,} bytes; only the first {copy.largest:,} are copied")
+            for step in self.steps
+            for copy in step.files
+            if not copy.whole
+        ]
+
     def summary(self) -> dict[str, list[Any]]:
         """Return the JSON document of `pruneboard merge --json`, with paths relative to the destination.
 
@@ -51,6 +61,9 @@ class MergePlan:
         summary: dict[str, list[Any]] = {
             name: [path.relative_to(self.into).as_posix() for path in paths] for name, paths in listed.items()
         }
+        summary["cut_files"] = [
+            {"path": str(path), "reason": reason} for path, reason in (() if self.conflicts else self.cut)
+        ]
         summary["skipped_files"] = [{"path": str(path), "reason": reason} for path, reason in self.skipped]
         summary["conflicts"] = [{"path": str(conflict.path), "reason": conflict.reason} for conflict in self.conflicts]
         return summary

@@ -8,11 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pruneboard.errors import StoreError
 from pruneboard.records import runfolder, store
 from pruneboard.records.merging.discovery import FoundRecord, SourceRun, file_sha256
+from pruneboard.records.schema import Record, lookup
 
 LOG = "log.txt"
 _FILES = (runfolder.METRICS, store.MASK, LOG)
+
+MAX_TEXT = {LOG: 16 * 2**20, runfolder.METRICS: 64 * 2**20}
+"""Bytes of a text file that are copied. Of a larger file, the first complete lines are."""
+MAX_MASK, MAX_WEIGHTS = 64 * 2**20, 16 * 2**30
+"""Bytes of the other files that are copied if the record does not say how large its network is. Larger files are not
+copied at all."""
+_BYTES_PER_PARAMETER, _HEADER = 8, 64 * 2**20
 
 Outcome = Literal["copied", "upgraded", "already_there"]
 Skipped = list[tuple[Path, str]]
@@ -21,10 +30,24 @@ Skipped = list[tuple[Path, str]]
 
 @dataclass(frozen=True)
 class FileCopy:
-    """One file to copy, and its destination."""
+    """One file to copy.
+
+    Attributes:
+        source: the file.
+        target: its destination.
+        size: its size in bytes when the merge was planned.
+        largest: number of bytes to copy at most.
+    """
 
     source: Path
     target: Path
+    size: int = 0
+    largest: int = store.LARGEST_FILE
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole file is copied, and not only its first complete lines."""
+        return self.size <= self.largest
 
 
 @dataclass(frozen=True)
@@ -108,12 +131,37 @@ def _files(
     providers: Sequence[FoundRecord], folder: Path, names: Iterable[str], skipped: Skipped
 ) -> Iterator[FileCopy]:
     for name in names:
-        for source in (item.path.parent / name for item in providers):
+        for item in providers:
+            source = item.path.parent / name
             if source.is_symlink() or (source.exists() and not source.is_file()):
                 skipped.append((source, "is not a regular file; links are not followed"))
             elif source.exists():
-                yield FileCopy(source, folder / name)
+                size, largest = source.stat().st_size, _largest(name, item.record)
+                if size > largest and name not in MAX_TEXT:
+                    skipped.append((source, f"has {size:,} bytes; its record allows {largest:,}"))
+                    continue
+                yield FileCopy(source, folder / name, size, largest)
                 break
+
+
+def _largest(name: str, record: Record) -> int:
+    """Return the number of bytes that a file of a run may have."""
+    if name in MAX_TEXT:
+        return MAX_TEXT[name]
+    if name == store.MASK:
+        return _largest_mask(record)
+    parameters = lookup(record, "model.parameters")
+    return MAX_WEIGHTS if parameters is None else min(MAX_WEIGHTS, parameters * _BYTES_PER_PARAMETER + _HEADER)
+
+
+def _largest_mask(record: Record) -> int:
+    from pruneboard.records import mask_file  # imports numpy, which other commands do not need to start
+
+    layers = [(layer["name"], layer["n"]) for layer in lookup(record, "sparsity.layers") or ()]
+    try:
+        return mask_file.max_file_size(layers) if layers else MAX_MASK
+    except StoreError:  # more weights than are ever read
+        return MAX_MASK
 
 
 def _new_copies(archive: Path, items: Iterable[FoundRecord], known: set[str]) -> Iterator[FileCopy]:

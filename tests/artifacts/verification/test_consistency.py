@@ -42,6 +42,14 @@ def test_the_hash_covers_every_setting(path):
     assert "its fields hash to" in problems(record)["record.hash"]
 
 
+@pytest.mark.parametrize(("name", "value"), [("left_out", {".gif": 2}), ("majority", 0.2), ("order_sha256", {})])
+def test_what_decides_no_result_is_not_in_the_hash(name, value):
+    """Files beside the images, the share of the largest class and the order of batches do not change the hash."""
+    record = one_with("method.options.lr")
+    record["data"][name] = value
+    assert "record.hash" not in problems(record)
+
+
 def test_an_unrecorded_sparsity_is_accepted():
     """If a method pruned without a requested sparsity, the hash cannot be recomputed and is not checked."""
     record = one_with("method.options.lr")

@@ -27,6 +27,14 @@ def test_the_other_scores_are_measured_too(one, value):
     assert failed(one) == {"evaluation.test"}
 
 
+def test_the_share_of_the_largest_class_is_checked(one):
+    """It decides which rows are ranked, and is compared with the images; older records lack it."""
+    assert failed(one) == set()
+    edit(one, data__majority=0.99)
+    assert failed(one) == {"evaluation.data"}
+    assert "data.majority is 0.99; the largest class has 0." in cases.note(found(one), "evaluation.data")
+
+
 def test_other_hardware_has_a_stated_tolerance(one):
     """A record from another processor may differ by two images, which the note states, but not by three."""
     correct = cases.record_of(one)["metrics"]["test"]["correct"]

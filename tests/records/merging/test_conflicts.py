@@ -117,3 +117,8 @@ def test_three_results_are_compared_with_the_first():
     results = [(Path(str(number)), record(top1=top1)) for number, top1 in enumerate((0.5, 0.5, 0.6, 0.7))]
     assert [conflict.path for conflict in conflicts.result_conflicts(results)] == [Path("2"), Path("3")]
     assert list(conflicts.result_conflicts([])) == []
+
+
+def test_a_record_without_the_majority_class_is_the_same_result():
+    """Records of earlier versions do not contain it, and it follows from the images."""
+    assert conflicts.measurements(record(data__majority=0.2)) == conflicts.measurements(record())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,11 @@ import sys
 import pytest
 
 from fake_records import put, record
-from merge_cases import archive, counts, document, merge, places, put_whole_run, stamps, tree
+from merge_cases import archive, counts, document, merge, places, put_run, put_whole_run, stamps, tree
 from project import ROOT
 from pruneboard.errors import StoreError
 from pruneboard.records import merging, store
+from pruneboard.records.merging import steps
 
 
 def test_a_second_merge_changes_nothing(tmp_path, capsys):
@@ -88,3 +90,61 @@ def test_the_record_is_written_last(tmp_path, monkeypatch):
     merging.execute(merging.plan_merge([a], dest))
     assert (written[0], written[-1]) == ("01.json", "run.json")
     assert sorted(written[1:-1]) == ["log.txt", "mask.npz", "metrics.jsonl", "model.safetensors"]
+
+
+def test_large_text_files_are_cut_after_a_line(tmp_path, capsys, monkeypatch):
+    """The first complete lines are copied and the file is named; a second merge leaves it as it is."""
+    a, _, dest = places(tmp_path)
+    monkeypatch.setitem(steps.MAX_TEXT, "log.txt", 100)
+    put_run(a, record(), log__txt=b"a line of 20 bytes.\n" * 4 + b"a longer line " * 1000)
+    code, found = document(capsys, a, "--into", dest)
+    (log,) = dest.rglob("log.txt")
+    assert (code, log.read_bytes()) == (0, b"a line of 20 bytes.\n" * 4)
+    assert [(item["path"].endswith("log.txt"), item["reason"]) for item in found["cut_files"]] == [
+        (True, "has 14,080 bytes; only the first 100 are copied")
+    ]
+    assert merge(a, "--into", tmp_path / "other") == 0
+    printed = capsys.readouterr()
+    assert re.search(r"^cut .*log\.txt: has 14,080 bytes; only the first 100 are copied$", printed.err, re.MULTILINE)
+    assert "1 files cut" in printed.out
+    before = stamps(dest)
+    assert counts(document(capsys, a, "--into", dest)[1]) == {"already_there": 1}
+    assert stamps(dest) == before
+
+
+def test_a_line_beyond_the_limit_is_cut_within(tmp_path, monkeypatch):
+    """A file of one huge line does not escape the limit."""
+    a, _, dest = places(tmp_path)
+    monkeypatch.setitem(steps.MAX_TEXT, "metrics.jsonl", 100)
+    put_run(a, record(), metrics__jsonl=b"x" * 5000)
+    assert merge(a, "--into", dest) == 0
+    assert [path.stat().st_size for path in dest.rglob("metrics.jsonl")] == [100]
+
+
+def test_masks_and_weights_larger_than_their_network_are_not_copied(tmp_path, capsys):
+    """The record limits both files; a larger one of another finished copy does not hide a good one."""
+    a, b, dest = places(tmp_path)
+    good = put_whole_run(a)
+    bad = put_whole_run(b, lifecycle__ended="2999-01-01T00:00:00Z")
+    for name in ("mask.npz", "model.safetensors"):
+        with (bad / name).open("wb") as file:
+            file.truncate(2**27)  # a hole, which needs no space
+    code, found = document(capsys, a, b, "--into", dest)
+    assert code == 0
+    assert [item["reason"].split(";")[0] for item in found["skipped_files"]] == ["has 134,217,728 bytes"] * 2
+    (run,) = (path.parent for path in dest.rglob("run.json"))
+    for name in ("mask.npz", "model.safetensors"):
+        assert (run / name).read_bytes() == (good / name).read_bytes()
+
+
+def test_a_file_that_grows_during_a_merge_is_not_copied_in_part(tmp_path):
+    """A mask that has more bytes than at planning time ends the merge with one line, and no part of it remains."""
+    a, _, dest = places(tmp_path)
+    folder = put_whole_run(a)
+    plan = merging.plan_merge([a], dest)
+    with (folder / "mask.npz").open("ab") as file:
+        file.truncate(2**25)
+    with pytest.raises(StoreError, match=r"mask\.npz changed during the merge: repeat the command"):
+        merging.execute(plan)
+    assert not list(dest.rglob("*mask.npz*"))
+    assert not list(dest.rglob("run.json"))
