@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 from torch._dynamo import trace_rules
+from torch.utils import _device
 
 import cuda_counts
 from pruneboard.processes import child
@@ -56,6 +57,7 @@ def rehearsal(devices: int = 1, memory: int = MEMORY_BYTES) -> Iterator[Rehearsa
         devices: number of GPUs.
         memory: bytes of each GPU.
     """
+    _device._device_constructors()  # torch keeps this set of functions, so it must be made before one is replaced
     gpus, built_for_cuda = Gpus(devices, memory), bool(torch.version.cuda)
     cuda_counts.MEMORY.reset_peak()
     with contextlib.ExitStack() as stack:

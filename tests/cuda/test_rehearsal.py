@@ -173,6 +173,10 @@ def test_nothing_is_left_of_a_rehearsal():
     with rehearsal(devices=3):
         assert torch.cuda.device_count() == 3
         assert isinstance(torch.zeros(2, device="cuda:2"), CudaTensor)
+        with torch.device("meta"):
+            assert torch.tensor(0).is_meta
+    with torch.device("meta"):
+        assert torch.tensor(0).is_meta
     assert before == (torch.Generator, torch.tensor, torch.cuda.is_available, torch.distributed.new_group)
     assert torch.cuda.is_available() == available
     assert not cuda_counts._active
