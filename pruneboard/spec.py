@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_type_hints
 
 from pruneboard.coerce import build_dataclass, check_choice, parse_toml, read_toml
-from pruneboard.errors import UnknownNameError, UsageError
+from pruneboard.errors import UnknownNameError, UsageError, why
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Version of the protocol. Records with different versions never appear in the same table."""
+
+RULES_CHANGES = {2: "validations are charged, and harden changes weights only where the method declares it"}
+"""Version -> what it changed in the protocol, in words."""
 
 TrackName = Literal["prune", "supermask"]
 AUGMENTATIONS = ("none", "crop", "crop-flip", "imagenet")
@@ -221,14 +224,21 @@ class RunSpec:
             raise UsageError(f"tuning_trials must be a number of trials, 0 or more; found {self.tuning_trials}")
 
     def with_absolute_paths(self) -> RunSpec:
-        """Return the spec with absolute paths, which stay the same if a method changes the working directory."""
-        return replace(
-            self,
-            data_dir=_absolute(self.data_dir),
-            results=str(Path(self.results).absolute()),
-            recipe=_absolute(self.recipe, ".toml"),
-            init=_absolute(self.init, ".safetensors"),
-        )
+        """Return the spec with absolute paths, which stay the same if a method changes the working directory.
+
+        Raises:
+            UsageError: a path is relative, and the working directory was deleted.
+        """
+        try:
+            return replace(
+                self,
+                data_dir=_absolute(self.data_dir),
+                results=str(Path(self.results).absolute()),
+                recipe=_absolute(self.recipe, ".toml"),
+                init=_absolute(self.init, ".safetensors"),
+            )
+        except OSError as error:
+            raise UsageError(f"the working directory cannot be read ({why(error)}): cd to one that exists") from None
 
 
 def _absolute(path: str | None, suffix: str = "") -> str | None:

@@ -113,10 +113,15 @@ class ProbMask(Pruner[ProbabilityGate]):
             raise ValueError(f"lr must be above 0 and travel 0 or more; found {self.lr}, {self.travel}")
 
     def traits(self, track: Track) -> Traits:
-        """Declare the passes per step and when the masks are fixed; at sparsity 0 one pass suffices."""
+        """Declare passes per step, when masks are fixed, and one validation per sample; at sparsity 0 one pass."""
         harden_at = 1.0 if track == "supermask" else self.harden_at
         passes = self.passes if self.sparsity else 1
-        return Traits(forward_passes=passes, split_batch=self.split_batch and passes > 1, harden_at=harden_at)
+        return Traits(
+            forward_passes=passes,
+            split_batch=self.split_batch and passes > 1,
+            harden_at=harden_at,
+            max_validations=self.samples if self.sparsity else 0,
+        )
 
     def gate(self, weight: Tensor) -> ProbabilityGate:
         """Return a gate with every probability at 1."""

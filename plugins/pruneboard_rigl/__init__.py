@@ -98,9 +98,9 @@ class RigL(DenseGradientPruner):
             raise ValueError(f"end must be a fraction of the step budget in (0, 1]; found {self.end}")
 
     def traits(self, track: Track) -> Traits:
-        """Declare that the mask is final at `end`."""
+        """Declare that the mask is final at `end`, and that weights that are exactly 0 are then changed."""
         del track
-        return Traits(harden_at=self.end)
+        return Traits(harden_at=self.end, writes_weights_at_harden=True)
 
     def before_step(self, layers: Layers, at: Progress) -> None:
         """Draw the mask before the first step: the highest of independent uniform scores in each layer."""

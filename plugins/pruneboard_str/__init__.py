@@ -136,7 +136,9 @@ class STR(Pruner[ThresholdGate]):
     def traits(self, track: Track) -> Traits:
         """Declare exact sparsity and when masks are fixed in mode `target`, emerging sparsity in mode `faithful`."""
         del track
-        return Traits(harden_at=self.harden_at) if self.mode == "target" else Traits(hits_target=False)
+        if self.mode == "faithful":
+            return Traits(hits_target=False)
+        return Traits(harden_at=self.harden_at, writes_weights_at_harden=True)
 
     def gate(self, weight: Tensor) -> ThresholdGate:
         """Return a gate with s at `init`, or at sparsity 0 one that keeps everything."""

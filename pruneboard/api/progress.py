@@ -72,6 +72,9 @@ class Progress:
         Args:
             parameter: a layer's `dense`, or a parameter of a gate.
             new: the whole new value, of the parameter's shape.
+
+        Raises:
+            RuntimeError: the hook may only read, as `diagnostics`.
         """
         self.durable.assign(parameter, new)
 

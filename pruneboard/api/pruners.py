@@ -26,6 +26,9 @@ class Traits:
         split_batch: the passes of a step share its images, so that together they cost as much as one pass; if False,
             every pass processes all images of the step.
         harden_at: fraction of the step budget after which the masks are final, in [0, 1].
+        max_validations: how often `harden` calls `validate` at most. Each call is charged as training cost.
+        writes_weights_at_harden: `harden` may change prunable weights, which the record and the row then say; if
+            False, it may change gates only.
         control: `dense`, `floor` or `baseline`; accepted only from pruneboard's own distribution.
     """
 
@@ -33,6 +36,8 @@ class Traits:
     forward_passes: int = 1
     split_batch: bool = False
     harden_at: float = 1.0
+    max_validations: int = 16
+    writes_weights_at_harden: bool = False
     control: Literal["dense", "floor", "baseline"] | None = None
 
 
@@ -58,7 +63,8 @@ class GateOptimizer:
 Validate = Callable[[], float]
 """Returns the validation top-1 of the model in its current state, a fraction in [0, 1].
 
-Every process must call it equally often. It is valid only during `Pruner.harden`; a later call is a RuntimeError.
+Every process must call it equally often. It is valid only during `Pruner.harden`; a later call is a RuntimeError. Its
+forward passes are charged as training cost, and more calls than `Traits.max_validations` make the run `invalid`.
 """
 
 
@@ -68,8 +74,8 @@ class Pruner(ABC, Generic[G]):
 
     It holds no tensors and no state: what must survive a step belongs in the gates. The hooks are called in the
     order `traits`, `gate` (once per layer), `gate_optimizer`, then per step `before_step` and `after_step`, and once
-    `harden`; `diagnostics` is called after every epoch. An exception in a hook ends the run, with the hook's name in
-    the message.
+    `harden`; `diagnostics` is called after every epoch. An exception in a hook ends the run as failed, with the
+    hook's name in the message.
 
     Attributes:
         sparsity: fraction of zeros over the prunable weights of the folded model, in [0, 1).
@@ -129,7 +135,9 @@ class Pruner(ABC, Generic[G]):
     def harden(self, layers: Sequence[Layer[G]], at: Progress, validate: Validate) -> None:
         """Make every gate deterministic and final; called once, before the step `at.harden_step`.
 
-        A gate that changes later makes the run `invalid`.
+        It may change gates, and weights only if `Traits.writes_weights_at_harden` declares it; afterwards, the
+        optimizer alone changes weights. A gate that changes later makes the run `invalid`, and so does one that gives
+        another weight in training than in evaluation mode from here on.
 
         Args:
             layers: the prunable layers, in the order of the network.
@@ -140,11 +148,12 @@ class Pruner(ABC, Generic[G]):
     def diagnostics(self, layers: Sequence[Layer[G]], at: Progress) -> Mapping[str, float]:
         """Return a few numbers to watch, such as a temperature or a threshold, by name.
 
-        They are displayed and logged after every epoch; no result depends on them.
+        They are displayed and logged after every epoch; no result depends on them. This hook may only read: a weight
+        or a gate that it changes makes the run `invalid`.
 
         Args:
             layers: the prunable layers, in the order of the network.
-            at: the step that follows the epoch.
+            at: the step that follows the epoch; its `assign` and `reset_optimizer_state` raise a RuntimeError.
         """
         del layers, at
         return {}

@@ -11,6 +11,7 @@ processes or loader workers, and there is no generator state to save in a checkp
 from __future__ import annotations
 
 from pruneboard.data.batches import (
+    CALIBRATION_BATCHES,
     BatchPlan,
     calibration_batches,
     eval_batches,
@@ -24,6 +25,7 @@ from pruneboard.data.sources import DATASETS, dataset_cache, open_dataset, overr
 from pruneboard.data.splits import Dataset, Split
 
 __all__ = [
+    "CALIBRATION_BATCHES",
     "DATASETS",
     "SMALL_IMAGE",
     "BatchPlan",

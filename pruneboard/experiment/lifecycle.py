@@ -5,6 +5,7 @@ The command line and Python users call `run`; each process of the run calls `exe
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import logging
@@ -18,7 +19,15 @@ from typing import Any
 import torch
 
 from pruneboard.data import Dataset
-from pruneboard.errors import InterruptedRunError, OutOfMemoryError, PruneboardError, RunError, StoreError
+from pruneboard.errors import (
+    AuditError,
+    InterruptedRunError,
+    OutOfMemoryError,
+    PluginError,
+    PruneboardError,
+    RunError,
+    StoreError,
+)
 from pruneboard.experiment import ablation, listeners, outcome, rescue, start
 from pruneboard.experiment.listeners import NullListener, Recorder, log_to_file, logger
 from pruneboard.experiment.prepare import Job, gpu_of, open_data, pick_device, prepare, wants_cuda
@@ -29,8 +38,17 @@ from pruneboard.processes.process_exit import exit_raises
 from pruneboard.processes.world import World
 from pruneboard.records import provenance, runfolder, store
 from pruneboard.spec import RunSpec
-from pruneboard.training import loop
+from pruneboard.training import harness_guard, loop, process_state
+from pruneboard.training.process_state import ENVIRONMENT, settings_restored
 from pruneboard.training.state import Listener
+
+FIXED_AT_IMPORT = (
+    process_state.DIRECTORY,
+    process_state.HANDLERS,
+    process_state.DENORMALS,
+    process_state.GLOBAL_HOOKS,
+)
+"""Settings that no library needs to change when it is imported."""
 
 
 def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
@@ -48,8 +66,7 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
     world = World.current()
     reported = phases.reported_to((listener or NullListener()).on_phase)
     with reported, rendezvous.shared_run(world, cuda=wants_cuda(spec)):
-        with exit_raises():
-            job, dataset = prepare(spec)
+        job, dataset = _load(spec)
         if world.is_main:
             listeners.say(dataset.notes)
         rendezvous.check_same_run(job.hash, gpu_of(spec))
@@ -60,6 +77,18 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
             # A failed download or unusable weights: nothing is written yet.
             build_model(job.plan, init=job.init, seed=0)
         return finished or _train_and_store(job, listener or NullListener(), world, dataset)
+
+
+def _load(spec: RunSpec) -> tuple[Job, Dataset]:
+    """Return the job and the data of `spec`; refuse a method that changes the process or the harness when imported."""
+    with exit_raises(), harness_guard.harness_restored() as replaced, settings_restored(without=[ENVIRONMENT]):
+        before = process_state.settings(FIXED_AT_IMPORT)
+        job, dataset = prepare(spec)
+        changed = process_state.change(before)
+    if replaced or changed:
+        what = changed or f"replaced {replaced[0]}"
+        raise PluginError(f"method {job.info.origin} {what} when it was loaded: uninstall it")
+    return job, dataset
 
 
 def _train_and_store(job: Job, listener: Listener, world: World, dataset: Dataset) -> dict[str, Any]:
@@ -106,8 +135,14 @@ def execute(job: Job, listener: Listener, dataset: Dataset | None = None) -> dic
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         training = start.build_from_job(job, dataset, device, listener, start_time)
         try:
-            loop.resume_from_checkpoint(training, start.attempt_entry(job, training))
-            loop.fit(training)
+            # A method must not affect the evaluation, nor the next run in this process.
+            with harness_guard.harness_restored() as replaced, settings_restored(without=[ENVIRONMENT]):
+                loop.resume_from_checkpoint(training, start.attempt_entry(job, training))
+                loop.fit(training)
+            if replaced:
+                raise AuditError(
+                    f"method {job.info.origin} replaced {replaced[0]}: a method may not change the harness"
+                )
             if job.spec.ablation:
                 ablation.apply(job, training)
             return outcome.finished_record(job, training)
@@ -183,6 +218,8 @@ def _locked_folder(job: Job, world: World) -> Iterator[None]:
 def _failures_recorded(job: Job, world: World) -> Iterator[None]:
     """If the block fails or is interrupted, store a record that says why, and let the error propagate."""
     started = provenance.now()
+    # A copy: a method that reaches these blocks must not be able to prevent the record of its failure.
+    job = dataclasses.replace(job, base_record=copy.deepcopy(job.base_record))
     try:
         yield
     except (KeyboardInterrupt, InterruptedRunError) as error:

@@ -62,6 +62,8 @@ def finished_record(job: Job, run: Training) -> dict[str, Any]:
     validation = evaluate_split(run, plain, run.dataset.validation, "validation images")
     if not math.isfinite(test.loss + validation.loss):
         raise DivergedError("the folded model's loss is not a finite number: lower the learning rate (--lr)")
+    if run.integrity is not None and not job.spec.ablation:
+        run.integrity.check_finished()  # also the gates' `folded` and `kept` may only read
     masks = [mask_file.pack(layer.name, layer.gate.kept(layer.dense.detach()).cpu().numpy()) for layer in run.layers]
     phases.report("saving the network and counting its cost")
     refused = _save_artifacts(job.folder, job, state, masks) if run.engine.rank == 0 else None
@@ -250,11 +252,13 @@ def _per_layer(layers: Sequence[LayerCost], effective: AliveCounts) -> dict[str,
 def _cost(run: Training, layers: Sequence[LayerCost], usage: Usage, plain: nn.Module) -> dict[str, Any]:
     dense = sum(layer.macs_dense for layer in layers)
     trained = cost.train_macs(dense, run.images_trained + run.state.scoring_passes)
+    trained += dense * run.state.validation_passes  # forward passes only
     reference = cost.train_macs(dense, run.plan.batch_size * run.budget.total)
     weights = [layer.get_parameter("weight") for _, layer in models.prunable_layers(plain)]
     stored = cost.storage_bytes(layers, {layer.name: layer.dense.shape[0] for layer in run.layers})
     return {
         "forward_passes": run.forward_passes,
+        "validations": run.state.validations,
         "train_macs": trained,
         "dense_train_macs": reference,
         "relative_train_macs": trained / reference,

@@ -80,6 +80,8 @@ class Row:
         macs_remaining: multiply-adds of the pruned network as a fraction of the dense network's.
         relative_train_macs: multiply-adds of the whole training, relative to the dense run.
         forward_passes: mean number of forward passes per training step, before hardening.
+        validations: mean number of validations while it hardened; None if a record does not state it.
+        writes_weights: whether the method declares that it changes weights when it hardens.
         wall_seconds: mean duration of a run, in seconds.
         hook_seconds: mean seconds of a run spent in the method's own code.
         peak_memory_bytes: mean peak memory of a run.
@@ -130,6 +132,8 @@ class Row:
     tunings: tuple[Tuning, ...]
     repeats: int
     superseded: int
+    validations: float | None = None
+    writes_weights: bool = False
     rank: int | None = None
     rank_low: int | None = None
     rank_high: int | None = None

@@ -104,6 +104,8 @@ def build_row(group: RowGroup, reference: Mapping[int, Record]) -> Row:
         tunings=tuple(sorted({found for run in done.values() if (found := _tuning(run))})),
         repeats=group.repeats,
         superseded=group.superseded,
+        validations=_mean(done, lambda run: lookup(run, "cost.validations")),
+        writes_weights=any(lookup(run, "method.traits.writes_weights_at_harden") for run in done.values()),
     )
 
 

@@ -9,6 +9,7 @@ phases          what this process is doing, for the display
 interrupts      SIGTERM and SIGINT: finish the step, save, then stop
 output          standard output and standard error that never raise
 guardian        a command in a process of its own, watched by another one that records its loss
-process_exit    how a process that used DeepSpeed exits
+process_exit    how a process that used DeepSpeed exits, and how a method is kept from exiting
+own_threads     counts threads without those of the harness
 memory          how glibc returns freed memory, and the peak memory of a run
 """

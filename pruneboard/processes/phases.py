@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from pruneboard.processes import own_threads
+
 T = TypeVar("T")
 
 Receiver = Callable[[str, int, int], None]
@@ -37,7 +39,8 @@ def reported_to(receiver: Receiver) -> Iterator[None]:
 def report(phase: str, done: int = 0, total: int = 0) -> None:
     """Report that `phase` is under way; see `Receiver` for the numbers."""
     if _receiver is not None:
-        _receiver(": ".join([*(part for pair in _outer for part in pair if part), phase]), done, total)
+        with own_threads.starting():  # a display may start one, also while a method's hook runs
+            _receiver(": ".join([*(part for pair in _outer for part in pair if part), phase]), done, total)
 
 
 def counted(phase: str, items: Iterable[T], total: int = 0) -> Iterator[T]:

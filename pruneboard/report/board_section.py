@@ -12,7 +12,7 @@ from pruneboard.report import chart_data, panels, styles, views
 from pruneboard.report.escaping import printable
 from pruneboard.report.figures import draw_data_uri
 from pruneboard.report.size_budget import PagePart
-from pruneboard.report.tables import percent, row_names, top1_text, tuning_notes
+from pruneboard.report.tables import percent, row_names, rules_notes, top1_text, tuning_notes
 from pruneboard.report.templating import json_script, render
 
 MAX_ROWS = 2_000
@@ -62,6 +62,7 @@ def board_section(
         facts=views.facts(board),
         fields=views.flat(board.fields)[:MAX_FIELDS],
         differs=views.flat(board.differs)[:MAX_DIFFERING],
+        rules_notes=list(rules_notes(board)),
         dense=f"{top1_text(board.dense.top1)} over {board.dense.n} seeds" if board.dense and board.dense.top1 else "",
         levels=[(name, percent(level)) for name, level in board.chance_levels.items()],
         failures=sum(len(row.failures) for row in board.rows),

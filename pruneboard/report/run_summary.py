@@ -118,6 +118,7 @@ def _cost(record: Record) -> Facts:
     yield "training", _count(record, "cost.train_macs", "{:.3e} multiply-adds")
     yield "relative to dense", _count(record, "cost.relative_train_macs", "{:.2f} times")
     yield "forward passes", _count(record, "cost.forward_passes", "{:,} per step, before hardening")
+    yield "validations", _count(record, "cost.validations", "{:,} while hardening, charged as training")
     dense, left = lookup(record, "cost.macs_dense"), lookup(record, "cost.macs_remaining")
     if dense and left is not None:
         yield "remaining MACs", f"{left:,} of {dense:,} ({percent(left / dense)} %)"

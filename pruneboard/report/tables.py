@@ -13,6 +13,7 @@ from pruneboard.leaderboard.ranking import MAX_MISSING
 from pruneboard.leaderboard.stats import LEVEL, Interval, MeanEstimate, MethodComparison
 from pruneboard.records.schema import format_sparsity, lookup
 from pruneboard.report.escaping import printable
+from pruneboard.spec import RULES_CHANGES
 
 LEGEND = (
     "top-1 in % on the test split, last step's model: mean ± sample standard deviation (seeds); ○ is a single seed",
@@ -29,6 +30,8 @@ LEGEND = (
     "effective: sparsity if weights that are disconnected from the input or the output count as removed",
     "MACs: multiply-adds (1 MAC = 2 FLOPs); training: multiply-adds of the whole training, dense = 1",
 )
+WRITES_WEIGHTS = "the method changes weights when it hardens, as it declares"
+
 MAX_POINTS = 100
 """Limit for the operating points that are columns of a table: a board may have thousands of them, and of methods."""
 
@@ -149,12 +152,21 @@ def _facts(board: Board) -> Iterable[str]:
     if board.differs:
         fields = "; ".join(f"{path} = {json.dumps(value)}" for path, value in board.differs.items())
         yield printable(f"differs from the other boards with this data set, model and track in: {fields}", 1000)
+        yield from rules_notes(board)
     if board.dense and board.dense.top1:
         yield f"dense control: {_cell(board.dense)}"
     elif board.track == "prune":
         yield "no dense control: drops are unknown"
     if board.missing_controls:
         yield f"missing controls: {', '.join(board.missing_controls)}"
+
+
+def rules_notes(board: Board) -> Iterator[str]:
+    """Yield what later rules changed, if this board differs from others in the version of its rules."""
+    rules = board.differs.get("rules")
+    if type(rules) is int:
+        for version in sorted(version for version in RULES_CHANGES if version > rules):
+            yield f"rules {rules}: not comparable with rules {version}, by which {RULES_CHANGES[version]}"
 
 
 def _grid(board: Board, names: RowNames) -> Table:
@@ -264,11 +276,7 @@ def _notes(board: Board, names: RowNames) -> Iterable[str]:
     for row in board.rows:
         name = names[row.identity]
         where = name if row.target is None else f"{name} at {format_sparsity(row.target)}"
-        if row.off_target:
-            yield f"off target: {where} has measured sparsity {row.measured:.6g}: {_cell(row)}"
-        if row.at_chance:
-            level = percent(board.chance_levels[row.at_chance])
-            yield f"at {row.at_chance}: {where}: 95 % interval {interval_text(row.top1)}, not above {level}: not ranked"
+        yield from _result_notes(board, row, where)
         if row.unpaired:
             seeds = ", ".join(map(str, row.unpaired))
             yield f"not paired: {where}, seed {seeds}: initial weights, split or order differ from the dense run"
@@ -280,3 +288,13 @@ def _notes(board: Board, names: RowNames) -> Iterable[str]:
             yield f"copies: {where}: {row.repeats} further copies of the same runs are not counted"
         for failure in row.failures:
             yield printable(f"{failure.status}: {where}, seed {failure.seed}: {failure.message or 'no message'}", 300)
+
+
+def _result_notes(board: Board, row: Row, where: str) -> Iterable[str]:
+    if row.off_target:
+        yield f"off target: {where} has measured sparsity {row.measured:.6g}: {_cell(row)}"
+    if row.writes_weights:
+        yield f"hardening: {where}: {WRITES_WEIGHTS}"
+    if row.at_chance:
+        level = percent(board.chance_levels[row.at_chance])
+        yield f"at {row.at_chance}: {where}: 95 % interval {interval_text(row.top1)}, not above {level}: not ranked"

@@ -136,6 +136,8 @@ def _json_row(row: Row) -> dict[str, Any]:
     values = {item.name: getattr(row, item.name) for item in dataclasses.fields(row)}
     values |= {name: dataclasses.asdict(values[name]) for name in ("top1", "drop", "above_baseline") if values[name]}
     values |= {"n": row.n, "label": row.label, "seeds": row.seeds}
+    if row.validations is None:  # runs by rules 1, in whose records neither is stated
+        del values["validations"], values["writes_weights"]
     values["layers"] = [round(layer.sparsity, 9) for layer in row.layers]
     values["tunings"] = [dataclasses.asdict(tuning) for tuning in row.tunings]
     return values | {"failures": [dataclasses.asdict(failure) for failure in row.failures]}

@@ -12,7 +12,7 @@ from pruneboard.leaderboard import Board, Row
 from pruneboard.records.schema import format_sparsity, leaves
 from pruneboard.report.escaping import printable
 from pruneboard.report.styles import Style
-from pruneboard.report.tables import interval_text, number, percent, rank_text, top1_text, tuning_text
+from pruneboard.report.tables import WRITES_WEIGHTS, interval_text, number, percent, rank_text, top1_text, tuning_text
 
 VERDICTS = ("disputed", "unverified", "claimed", "record-only", "spot-checked", "certified")
 """The verdicts of `pruneboard verify`, worst first; `unverified` for runs that were not verified, and `claimed` for
@@ -192,6 +192,8 @@ def _facts(row: Row) -> Iterable[tuple[str, str]]:
         )
     if row.ablation:
         yield "ablation", printable(row.ablation)
+    if row.writes_weights:
+        yield "hardening", WRITES_WEIGHTS
     for tuning in row.tunings:
         yield "tuning", tuning_text(tuning)
     yield from _numbers(row)
@@ -213,6 +215,8 @@ def _numbers(row: Row) -> Iterable[tuple[str, str]]:
         yield "effective sparsity", f"{row.effective:.6g}, counting disconnected weights as removed"
     if row.forward_passes is not None:
         yield "forward passes per step", f"{row.forward_passes:g}"
+    if row.validations:
+        yield "validations", f"{row.validations:g} while it hardened, charged as training"
 
 
 def _runs(row: Row, shown_runs: Collection[str]) -> Iterable[tuple[str, str]]:

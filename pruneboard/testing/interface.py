@@ -67,7 +67,7 @@ def traits_are_constant(subject: CheckSubject) -> None:
     """`tracks` and `traits` are within their allowed ranges, and `traits` returns the same value on every call.
 
     `harden_at` is in [0, 1] (on the supermask track, 0 or 1). `forward_passes` is 1 or more, and with `split_batch`
-    2 or more.
+    2 or more. `max_validations` is 0 or more.
     """
     pruner = subject.pruner
     known = bool(pruner.tracks) and pruner.tracks <= {"prune", "supermask"}
@@ -79,6 +79,10 @@ def traits_are_constant(subject: CheckSubject) -> None:
         passes, share = found.forward_passes, found.harden_at
         require(type(passes) is int and passes >= 1, f"forward_passes is 1 or more; found {passes!r}")
         require(not found.split_batch or passes > 1, "split_batch needs forward_passes of 2 or more")
+        most = found.max_validations
+        require(type(most) is int and most >= 0, f"max_validations is an integer of 0 or more; found {most!r}")
+        declared = found.writes_weights_at_harden
+        require(type(declared) is bool, f"writes_weights_at_harden is True or False; found {declared!r}")
         require(0 <= share <= 1, f"harden_at is a fraction of the step budget, in [0, 1]; found {share!r}")
         fine = track == "prune" or share in (0, 1)
         require(fine, f"harden_at is 0 or 1 on the supermask track, which has no fine-tuning; found {share}")

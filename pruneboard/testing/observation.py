@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pruneboard.api import Pruner
-from pruneboard.testing import harness_guard, process_state
 from pruneboard.testing.trial import Trial, TrialResult, finish
+from pruneboard.training import harness_guard, process_state
 from pruneboard.training.state import Training
 
 R = TypeVar("R")
@@ -61,12 +61,16 @@ class ObservedTraining(Training):
 
     def hook(self, name: str, call: Callable[[], R]) -> R:
         """Run one of the method's hooks and note everything it changed that does not belong to it."""
-        with unchanged(self.observations, f"{name} at step {self.draw_key.step}", lambda: _protected(self)):
-            self.running_hook = name
-            try:
-                result = super().hook(name, call)
-            finally:
-                self.running_hook = None
+
+        def observed() -> R:  # inside of `super().hook`, which undoes some changes
+            with unchanged(self.observations, f"{name} at step {self.draw_key.step}", lambda: _protected(self)):
+                return call()
+
+        self.running_hook = name
+        try:
+            result = super().hook(name, observed)
+        finally:
+            self.running_hook = None
         if self.draw_key.step == 0 and name in BEFORE_THE_OPTIMIZER:
             self.check_initial_weights(name)
         return result

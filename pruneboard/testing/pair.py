@@ -19,8 +19,7 @@ import torch
 from pruneboard.processes.child import Child, stop
 from pruneboard.processes.process_exit import exit_raises
 from pruneboard.processes.world import local_environments
-from pruneboard.testing import harness_guard, process_state
-from pruneboard.training import engine
+from pruneboard.training import engine, harness_guard, process_state
 
 SIZE = 2
 TIMEOUT_SECONDS = 120.0

@@ -41,7 +41,11 @@ def leaves_random_state(subject: CheckSubject) -> None:
 
 @check()
 def leaves_the_process(subject: CheckSubject) -> None:
-    """Hooks do not change torch's settings, the environment variables or the working directory."""
+    """Hooks leave the process as it is.
+
+    They do not change torch's settings and global hooks, the environment variables, the working directory or signal
+    handlers, and leave no thread running.
+    """
     _require_none(subject, "settings", "do not change it: the whole process depends on it")
 
 

@@ -13,8 +13,9 @@ from pruneboard.api import Pruner, Track
 from pruneboard.errors import UnknownNameError
 from pruneboard.processes import guardian
 from pruneboard.processes.process_exit import exit_raises
-from pruneboard.testing import advice, execution, harness_guard, interface, pair, process_state, results, side_effects
+from pruneboard.testing import advice, execution, interface, pair, results, side_effects
 from pruneboard.testing.checks import Check, CheckSubject, Tier
+from pruneboard.training import harness_guard, process_state
 
 SUITE: tuple[Check, ...] = (
     *interface.CHECKS,

@@ -54,6 +54,8 @@ class TrainState:
         epoch_loss: sum of the losses of these steps, averaged over processes.
         best_validation: number and validation top-1 of the best epoch.
         scoring_passes: images passed through the network by a `ScoringPruner`.
+        validations: calls of `validate` in `harden`.
+        validation_passes: images passed through the network by these calls, forward only.
         gates_sha256: hash of the gates after hardening; None before.
         hook_seconds: seconds spent in the method's hooks.
         seconds: total seconds of earlier attempts.
@@ -65,6 +67,8 @@ class TrainState:
     epoch_loss: float = 0.0
     best_validation: dict[str, Any] = field(default_factory=dict)
     scoring_passes: int = 0
+    validations: int = 0
+    validation_passes: int = 0
     gates_sha256: str | None = None
     hook_seconds: float = 0.0
     seconds: float = 0.0

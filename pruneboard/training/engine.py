@@ -157,6 +157,11 @@ class Engine:
         """The optimizer's parameter groups, at every ZeRO stage."""
         return self._optimizer.param_groups  # type: ignore[no-any-return]
 
+    @property
+    def optimizers(self) -> tuple[Any, ...]:
+        """Our optimizer, and DeepSpeed's around it."""
+        return self._base_optimizer, self._optimizer
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [batch, classes] in float32. Every gate is evaluated exactly once."""
         with cached_weights(self._gated_weights):

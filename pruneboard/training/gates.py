@@ -23,8 +23,12 @@ from pruneboard import scores
 from pruneboard.api import Gate, Layer, Mask, Pruner
 from pruneboard.draws import key
 from pruneboard.errors import AuditError, PluginError, UsageError
+from pruneboard.training import process_state
 
 G = TypeVar("G", bound=Gate)
+
+CHECKED_IN_GATES = (process_state.THREADS, process_state.DIRECTORY)
+"""Settings compared in every forward pass: those that are cheap, and that no later comparison sees."""
 
 
 class DrawKey:
@@ -171,14 +175,20 @@ def cached_weights(holders: Sequence[GatedWeight]) -> Iterator[None]:
     """Evaluate every gate once, and let the network use the results as its weights during the block.
 
     Gates then run as plain Python before the forward pass, not inside it, so torch.compile never traces one.
+
+    Raises:
+        AuditError: a gate left a thread running or changed the working directory.
     """
     effective: dict[nn.Module, Tensor] = {}
+    before = process_state.settings(CHECKED_IN_GATES)
     try:
         for holder in holders:
             gate = holder[0]
             if gate not in effective:
                 effective[gate] = gate(holder.original)
             holder.cached = (effective[gate],)
+        if (change := process_state.change(before)) is not None:
+            raise AuditError(f"a gate {change}: a method may not change its process")
         yield
     finally:
         for holder in holders:

@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 import torch
@@ -23,12 +22,12 @@ from torch.nn import functional
 
 from pruneboard import scores
 from pruneboard.api import Batch, DenseGradientPruner, Progress, ScoringPruner, Validate
-from pruneboard.data import Split, calibration_batches, eval_batches, train_batches
-from pruneboard.data.batches import CALIBRATION_BATCHES
+from pruneboard.data import CALIBRATION_BATCHES, Split, calibration_batches, eval_batches, train_batches
 from pruneboard.draws import key
 from pruneboard.errors import AuditError, DivergedError, StoreError
 from pruneboard.models import state_sha256
-from pruneboard.processes import interrupts, phases
+from pruneboard.processes import interrupts, own_threads, phases
+from pruneboard.training import integrity
 from pruneboard.training.evaluate import (
     Metrics,
     average_batch_statistics,
@@ -39,6 +38,7 @@ from pruneboard.training.evaluate import (
     restored_batch_statistics,
 )
 from pruneboard.training.gates import gate_tensors
+from pruneboard.training.integrity import Integrity, check_same_in_both_modes
 from pruneboard.training.optim import freeze_gates, schedule, set_learning_rates
 from pruneboard.training.scoring import ScoringView, dense_gradients, endless_batches, valid_during_scoring
 from pruneboard.training.state import Training, check_finite
@@ -67,16 +67,22 @@ def fit(run: Training) -> None:
         InterruptedRunError: SIGTERM was received; a checkpoint is saved.
         KeyboardInterrupt: SIGINT was received; a checkpoint is saved.
     """
+    run.integrity = Integrity(run)
     if not run.state.step:
         prune_before_training(run)
+        run.integrity.check_settings()
     with interrupts.listen_for_stop() as request:
+        run.integrity.remember_settings()
         train_epochs(run, request)
+        run.integrity.check_settings()
     if run.state.gates_sha256 is None:  # the search took the whole budget
         harden(run, run.budget.harden_step)
+    run.integrity.finish()
     # This is done for every method, including those without fine-tuning, so that the statistics depend on the final
     # weights only, and not on when the masks were fixed.
     recalibrate(run)
     check_gates_unchanged(run)
+    run.integrity.check_finished()
 
 
 def recalibrate(run: Training) -> None:
@@ -161,7 +167,11 @@ def train_step(run: Training, step: int, batches: Sequence[Batch]) -> Tensor:
     run.engine.model.train()
     with dense_gradients(run.layers, wanted=_wants_gradients(run, at)) as gradients:
         loss = _forward_backward(run, batches, run.forward_passes if searching else 1)
+    if run.integrity is not None:
+        run.integrity.check_step(step)
     run.engine.step()
+    if run.integrity is not None and not searching:
+        run.integrity.seal(step)
     if gradients is not None:
         run.hook("update", lambda: _update(run, gradients, at))
     if searching:
@@ -205,29 +215,58 @@ def harden(run: Training, step: int) -> None:
     run.listener.on_phase("hardening: choosing the final masks")
     check_finite(run, step)
     at = run.progress(step)
-    with phases.within("hardening"), validate_during_hardening(run) as validate:
+    with phases.within("hardening"), validate_during_hardening(run) as validate, integrity.weights_kept(run):
         run.hook("harden", lambda: run.pruner.harden(run.layers, at, validate))
     freeze_gates(run.engine.groups)
     check_ranks_agree(run, step)
+    check_same_in_both_modes(run.method, run.layers)
     run.state.gates_sha256 = state_sha256(gate_tensors(run.layers))
+    if run.integrity is not None:
+        run.integrity.seal(step)
     recalibrate(run)
 
 
 @contextmanager
 def validate_during_hardening(run: Training) -> Iterator[Validate]:
-    """Yield `validate` for `harden`; after the block it raises, so that no method can keep it to select by it."""
-    hardening, calls = True, count(1)
+    """Yield `validate` for `harden`; after the block it raises, so that no method can keep it to select by it.
+
+    Calls are counted for the record, and their images for the training cost.
+
+    Raises:
+        AuditError: more calls than the method declares, even if it caught the error that the first of them raised.
+    """
+    hardening = True
 
     def validate() -> float:
         if not hardening:
             raise RuntimeError("hardening is over: validate() is valid only during harden()")
-        phases.item("validation", next(calls), replace=False)
-        return validation_top1(run)
+        run.state.validations += 1
+        check_validations(run)
+        run.state.validation_passes += images_per_validation(run)
+        with own_threads.starting():
+            phases.item("validation", run.state.validations, replace=False)
+            return validation_top1(run)
 
     try:
         yield validate
     finally:
         hardening = False
+    check_validations(run)
+
+
+def check_validations(run: Training) -> None:
+    """Raise AuditError if `harden` called `validate` more often than the method declares."""
+    if run.state.validations > run.max_validations:
+        raise AuditError(
+            f"method {run.method}: harden called validate() more than {run.max_validations} times: call it less often, "
+            "or declare more with Traits.max_validations"
+        )
+
+
+def images_per_validation(run: Training) -> int:
+    """Return how many images all processes pass through the network in one call of `validate`."""
+    statistics = CALIBRATION_BATCHES * run.plan.batch_size if batch_norms(run.engine.model) else 0
+    return statistics + len(run.dataset.validation)
 
 
 def validation_top1(run: Training) -> float:
@@ -337,10 +376,19 @@ class LossMeter:
 
 def _end_epoch(run: Training, epoch: int, loss: float) -> None:
     """Evaluate on the validation split, and report the epoch as one line of `metrics.jsonl`."""
+    assert run.integrity is not None
     step = (epoch + 1) * run.budget.steps_per_epoch
-    at = run.progress(step)
+    at = run.progress(step, may_write=False)
     average_batch_statistics(run.engine)
-    metrics = validate(run)
+    with run.integrity.unchanged(f"the evaluation at step {step}"):
+        metrics = validate(run)
+    with run.integrity.unchanged(f"diagnostics at step {step}"):
+        diagnostics = dict(run.hook("diagnostics", lambda: run.pruner.diagnostics(run.layers, at)))
+    run.integrity.check_hooks()
+    run.integrity.check_settings()
+    if run.state.gates_sha256 is not None:
+        check_gates_unchanged(run)
+        check_same_in_both_modes(run.method, run.layers)
     row = {
         "epoch": epoch + 1,
         "step": step,
@@ -349,7 +397,7 @@ def _end_epoch(run: Training, epoch: int, loss: float) -> None:
         "lr": schedule(step - 1, run.budget.total, run.budget.warmup) * run.recipe.lr,
         "validation": {"top1": metrics.top1, "loss": metrics.loss},
         **run.mask_tracker.update(run.layers),
-        "diagnostics": dict(run.hook("diagnostics", lambda: run.pruner.diagnostics(run.layers, at))),
+        "diagnostics": diagnostics,
     }
     if metrics.top1 > run.state.best_validation.get("top1", -1.0):
         run.state.best_validation = {"top1": metrics.top1, "epoch": epoch + 1}

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruneboard.api import Batch, Layer, Mask
 from pruneboard.data import BatchPlan, Dataset, train_batches
 from pruneboard.models import is_scale
-from pruneboard.processes import phases
+from pruneboard.processes import own_threads, phases
 from pruneboard.training.gates import plain_name
 
 SCORING_OVER = "scoring is over: the view and the batches are valid only during score()"
@@ -165,7 +165,8 @@ class RevocableBatches(Iterator[Batch]):
         """
         if self._batches is None:
             raise RuntimeError(SCORING_OVER)
-        return next(self._batches)
+        with own_threads.starting():
+            return next(self._batches)
 
     def close(self) -> None:
         """Make every later `next` raise."""

@@ -114,4 +114,6 @@ def build_training(
         initial=initial,
         checkpointer=options.checkpointer,
         start_time=start_time,
+        max_validations=traits.max_validations,
+        writes_weights_at_harden=traits.writes_weights_at_harden,
     )

@@ -9,17 +9,19 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pruneboard.api import Layer, Progress, Pruner
+from pruneboard.api import Layer, Progress, Pruner, Traits
 from pruneboard.data import BatchPlan, Dataset, steps_per_epoch
-from pruneboard.errors import DivergedError, InterruptedRunError, PruneboardError, RunError
+from pruneboard.errors import AuditError, DivergedError, InterruptedRunError, PruneboardError, RunError
 from pruneboard.models import state_sha256
 from pruneboard.processes import memory
 from pruneboard.spec import Recipe
+from pruneboard.training import process_state
 from pruneboard.training.checkpoint import Checkpointer, TrainState
 from pruneboard.training.engine import Engine
 from pruneboard.training.gates import DrawKey
+from pruneboard.training.integrity import Integrity
 from pruneboard.training.mask_stats import MaskTracker
 
 if TYPE_CHECKING:
@@ -115,8 +117,12 @@ class Training:
     checkpointer: Checkpointer
     start_time: float
     """Start time of this attempt (`time.perf_counter`)."""
+    max_validations: int = Traits.max_validations
+    writes_weights_at_harden: bool = Traits.writes_weights_at_harden
     mask_tracker: MaskTracker = field(default_factory=MaskTracker)
     state: TrainState = field(default_factory=TrainState)
+    integrity: Integrity | None = None
+    """Set when the loop starts; compares what the method may not change."""
 
     @classmethod
     def from_training(cls, run: Training) -> Self:
@@ -142,19 +148,29 @@ class Training:
         seen = 1 if self.split_batch else self.forward_passes
         return self.plan.batch_size * (searching * seen + total - searching)
 
-    def progress(self, step: int) -> Progress:
-        """Return the `Progress` for the hooks at `step`, and set the step of the draws' key."""
+    def progress(self, step: int, *, may_write: bool = True) -> Progress:
+        """Return the `Progress` for the hooks at `step`, and set the step of the draws' key.
+
+        Args:
+            step: see `Progress`.
+            may_write: whether its `assign` and `reset_optimizer_state` work; otherwise they raise.
+        """
         phase: Any = "search" if step < self.budget.harden_step else "finetune"
         self.draw_key.step = step
         return Progress(
-            step, self.budget.total, self.budget.harden_step, phase, self.draw_key.hook_generator, self.engine
+            step,
+            self.budget.total,
+            self.budget.harden_step,
+            phase,
+            self.draw_key.hook_generator,
+            self.engine if may_write else ReadOnly(),
         )
 
     def hook(self, name: str, call: Callable[[], R]) -> R:
         """Call one of the plugin's functions, measure its time, and name method and hook if it raises."""
-        start = time.perf_counter()
+        start, before = time.perf_counter(), process_state.settings()
         try:
-            return call()
+            result = call()
         except (MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
             raise
         except PruneboardError as error:
@@ -168,6 +184,23 @@ class Training:
             raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
         finally:
             self.state.hook_seconds += time.perf_counter() - start
+        if (change := process_state.change(before)) is not None:
+            raise AuditError(f"method {self.method}: {name} {change}: a method may not change its process")
+        return result
+
+
+class ReadOnly:
+    """`api.Durable` for hooks that may only read."""
+
+    def assign(self, parameter: nn.Parameter, new: Tensor) -> None:
+        """Raise."""
+        del parameter, new
+        raise RuntimeError("assign() is not valid here: this hook may only read")
+
+    def reset_optimizer_state(self, parameter: nn.Parameter, mask: Tensor) -> None:
+        """Raise."""
+        del parameter, mask
+        raise RuntimeError("reset_optimizer_state() is not valid here: this hook may only read")
 
 
 def _raised_by_harness(error: BaseException) -> bool:

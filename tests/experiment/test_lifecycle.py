@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 import pruneboard
 import pruneboard.models  # registers the networks of the ProbMask paper with timm
-from pruneboard.errors import DivergedError, PluginError, RunError
+from pruneboard.errors import AuditError, DivergedError, PluginError, RunError
 from pruneboard.experiment import lifecycle, listeners, outcome
 from pruneboard.processes.launch import LocalProcesses
 from pruneboard.records import schema, store
-from pruneboard.training import loop
+from pruneboard.training import loop, process_state
 from resume_cases import first_steps
 from runs import TWO_PROCESSES, folder, ready_job, run, tiny
 
@@ -223,31 +224,84 @@ def test_traits_that_raise_are_refused(site, tmp_path, body):
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("place", ["import", "hook"])
-def test_a_method_that_changes_the_working_directory_moves_no_record(site, tmp_path, monkeypatch, place):
-    """Relative paths are those of the directory in which the run was started, wherever a method goes."""
+@pytest.mark.parametrize("failing", ["raise ValueError('far away')", "pass"])
+def test_a_method_that_changes_the_working_directory_moves_no_record(site, tmp_path, monkeypatch, failing):
+    """Its run fails, and relative paths are those of the directory in which it was started, which is restored."""
     (elsewhere := tmp_path / "elsewhere").mkdir()
     (started := tmp_path / "started").mkdir()
     monkeypatch.chdir(started)
-    move = f"os.chdir({str(elsewhere)!r})"
     source = f"""
     import os
     from dataclasses import dataclass
     from pruneboard.api import MaskPruner
 
-    {move if place == "import" else ""}
+    @dataclass(frozen=True, kw_only=True)
+    class Thing(MaskPruner):
+        def before_step(self, layers, at):
+            os.chdir({str(elsewhere)!r})
+            {failing}
+    """
+    site.add("moves", source)
+    with pytest.raises(RunError, match=r"before_step changed the working directory|far away"):
+        lifecycle.run(tiny("results", "thing"))
+    assert store.read(folder(started / "results") / "run.json")["status"] in {"failed", "invalid"}
+    assert not list(elsewhere.iterdir())
+    assert Path.cwd() == started
+
+
+IMPORTS = {
+    "os.chdir('/')": "changed the working directory",
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)": "changed the signal handlers",
+    "torch.set_flush_denormal(True)": "changed torch's treatment of denormal numbers",
+    "loop.validate = print": r"replaced pruneboard\.training\.loop\.validate",
+}
+
+
+@pytest.mark.parametrize("statement", IMPORTS)
+def test_a_method_that_changes_the_process_when_it_is_imported_is_refused(site, tmp_path, statement):
+    """Nothing is written, and what was changed is restored."""
+    source = f"""
+    import os, signal, torch
+    from dataclasses import dataclass
+    from pruneboard.api import MaskPruner
+    from pruneboard.training import loop
+
+    {statement}
 
     @dataclass(frozen=True, kw_only=True)
     class Thing(MaskPruner):
         def before_step(self, layers, at):
-            {move}
-            raise ValueError("far away")
+            pass
     """
-    site.add("moves", source)
-    with pytest.raises(RunError):
-        lifecycle.run(tiny("results", "thing"))
-    assert store.read(folder(started / "results") / "run.json")["status"] == "failed"
-    assert not list(elsewhere.iterdir())
+    site.add("changes", source)
+    before, original = process_state.settings(), loop.validate
+    with pytest.raises(PluginError, match=IMPORTS[statement]):
+        lifecycle.run(tiny(tmp_path / "results", "thing"))
+    assert not (tmp_path / "results").exists()
+    assert process_state.change(before) is None
+    assert loop.validate is original
+
+
+def test_a_replaced_function_of_the_harness_fails_the_run(site, tmp_path):
+    """A hook that replaces a function of the harness makes the run invalid, and the function is restored."""
+    source = """
+    from dataclasses import dataclass
+    from pruneboard.api import MaskPruner
+    from pruneboard.training import loop
+
+    real = loop.validate
+
+    @dataclass(frozen=True, kw_only=True)
+    class Thing(MaskPruner):
+        def before_step(self, layers, at):
+            loop.validate = lambda run: real(run)
+    """
+    site.add("replaces", source)
+    original = loop.validate
+    with pytest.raises(AuditError, match=r"replaced pruneboard\.training\.loop\.validate"):
+        lifecycle.run(tiny(tmp_path, "thing", 0.0))
+    assert loop.validate is original
+    assert store.read(folder(tmp_path) / "run.json")["status"] == "invalid"
 
 
 def test_a_record_that_the_store_refuses_is_a_failed_run(tmp_path, monkeypatch):

@@ -61,12 +61,17 @@ def test_the_saved_file_reproduces_the_accuracy(tmp_path, model):
 
 
 def test_cost_counts_every_forward_pass(tmp_path):
-    """Training multiply-adds are 3 x dense x images x passes; for magnitude they are those of dense training."""
+    """Training multiply-adds are 3 x dense x images x passes, and dense x images for each validation while hardening.
+
+    For magnitude pruning, which does not validate, they are those of dense training.
+    """
     probmask, magnitude = run(tmp_path, "probmask"), run(tmp_path)
     dense, budget = magnitude["cost"]["macs_dense"], probmask["budget"]
     assert magnitude["cost"]["train_macs"] == 3 * dense * 32 * 8 == magnitude["cost"]["dense_train_macs"]
     passes = 2 * budget["harden_step"] + budget["steps"] - budget["harden_step"]
-    assert probmask["cost"]["train_macs"] == 3 * dense * 32 * passes
+    validated = probmask["cost"]["validations"] * (16 * 32 + probmask["data"]["validation"])
+    assert probmask["cost"]["train_macs"] == dense * (3 * 32 * passes + validated)
+    assert validated > 0
     assert budget["harden_step"] == round(0.9375 * 8)
 
 

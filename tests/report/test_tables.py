@@ -105,6 +105,30 @@ def test_standings_list_significant_differences():
     )
 
 
+def test_a_declared_change_of_weights_is_noted():
+    """A row whose method changes weights when it hardens has a note, in the text and on the page."""
+    made = record("a", method__traits__writes_weights_at_harden=True)
+    found = [note for note in notes_of(made, record("b")) if note.startswith("hardening")]
+    assert found == ["hardening: a at 0.9: the method changes weights when it hardens, as it declares"]
+    assert "the method changes weights when it hardens" in report.html(whole([made]))
+
+
+def test_records_of_earlier_rules_have_a_table_of_their_own_that_says_why():
+    """Boards of two rules are not merged, and that of the earlier rules says what was changed since."""
+    made = [record("a", rules=rules, board__rules=rules) for rules in (1, 2)]
+    leaderboard = whole(made)
+    facts = {board.fields["rules"]: " ".join(tables.board_tables(board).facts) for board in leaderboard.boards}
+    why = "rules 1: not comparable with rules 2, by which validations are charged, and harden changes weights only"
+    assert why in facts[1]
+    assert why not in facts[2]
+    assert why in report.html(leaderboard)
+
+
+def test_boards_of_one_version_of_the_rules_do_not_mention_it():
+    """Records of earlier rules alone have no such note: there is nothing that they could be confused with."""
+    assert "not comparable with" not in report.markdown(whole([record("a", rules=1, board__rules=1)]))
+
+
 def test_a_table_has_a_limited_number_of_operating_points():
     """The table of all rows has every point; a note says which ones have a column, in LaTeX a comment."""
     made = [record(sparsity=number / 1000) for number in range(1, 111)]

@@ -8,6 +8,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from pruneboard.artifacts.verification import consistency
@@ -59,11 +60,13 @@ def repair(made: Record) -> Record:
     return made
 
 
-def systematic(made: Record) -> Iterator[Record]:
-    """Yield a repaired record for each value in it and each of `VALUES`."""
-    for path in places(made):
-        for value in VALUES:
-            yield repair(replace(made, path, value))
+def systematic(made: Record) -> list[Callable[[], Record]]:
+    """Return, for each value in a record and each of `VALUES`, a function that makes the repaired mutant."""
+
+    def mutant(path: tuple[Any, ...], value: Any) -> Record:
+        return repair(replace(made, path, value))
+
+    return [partial(mutant, path, value) for path in places(made) for value in VALUES]
 
 
 def several(made: Record, draw: random.Random) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import record_mutants as mutants
-from fake_records import put, record
+from fake_records import change, put, record
 from pruneboard import report
 from pruneboard.artifacts.verification import consistency
 from pruneboard.artifacts.verification.verify import verify
@@ -27,10 +28,28 @@ COUNT = int(os.environ.get("PRUNEBOARD_FUZZ_COUNT", "5000"))
 PER_FOLDER = 50
 
 
+SAMPLES = (True, 1, "f" * 64, {}, {".gif": 2}, [{}])
+"""Values of which every field that a published record may lack accepts one."""
+
+
+def complete_record():
+    """A record as a run of today writes it, with all optional fields."""
+    made = change(one_with("sparsity.effective"), "cost.storage_bits", {"mask": 10, "total": 9000})
+    absent = object()
+    for path, field in records.FIELDS.items():
+        if "*" not in path and records.lookup(made, path, absent) is absent:
+            change(made, path, copy.deepcopy(next(value for value in SAMPLES if field.accepts(value))))
+    return records.validate(made)
+
+
 def valid_records():
-    """Records with every block, among them one as a run of today writes it, and a failed one."""
-    complete = one_with("cost.storage_bits.mask") | {"mask_sha256": "f" * 64}
-    return [complete, record("dense", None), record("probmask", 0.9, top1=0.8), record("magnitude", status="failed")]
+    """Records with every field, among them one as a run of today writes it, and a failed one."""
+    return [
+        complete_record(),
+        record("dense", None),
+        record("probmask", 0.9, top1=0.8),
+        record("magnitude", status="failed"),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +59,9 @@ def mutated(tmp_path_factory):
     draw = random.Random(mutants.SEED)
     results = tmp_path_factory.mktemp("mutated")
     good = valid_records()
-    one_each = [json.dumps(mutant).encode() for made in good for mutant in mutants.systematic(made)]
-    chosen = draw.sample(one_each, COUNT // 2) + [mutants.mutate(draw.choice(good), draw) for _ in range(COUNT // 2)]
+    one_each = draw.sample([mutant for made in good for mutant in mutants.systematic(made)], COUNT // 2)
+    chosen = [json.dumps(mutant()).encode() for mutant in one_each]
+    chosen += [mutants.mutate(draw.choice(good), draw) for _ in range(COUNT // 2)]
     put(results, record("dense", None))
     for number, data in enumerate(chosen):
         folder = results / f"{number // PER_FOLDER}" / f"{number}"
@@ -64,7 +84,8 @@ def contents(folder):
 def test_every_value_of_a_record_may_be_anything():
     """Any value at any place of a record is an error of one line, or gives a record that can be shown and checked."""
     valid = total = 0
-    for mutant in mutants.systematic(valid_records()[0]):
+    for make in mutants.systematic(valid_records()[0]):
+        mutant = make()
         total += 1
         if message := _problem(mutant):
             assert "\n" not in message
@@ -134,7 +155,8 @@ def test_export_refuses_or_exports_every_mutant_of_a_run(tiny_run, tmp_path, cap
     run = shutil.copytree(tiny_run(), tmp_path / "run")
     made = record_of(run)
     codes = set()
-    for mutant in draw.sample(list(mutants.systematic(made)), 150):
+    for make in draw.sample(mutants.systematic(made), 150):
+        mutant = make()
         (run / store.RUN).write_text(json.dumps(mutant))
         code = invoke(["export", str(run), "--format", "safetensors", "--out", str(tmp_path / "out"), "--force"])
         codes.add(code)

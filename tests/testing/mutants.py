@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mutants_chance
+import mutants_cheating
 import mutants_execution
 import mutants_interface
 import mutants_results
@@ -18,5 +19,6 @@ MUTANTS = (
     *mutants_side_effects.MUTANTS,
     *mutants_execution.MUTANTS,
     *mutants_state.MUTANTS,
+    *mutants_cheating.MUTANTS,
     *mutants_chance.MUTANTS,  # the last one ends the processes it is checked in
 )

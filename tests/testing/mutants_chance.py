@@ -56,15 +56,16 @@ class ShufflesWithPython(Sound):
 
 
 class Noisy(Mask):
-    """A mask that multiplies the weights by `noise(weight)` in training mode."""
+    """A mask that multiplies the weights by `noise(weight)` in training mode, until it is final."""
 
     def __init__(self, weight, noise):
         super().__init__(weight)
         self.noise = noise
+        self.register_buffer("final", torch.zeros(1))
 
     def forward(self, weight):
         found = super().forward(weight)
-        return found * self.noise(weight) if self.training else found
+        return found * self.noise(weight) if self.training and not self.final else found
 
 
 def torch_noise(weight):
@@ -84,9 +85,14 @@ class NoiseFromTorch(Sound):
     def gate(self, weight):
         return Noisy(weight, torch_noise) if self.sparsity else Mask(weight)
 
+    def harden(self, layers, at, validate):
+        Sound.harden(self, layers, at, validate)
+        for layer in layers if self.sparsity else ():
+            layer.gate.final.fill_(1)
+
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseFromNumpy(Sound):
+class NoiseFromNumpy(NoiseFromTorch):
     """Its gates draw noise from numpy's global random state, which the harness does not seed."""
 
     def gate(self, weight):

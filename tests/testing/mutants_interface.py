@@ -151,15 +151,6 @@ class ShowsNaN(Sound):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagnosticsChangeWeights(Sound):
-    """Its diagnostics change a weight (2017)."""
-
-    def diagnostics(self, layers, at):
-        at.assign(layers[0].dense, layers[0].dense * (1 - 0.01 * self.sparsity))
-        return {"largest": float(layers[0].dense.detach().max())}
-
-
-@dataclass(frozen=True, kw_only=True)
 class SkipsBaseValidation(Sound):
     """Validates its option `rate`, but no longer its sparsity (2017)."""
 
@@ -195,7 +186,6 @@ ADVICE = tuple(
         DividesTheBudget,
         ShowsTensors,
         ShowsNaN,
-        DiagnosticsChangeWeights,
         SkipsBaseValidation,
     )
 )

@@ -5,6 +5,7 @@ Each is one of the correct pruners (arXiv:1710.01878, arXiv:1911.13299) with one
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -151,6 +152,9 @@ class RescalesFrozenWeights(SoundScores):
 
     tracks = frozenset({"supermask"})
 
+    def traits(self, track):
+        return dataclasses.replace(SoundScores.traits(self, track), writes_weights_at_harden=True)
+
     def harden(self, layers, at, validate):
         SoundScores.harden(self, layers, at, validate)
         for layer in layers:
@@ -169,7 +173,7 @@ class PrunesOnce(Sound):
     """Sets weights to 0 in `harden`, which momentum makes nonzero again; declares no target sparsity."""
 
     def traits(self, track):
-        return Traits(hits_target=False, harden_at=0.75)
+        return Traits(hits_target=False, harden_at=0.75, writes_weights_at_harden=True)
 
     def gate(self, weight):
         return NoGate()

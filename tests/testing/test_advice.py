@@ -13,7 +13,6 @@ MESSAGES = {
     "DividesTheBudget": ("runs-on-a-short-budget", "ZeroDivisionError"),
     "ShowsTensors": ("shows-numbers", "not a finite Python int or float: mean"),
     "ShowsNaN": ("shows-numbers", "not a finite Python int or float: threshold"),
-    "DiagnosticsChangeWeights": ("shows-numbers", "diagnostics() changes stem"),
     "SkipsBaseValidation": ("checks-its-options", "sparsity -0.1 is accepted: call super().__post_init__() first"),
 }
 

@@ -7,12 +7,12 @@ from matrix_cases import assert_found, name
 from mutants_side_effects import MUTANTS
 
 MESSAGES = {
-    "MovesBiases": ("touches-only-prunable-weights", "harden at step 12 changed first_norm.bias: write only to"),
+    "MovesBiases": ("touches-only-prunable-weights", "harden changed first_norm.bias: it may change gates only"),
     "ChangesNormalization": ("touches-only-prunable-weights", "before_step at step 0 changed momentum of first_norm"),
-    "HooksIntoTheNetwork": ("touches-only-prunable-weights", "changed _forward_hooks of first_norm"),
+    "HooksIntoTheNetwork": ("touches-only-prunable-weights", "it left a hook on first_norm"),
     "ProbesTheNetwork": ("pays-for-its-passes", "before_step at step 0 ran the network"),
-    "SetsTheProcess": ("leaves-the-process", "before_step at step 0 changed cuDNN's benchmark mode"),
-    "WritesTheEnvironment": ("leaves-the-process", "before_step at step 0 changed the environment"),
+    "SetsTheProcess": ("leaves-the-process", "before_step changed cuDNN's benchmark mode"),
+    "WritesTheEnvironment": ("leaves-the-process", "before_step changed the environment variables"),
     "InitializesInAHook": ("starts-where-all-start", "before_step changed the weight of layer stem before the first"),
     "InitializesInTheGate": ("starts-where-all-start", "gate() changed the weight of layer stem before the first step"),
     "LeavesEvaluationMode": ("leaves-modes", "before_step at step 0 changed the mode of module network"),

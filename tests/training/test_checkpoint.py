@@ -87,7 +87,8 @@ def test_one_flipped_bit_in_a_weight_does_not_change_the_result(tmp_path, monkey
 
 STATE = {
     "step": 6, "epoch_steps": 2, "epoch_loss": math.nan, "best_validation": {}, "scoring_passes": 0,
-    "gates_sha256": None, "hook_seconds": 0.0, "seconds": 1.0, "attempts": [{}],
+    "validations": 0, "validation_passes": 0, "gates_sha256": None, "hook_seconds": 0.0, "seconds": 1.0,
+    "attempts": [{}],
 }  # fmt: skip
 GOOD = {"identity": {"code": "a"}, "state": STATE}
 

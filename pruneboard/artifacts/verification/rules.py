@@ -113,12 +113,16 @@ def _kept(hits_target: bool, keep: int, prunable: int) -> tuple[int, int]:  # no
     return (keep, keep) if hits_target else (0, prunable)
 
 
-def _train_macs(track: str, dense: int, traits: Record, budget: Record) -> tuple[int, None]:
-    # A lower bound: scoring passes before the first step come on top, and the record does not state their number.
+def _train_macs(
+    track: str, dense: int, traits: Record, budget: Record, validations: int = 0, images: int = 0
+) -> tuple[int, None]:
+    # A lower bound: scoring passes before the first step and batch statistics for a validation come on top, and the
+    # record does not state their number.
     soft_steps, total = budget["harden_step"], budget["steps"]
     per_step = 1 if traits.get("split_batch") is True else traits["forward_passes"]
     passes = _product(soft_steps, per_step) + total - soft_steps
-    return (0 if track == "supermask" and not soft_steps else _product(3, dense, budget["global_batch"], passes)), None
+    steps = 0 if track == "supermask" and not soft_steps else _product(3, dense, budget["global_batch"], passes)
+    return steps + _product(dense, validations, images), None
 
 
 def _mask_bits(layers: list[Record]) -> tuple[float, float]:
@@ -283,6 +287,20 @@ RULES: tuple[Rule, ...] = (
         "cost.train_macs",
         ("track", "cost.macs_dense", "method.traits", "budget"),
         _train_macs,
+        bounds=True,
+    ),
+    Rule(
+        "record.cost",
+        "cost.train_macs",
+        ("track", "cost.macs_dense", "method.traits", "budget", "cost.validations", "data.validation"),
+        _train_macs,
+        bounds=True,
+    ),
+    Rule(
+        "record.cost",
+        "cost.validations",
+        ("method.traits.max_validations",),
+        lambda most: (0, most),
         bounds=True,
     ),
     Rule(

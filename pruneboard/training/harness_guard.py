@@ -70,7 +70,11 @@ def _changed(before: dict[str, Any], after: Any) -> list[str]:
 
 
 def _is_fixed(key: str, value: object) -> bool:
-    """Whether the attribute is a function, a class or a constant; lowercase module state may change."""
+    """Whether the attribute is a function, a class, a module or a constant; lowercase module state may change."""
     if key.startswith("__"):
         return False
-    return callable(value) or (key.isupper() and isinstance(value, (int, float, str, tuple, frozenset, dict)))
+    return (
+        callable(value)
+        or isinstance(value, ModuleType)
+        or (key.isupper() and isinstance(value, (int, float, str, tuple, frozenset, dict)))
+    )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from sound import Sound
 
 from pruneboard import scores
 from pruneboard.experiment import audit
-from pruneboard.testing import harness_guard, pruner_checks
-from pruneboard.training import loop, optim
+from pruneboard.training import harness_guard, loop, optim
+from runs import run
 
 
 def test_replacements_are_detected_and_undone():
@@ -50,8 +49,8 @@ def fail_after_replacing():
     raise ZeroDivisionError
 
 
-def test_an_unchanged_harness_gives_no_finding():
-    """Building a pruner's training, in which torch wraps the `step` of an optimizer, is not a replacement."""
+def test_an_unchanged_harness_gives_no_finding(tmp_path):
+    """A run, in which torch wraps the `step` of an optimizer, replaces nothing."""
     with harness_guard.harness_restored() as replaced:
-        next(iter(pruner_checks(Sound(sparsity=0.9))))(Sound(sparsity=0.9))
+        run(tmp_path)
     assert not replaced

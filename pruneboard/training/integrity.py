@@ -1,0 +1,204 @@
+"""Finds what a method changes where it may not: weights between steps, final gates, hooks, settings of the process.
+
+Every tensor has a version counter, which each in-place operation increases, and an address. Comparing these costs
+nothing, so it is done at every step once the masks are final. A write through `tensor.data` or through numpy does not
+increase the counter. Therefore one layer, chosen at random, is also compared by its hash (on a GPU at every
+`SAMPLE_EVERY`th step, because a hash waits for the device), and all tensors are at every evaluation.
+
+A gate may write, compute and undo within a single call, which no comparison sees; docs/rules.md says so.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pruneboard.api import Layer
+from pruneboard.errors import AuditError
+from pruneboard.models import state_sha256
+from pruneboard.training import process_state
+from pruneboard.training.gates import gate_tensors
+
+if TYPE_CHECKING:
+    from pruneboard.training.state import Training
+
+SAMPLE_EVERY = 10
+"""Steps between two comparisons by hash of one layer on a GPU."""
+
+HOOKS = {
+    nn.Module: ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    Tensor: ("_backward_hooks", "_post_accumulate_grad_hooks"),
+    torch.optim.Optimizer: ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"),
+}
+"""Attributes that hold hooks which run in a step."""
+
+WITHOUT = (process_state.ENVIRONMENT, process_state.DIRECTORY, process_state.THREADS)
+"""Settings that the harness or its listeners may change between hooks; `Training.hook` compares them all."""
+
+Mark = tuple[int, int]
+"""Address and version counter of a tensor."""
+
+
+class Integrity:
+    """Compares the tensors, hooks and settings of a training with what they were before the method's code ran."""
+
+    def __init__(self, run: Training) -> None:
+        """Remember the hooks of the network and its optimizer as they are before the first hook of the method."""
+        self._run = run
+        self._hooks = self._count_hooks()
+        self._settings = process_state.settings()
+        self._marks: dict[str, Mark] | None = None
+        self._sample: tuple[int, dict[str, str]] | None = None
+        self._final: str | None = None
+        # The choice must not be predictable, and decides no result. It is the same on every process, so that all of
+        # them fail together.
+        drawn = random.SystemRandom().getrandbits(62) if run.engine.rank == 0 else 0
+        self._random = random.Random(int(run.engine.sum(torch.tensor(drawn))))  # noqa: S311 - see above
+
+    def remember_settings(self) -> None:
+        """Remember the settings of the process; the loop calls it after it has set its signal handlers."""
+        self._settings = process_state.settings()
+
+    def check_settings(self) -> None:
+        """Raise AuditError if a setting of the process has changed."""
+        if (change := process_state.change(self._settings, without=WITHOUT)) is not None:
+            self._fail(f"it {change} during the training: a method may not change its process")
+
+    def seal(self, step: int) -> None:
+        """Remember all tensors as they are after `step`: until the next optimizer step, nothing may write to them."""
+        self._marks = {name: _mark(tensor) for name, tensor in self._tensors().items()}
+        sampled = self._run.engine.device.type == "cpu" or step % SAMPLE_EVERY == 0
+        index = self._random.randrange(len(self._run.layers)) if self._run.layers and sampled else None
+        self._sample = None if index is None else (index, self._hashes_of_layer(index))
+
+    def check_step(self, step: int) -> None:
+        """Before the optimizer's step, check for hooks, and for writes since the last `seal`.
+
+        Raises:
+            AuditError: the message names the hook's place or the tensor.
+        """
+        self.check_hooks()
+        if self._marks is None:
+            return
+        now = {name: _mark(tensor) for name, tensor in self._tensors().items()}
+        name = next((name for name, mark in self._marks.items() if now.get(name) != mark), None)
+        if name is None and self._sample is not None:
+            index, before = self._sample
+            name = next((name for name, found in self._hashes_of_layer(index).items() if found != before[name]), None)
+        if name is not None:
+            what = "a gate" if "/" in name else "a weight"
+            self._fail(
+                f"{what} changed after hardening, at step {step} ({name}): masks are final there, and only the "
+                "optimizer changes weights"
+            )
+
+    def check_hooks(self) -> None:
+        """Raise AuditError if the method left a hook on a module, a parameter or the optimizer."""
+        for place, count in self._count_hooks().items():
+            if count > self._hooks.get(place, 0):
+                self._fail(f"it left a hook on {place}: a method may not hook into the network")
+
+    @contextmanager
+    def unchanged(self, who: str) -> Iterator[None]:
+        """Raise AuditError if the block changes a weight or a gate; `who` is what runs in the block."""
+        before = state_sha256(self._tensors())
+        yield
+        if state_sha256(self._tensors()) != before:
+            self._fail(f"a weight or a gate changed during {who}: it may only read")
+
+    def finish(self) -> None:
+        """Remember the weights as the last optimizer step or hook left them."""
+        self._final = state_sha256(self._tensors())
+
+    def check_finished(self) -> None:
+        """Raise AuditError if a weight or a gate changed since `finish`."""
+        if self._final is not None and self._final != state_sha256(self._tensors()):
+            self._fail("a weight or a gate changed after the last step: the result is what the optimizer left")
+
+    def _fail(self, message: str) -> None:
+        raise AuditError(f"method {self._run.method}: {message}")
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return every parameter, and with a slash in their names all tensors of gates."""
+        return {**gate_tensors(self._run.layers), **dict(self._run.engine.model.named_parameters())}
+
+    def _hashes_of_layer(self, index: int) -> dict[str, str]:
+        """Return the hashes of a layer's weight and gate, by names as in `_tensors`."""
+        layer = self._run.layers[index]
+        weight, gate = state_sha256({"weight": layer.dense}), state_sha256(gate_tensors([layer]))
+        return {layer.name: weight, f"{layer.name}/gate": gate}
+
+    def _count_hooks(self) -> dict[str, int]:
+        engine = self._run.engine
+        holders: dict[type, list[tuple[str, Any]]] = {
+            nn.Module: [(name or "the network", module) for name, module in engine.model.named_modules()],
+            Tensor: list(engine.model.named_parameters()),
+            torch.optim.Optimizer: [("the optimizer", optimizer) for optimizer in engine.optimizers],
+        }
+        counts: dict[str, int] = {}
+        for kind, attributes in HOOKS.items():
+            for place, holder in holders[kind]:
+                for attribute in attributes:
+                    if hooks := getattr(holder, attribute, None):
+                        counts[place] = counts.get(place, 0) + len(hooks)
+        return counts
+
+
+@contextmanager
+def weights_kept(run: Training) -> Iterator[None]:
+    """Raise AuditError if the block, in which the method hardens, changes a parameter that it does not declare.
+
+    Gates may change, and prunable weights if the method declares `Traits.writes_weights_at_harden`.
+    """
+    own = {id(parameter) for layer in run.layers for parameter in layer.gate.parameters()}
+    if run.writes_weights_at_harden:
+        own |= {id(layer.dense) for layer in run.layers}
+    kept = {name: p for name, p in run.engine.model.named_parameters() if id(p) not in own}
+    before = {name: state_sha256({"": parameter}) for name, parameter in kept.items()}
+    yield
+    for name, parameter in kept.items():
+        if state_sha256({"": parameter}) != before[name]:
+            raise AuditError(
+                f"method {run.method}: harden changed {name}: it may change gates only, and prunable weights if it "
+                "declares Traits.writes_weights_at_harden"
+            )
+
+
+def _mark(tensor: Tensor) -> Mark:
+    return tensor.data_ptr(), tensor._version
+
+
+@torch.no_grad()
+def check_same_in_both_modes(method: str, layers: Sequence[Layer[Any]]) -> None:
+    """Check that every gate gives the same weight in training as in evaluation mode, as it must once it is final.
+
+    Raises:
+        AuditError: the network that is trained is not the one that is evaluated; the message names the layer.
+    """
+    for layer in layers:
+        weight = layer.dense.detach()
+        if not _close(_in_mode(layer.gate, weight, training=True), _in_mode(layer.gate, weight, training=False)):
+            raise AuditError(
+                f"method {method}: after hardening, the gate of layer {layer.name} gives another weight in training "
+                "than in evaluation"
+            )
+
+
+def _in_mode(gate: nn.Module, weight: Tensor, *, training: bool) -> Tensor:
+    modes: Mapping[nn.Module, bool] = {module: module.training for module in gate.modules()}
+    try:
+        gate.train(training)
+        found: Tensor = gate(weight).clone()  # a gate may return memory that its next call overwrites
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return found
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True)
