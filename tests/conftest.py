@@ -53,3 +53,19 @@ def tiny_run(tmp_path_factory):
         return runs.folder(results)
 
     return folder_of
+
+
+@pytest.fixture
+def rehearsed():
+    """Two simulated GPUs; see tests/cuda/rehearsal.py."""
+    from rehearsal import isolated_rehearsal
+
+    with isolated_rehearsal() as simulated:
+        yield simulated
+
+
+@pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.gpu)])
+def cuda(request):
+    """A machine with CUDA devices: two simulated ones in the default tests, real ones under `tox -e gpu`."""
+    if request.param == "simulated":
+        request.getfixturevalue("rehearsed")

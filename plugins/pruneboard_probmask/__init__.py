@@ -173,6 +173,8 @@ class ProbMask(Pruner[ProbabilityGate]):
                 best = (accuracy, masks)
         assert best is not None
         _set_probabilities(layers, best[1], at)
+        for layer in layers:
+            layer.gate.hardened = True
 
     def diagnostics(self, layers: Layers, at: Progress) -> Mapping[str, float]:
         """Return the temperature, the mean probability, and the number of probabilities strictly between 0 and 1.

@@ -52,6 +52,8 @@ class ProbabilityGate(Gate):
         probability: parameter s of the weight's shape, in [0, 1] after every projection; starts at 1. Where s is
             exactly 0 or 1, m equals s, so a hardened gate is one whose probabilities are all 0 or 1.
         inverse_temperature: T of the relaxation; set before every step, so it needs no saving.
+        hardened: whether every probability is 0 or 1 for good. On an accelerator, where `undecided` is None, this saves
+            the draws. It changes no result, so it is not saved: fine-tuning that is resumed draws again.
         undecided: flat indices, int64, of the probabilities strictly between 0 and 1, the only ones that need a
             draw; None to draw for all. Derived from `probability` before every step, so it is not saved.
         workspace: [2, *shape], memory for m and w * m that every pass of a large weight on a CPU reuses; not saved.
@@ -66,6 +68,7 @@ class ProbabilityGate(Gate):
         super().__init__()
         self.probability = nn.Parameter(torch.ones_like(weight), requires_grad=learn)
         self.inverse_temperature = 1.0
+        self.hardened = False
         self.register_buffer("undecided", None, persistent=False)
         self.register_buffer("workspace", None, persistent=False)
         self.refresh()
@@ -81,7 +84,8 @@ class ProbabilityGate(Gate):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return w * m in training, and w * probability, the mean of w * Bernoulli, in evaluation."""
-        if not self.training or not self.probability.requires_grad:
+        plain = self.hardened and self.undecided is None  # m = s, and its derivative is 0
+        if plain or not self.training or not self.probability.requires_grad:
             return weight * self.probability.detach()
         if self.workspace is None and bulk.is_large(weight):
             self.workspace = torch.empty(2, *weight.shape)

@@ -51,7 +51,7 @@ NEED_DATA_DIR = ("cifar10", "cifar100", "folder", "imagenet")
     default="auto",
     show_default=True,
     metavar="N|auto",
-    help="Parallel runs. auto: one per CPU core; on a GPU the number with the highest measured throughput.",
+    help="Parallel runs. auto: one per CPU core; on GPUs the number with the highest measured throughput.",
 )
 @click.option("--procs", type=int, default=1, show_default=True, help="Processes per run.")
 @cluster_options
@@ -206,15 +206,16 @@ def _manifest_entries(plan: SweepPlan) -> list[manifest.ManifestEntry]:
 
 def _local_executor(options: dict[str, Any]) -> tuple[Executor, int]:
     """Return the executor on this machine, and its number of parallel runs."""
-    from pruneboard.sweeps.executors.gpu_sharing import GpuSharing, on_gpu
+    from pruneboard.sweeps.executors.gpu_sharing import GpuSharing, gpu_shares, on_gpu
     from pruneboard.sweeps.executors.workers import Workers
     from pruneboard.sweeps.single_run import execute_run
 
     jobs, threads = _parallelism(options)
-    if options["jobs"] == "auto" and on_gpu(options["device"]):
-        sharing = GpuSharing(execute_run, threads)
+    gpus = gpu_shares(options["procs"]) if on_gpu(options["device"]) else []
+    if gpus and options["jobs"] == "auto":
+        sharing = GpuSharing(execute_run, threads, gpus=gpus)
         return sharing, sharing.slots
-    return Workers(execute_run, jobs, threads), jobs
+    return Workers(execute_run, jobs, threads, gpus), jobs
 
 
 def _parallelism(options: dict[str, Any]) -> tuple[int, int]:

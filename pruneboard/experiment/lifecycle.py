@@ -30,7 +30,7 @@ from pruneboard.errors import (
 )
 from pruneboard.experiment import ablation, listeners, outcome, rescue, start
 from pruneboard.experiment.listeners import NullListener, Recorder, log_to_file, logger
-from pruneboard.experiment.prepare import Job, open_data, pick_device, prepare, wants_cuda
+from pruneboard.experiment.prepare import Job, gpu_of, open_data, pick_device, prepare, wants_cuda
 from pruneboard.models import build_model
 from pruneboard.processes import guardian, memory, phases, rendezvous
 from pruneboard.processes.launch import launch
@@ -69,7 +69,7 @@ def run(spec: RunSpec, listener: Listener | None = None) -> dict[str, Any]:
         job, dataset = _load(spec)
         if world.is_main:
             listeners.say(dataset.notes)
-        rendezvous.check_same_run(job.hash)
+        rendezvous.check_same_run(job.hash, gpu_of(spec))
         # Only rank 0 reads the results folder: hosts need not share a file system.
         finished = rendezvous.broadcast_from_main(lambda: None if spec.force else store.finished(job.folder, job.hash))
         if finished is None and job.init == "pretrained":
@@ -180,9 +180,6 @@ def _errors_converted(log: Path) -> Iterator[None]:
     except PruneboardError as error:  # an error in the data or the plugin that showed only during the run
         logger.exception("the run failed")
         raise RunError(str(error)) from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        logger.exception("out of memory")
-        raise OutOfMemoryError(f"out of memory: lower --batch-size or --norm-batch ({_first_line(error)})") from error
     except OSError as error:
         logger.exception("the run failed")
         full = "the disk is full: " if error.errno == errno.ENOSPC else ""
@@ -190,6 +187,11 @@ def _errors_converted(log: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit: whatever ends a method early is a failed run
+        if memory.is_out_of_memory(error):
+            logger.exception("out of memory")
+            raise OutOfMemoryError(
+                f"out of memory: lower --batch-size or --norm-batch ({_first_line(error)})"
+            ) from error
         logger.exception("the run failed")
         where = f"; the traceback is in the run's {log.name}" if log.exists() else ""
         raise RunError(f"{type(error).__name__}: {_first_line(error)}{where}") from error

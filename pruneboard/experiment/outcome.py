@@ -225,6 +225,7 @@ def _engine(job: Job, run: Training) -> dict[str, Any]:
         "micro_batch": run.plan.micro_batch,
         "accumulation": run.plan.batch_size // (run.plan.micro_batch * run.engine.world),
         "precision": job.spec.precision,
+        "tf32": torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32,
         "compile": job.spec.compile,
         "deterministic": run.engine.device.type == "cpu",
     }

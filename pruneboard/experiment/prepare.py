@@ -68,7 +68,7 @@ def prepare(spec: RunSpec) -> tuple[Job, Dataset]:
     recipe = resolve_recipe(spec)
     if World.current().is_main:  # only rank 0 writes
         store.check_writable(spec.results)
-    device = pick_device(spec)
+    device = device_of(spec)
     if spec.compile:
         compiling.check_compiler(device)
     check_tensorboard(spec)
@@ -283,15 +283,36 @@ def wants_cuda(spec: RunSpec) -> bool:
 
 
 def pick_device(spec: RunSpec) -> torch.device:
-    """Return this process's device: its own GPU if the run uses GPUs, else the CPU."""
+    """Return `device_of(spec)`, and make it torch's current device; on a GPU that creates a CUDA context."""
+    device = device_of(spec)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def device_of(spec: RunSpec) -> torch.device:
+    """Return this process's device: its own GPU if the run uses GPUs, else the CPU. Does not use the GPU.
+
+    Raises:
+        UsageError: there are fewer GPUs than processes on this host.
+    """
     if not wants_cuda(spec):
         if spec.device == "cuda":
             raise UsageError("--device cuda was requested, but torch finds no CUDA device: use --device cpu or auto")
         return torch.device("cpu")
     index = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.device_count() == 1 and World.current().size > 1:
+        # A launcher that binds each process to a GPU, such as srun --gpus-per-task=1, hides the other GPUs from it.
+        # If several processes see the same GPU instead, `rendezvous.check_same_run` refuses the run.
+        index = 0
     needed, visible = max(index + 1, spec.procs), torch.cuda.device_count()
     if needed > visible:
         raise UsageError(f"{needed} processes need one GPU each, and {visible} are visible: lower --procs")
-    device = torch.device("cuda", index)
-    torch.cuda.set_device(device)
-    return device
+    return torch.device("cuda", index)
+
+
+def gpu_of(spec: RunSpec) -> str | None:
+    """Return the identity of a launched process's GPU, unique over all hosts; None if it uses none or is alone."""
+    if not wants_cuda(spec) or World.current().size == 1:
+        return None
+    return str(torch.cuda.get_device_properties(device_of(spec)).uuid)

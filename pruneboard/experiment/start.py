@@ -31,6 +31,9 @@ def build_from_job(job: Job, dataset: Dataset, device: torch.device, listener: L
     phases.report("building the network")
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+    # float32 means float32: by default cuDNN's convolutions would round their inputs to the 10 bits of TF32.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     pruner = registry.build(job.info, job.spec.sparsity, job.spec.options)
     options = TrainingOptions(
         pruner=pruner,

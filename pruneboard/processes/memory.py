@@ -1,6 +1,6 @@
-"""Memory of a process: how glibc returns freed memory to the system, and the peak memory of a run.
+"""Memory of a process: how glibc returns freed memory to the system, the peak memory of a run, and its exhaustion.
 
-torch is imported only when the peak is requested, because the command line imports this module before torch.
+torch is imported only where it is used, because the command line imports this module before torch.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ _MMAP_SIZES = (1 << 30, 1 << 25)
 _USER_SETTINGS = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
 
 
+_ALLOCATION_FAILED = re.compile(
+    r"CU[A-Z]+_STATUS_ALLOC_FAILED|CUDA error: out of memory|DefaultCPUAllocator: can't allocate memory"
+)
+"""Errors that torch does not raise as `torch.OutOfMemoryError`: of cuBLAS, cuDNN and others, the driver, and a CPU."""
+
+
 def keep_freed_memory() -> None:
     """Make malloc keep freed blocks for later allocations of this process.
 
@@ -43,6 +49,15 @@ def release_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` says that the host or the device has no memory left."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and _ALLOCATION_FAILED.search(str(error)) is not None
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -23,6 +23,7 @@ need not share a file system: what depends on files of rank 0 is decided there a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -94,7 +95,7 @@ def join(world: World, *, cuda: bool) -> None:
 
     Raises:
         InterruptedRunError: not all processes joined in time.
-        UsageError: the rendezvous address is invalid.
+        UsageError: the rendezvous address is invalid, or these processes have joined for the other kind of device.
     """
     global _rendezvous  # noqa: PLW0603
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -105,6 +106,11 @@ def join(world: World, *, cuda: bool) -> None:
             dist.init_process_group(backend, store=own, rank=0, world_size=1, timeout=limit)
         return
     if _rendezvous is not None and dist.is_initialized():
+        if dist.get_backend() != backend:
+            raise UsageError(
+                f"these {world.size} processes have started {dist.get_backend()} for an earlier run, and this run "
+                f"needs {backend}: start runs on CPUs and runs on GPUs by separate commands"
+            )
         return
     store = _meet(world, limit)
     if cuda:
@@ -172,24 +178,46 @@ def broadcast_from_main(decide: Callable[[], Any]) -> Any:
     return json.loads(bytes(data.numpy()))
 
 
-def check_same_run(digest: str) -> None:
-    """Check that every process is about to carry out the same run; `digest` is the run's hash.
+def check_same_run(digest: str, gpu: str | None = None) -> None:
+    """Check that every process is about to carry out the same run, each on a GPU of its own.
+
+    Args:
+        digest: the run's hash.
+        gpu: identity of this process's GPU, or None if it uses none.
 
     Raises:
-        UsageError: the digests differ; raised on every process.
+        UsageError: the digests differ, or two processes have the same GPU; raised on every process.
     """
     if _rendezvous is None:
         return
-    own = torch.frombuffer(bytearray(digest.encode()), dtype=torch.uint8)
-    found = [torch.empty_like(own) for _ in range(_rendezvous.world.size)]
-    with detect_lost_peer():
-        dist.all_gather(found, own, group=_rendezvous.group)
-    for rank, other in enumerate(found):
-        if not torch.equal(other, found[0]):
+    runs = _gathered(digest)
+    for rank, other in enumerate(runs):
+        if other != runs[0]:
             raise UsageError(
                 f"process {rank} was given a different run than process 0: every host needs the same command, the same "
                 "data, and the same versions of pruneboard and of the method"
             )
+    gpus = _gathered(gpu or "")
+    for rank, other in enumerate(gpus):
+        if other != _hashed("") and gpus.index(other) < rank:
+            raise UsageError(
+                f"processes {gpus.index(other)} and {rank} use the same GPU, and each process needs its own: start one "
+                "process per GPU"
+            )
+
+
+def _gathered(text: str) -> list[bytes]:
+    """Return, by rank, the hash of every process's text."""
+    assert _rendezvous is not None
+    own = torch.frombuffer(bytearray(_hashed(text)), dtype=torch.uint8)
+    found = [torch.empty_like(own) for _ in range(_rendezvous.world.size)]
+    with detect_lost_peer():
+        dist.all_gather(found, own, group=_rendezvous.group)
+    return [bytes(other.numpy()) for other in found]
+
+
+def _hashed(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def root_cause(error: PruneboardError) -> PruneboardError:

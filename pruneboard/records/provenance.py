@@ -15,6 +15,9 @@ from typing import Any
 PACKAGES = ("torch", "torchvision", "timm", "deepspeed", "numpy")
 """Distributions whose versions are recorded."""
 
+DRIVER = Path("/sys/module/nvidia/version")
+"""Where Linux states the version of NVIDIA's driver."""
+
 
 def software(target: str) -> dict[str, Any]:
     """Return the block `software` of a record: versions, git commit and code digests.
@@ -85,7 +88,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def hardware(device: Any, threads: int) -> dict[str, Any]:
-    """Return the block `hardware` of a record.
+    """Return the block `hardware` of a record; on a GPU with the versions of what computes there.
 
     Args:
         device: the `torch.device` the run uses.
@@ -100,6 +103,18 @@ def hardware(device: Any, threads: int) -> dict[str, Any]:
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": threads,
+        **(_cuda_versions() if device.type == "cuda" else {}),
+    }
+
+
+def _cuda_versions() -> dict[str, str | None]:
+    import torch
+
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())),  # type: ignore[no-untyped-call]
+        "driver": DRIVER.read_text(encoding="ascii").strip() if DRIVER.exists() else None,
     }
 
 

@@ -46,7 +46,7 @@ def runs_on_cuda(subject: CheckSubject) -> None:
     """On a CUDA device, counts are exact and every tensor of a gate is on the device of its weight."""
     if not torch.cuda.is_available():
         raise CheckSkippedError("torch sees no CUDA device")
-    answer = pair.run_in_new_process(train_on, subject.pruner, subject.track, "cuda")
+    answer = pair.shared_pair().run_alone(0, train_on, subject.pruner, subject.track, "cuda")
     if answer.error:
         raise CheckFailedError(answer.error)
 

@@ -110,17 +110,6 @@ class Pair:
             _current.remove(self)
 
 
-def run_in_new_process(task: Callable[..., Any], *arguments: Any) -> Reply:
-    """Run `task` in a process of its own: DeepSpeed keeps the kind of device that a process used first."""
-    child = Child(_serve_once, pickle.dumps((task, arguments)))
-    try:
-        return Reply(*child.pipe.recv())
-    except (EOFError, OSError):
-        return Reply(None, _NOT_STARTED)
-    finally:
-        child.process.join()
-
-
 _current: list[Pair] = []
 
 
@@ -141,12 +130,6 @@ def _serve(pipe: Connection) -> None:
     while True:
         sys.path[:], variables, packed = pipe.recv()
         pipe.send(_run_packed(variables, packed))
-
-
-def _serve_once(pipe: Connection, packed: bytes) -> tuple[Any, str | None]:
-    del pipe  # the returned reply is the only message
-    os.environ.pop("DS_ACCELERATOR", None)  # `engine.boot` may have set it in the parent
-    return _run_packed({}, packed)
 
 
 def _run_packed(variables: dict[str, str], packed: bytes) -> tuple[Any, str | None]:

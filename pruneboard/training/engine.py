@@ -47,12 +47,13 @@ def start_deepspeed(device: torch.device) -> Any:
 
     Needs no launcher, C++ compiler, ninja or MPI. Keeps DeepSpeed's log off standard output, which may carry JSON.
     """
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # if unset, DeepSpeed prints a warning on stdout
     world = World.current()
     with _stdout_to_stderr(), rendezvous.detect_lost_peer():
+        if "deepspeed" in sys.modules:
+            _select_accelerator(device.type)
         rendezvous.join(world, cuda=device.type == "cuda")
-        import deepspeed
+        with _environment({"DS_ACCELERATOR": device.type}):  # if unset, DeepSpeed prints a warning on stdout
+            import deepspeed
 
         _silence_logging()
         if device.type == "cpu":
@@ -65,6 +66,20 @@ def start_deepspeed(device: torch.device) -> Any:
 
             rendezvous.set_group_timeout(groups._get_data_parallel_group())  # gradients are reduced over this group
     return deepspeed
+
+
+def _select_accelerator(kind: str) -> None:
+    """Make DeepSpeed, which selects an accelerator when it is imported, use `cpu` or `cuda` from now on."""
+    from deepspeed import accelerator
+
+    if accelerator.get_accelerator().device_name() == kind:
+        return
+    shutdown()  # the process group belongs to the other kind of device
+    if kind == "cuda":
+        from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator as Accelerator
+    else:
+        from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator as Accelerator
+    accelerator.set_accelerator(Accelerator())
 
 
 def shutdown() -> None:
@@ -122,8 +137,7 @@ class Engine:
         # Recorded now, because ZeRO replaces the parameters in each group by one flat partition.
         self._group_of = {id(parameter): index for index, group in enumerate(groups) for parameter in group["params"]}
         optimizer = GroupedOptimizer(groups or [_untrained_group(device)])
-        alone = World.current().size == 1
-        with _stdout_to_stderr(), rendezvous.detect_lost_peer(), _environment(_ONE_PROCESS if alone else {}):
+        with _stdout_to_stderr(), rendezvous.detect_lost_peer(), _environment(_world_of(device)):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=compiled or self.model,
                 optimizer=optimizer,
@@ -342,6 +356,12 @@ class _Partition(NamedTuple):
     values: Tensor
 
 
+def _world_of(device: torch.device) -> dict[str, str]:
+    """Return the environment variables from which DeepSpeed reads ranks and, from LOCAL_RANK, the GPU."""
+    variables = _ONE_PROCESS if World.current().size == 1 else {}
+    return variables if device.index is None else variables | {"LOCAL_RANK": str(device.index)}
+
+
 def _untrained_group(device: torch.device) -> dict[str, Any]:
     """Return a group with one number that is in no model, because DeepSpeed requires something to optimize."""
     return {"name": "nothing", "params": [nn.Parameter(torch.zeros(1, device=device))], "rule": "sgd"} | {
@@ -360,6 +380,7 @@ def _config(micro_batch: int, clip: float, zero: int, precision: str) -> dict[st
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
         "wall_clock_breakdown": False,
+        "timers": {"throughput": {"enabled": False}},  # it would synchronize the device twice per step
     }
     if precision == "bf16":
         # The empty list makes DeepSpeed reduce every gradient in float32. Its default reduces in bfloat16 those of

@@ -5,7 +5,8 @@ Every image counts exactly once, for every number of processes: integer counts a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -124,6 +125,35 @@ def restored_batch_statistics(model: nn.Module) -> Iterator[None]:
                 module.get_buffer(name).copy_(buffer)
 
 
+@contextmanager
+def _cumulative_averages(modules: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Set running statistics to the plain average over the calls of each module in the block; then use them."""
+    momenta, handles = [module.momentum for module in modules], []
+    for module in modules:
+        module.reset_running_stats()
+        # torch computes the same with the momentum None, but it reads the number of calls from the device every time.
+        handles.append(module.register_forward_pre_hook(_momentum_of_each_call()))
+        module.train()
+    try:
+        yield
+    finally:
+        for module, momentum, handle in zip(modules, momenta, handles, strict=True):
+            handle.remove()
+            module.momentum = momentum
+            module.eval()
+
+
+def _momentum_of_each_call() -> Callable[[_BatchNorm, Any], None]:
+    """Return a hook that sets the momentum to 1, 1/2, 1/3, ..."""
+    calls = itertools.count(1)
+
+    def set_momentum(module: _BatchNorm, inputs: Any) -> None:
+        del inputs
+        module.momentum = 1 / next(calls)
+
+    return set_momentum
+
+
 @torch.no_grad()
 def reestimate_statistics(engine: Engine, batches: Iterable[Batch]) -> None:
     """Set the running statistics to the plain average over `batches`, with gates in evaluation mode.
@@ -137,17 +167,10 @@ def reestimate_statistics(engine: Engine, batches: Iterable[Batch]) -> None:
     modules = batch_norms(engine.model)
     if not modules:
         return
-    momenta = [module.momentum for module in modules]
     engine.model.eval()
-    for module in modules:
-        module.reset_running_stats()
-        module.momentum = None  # None makes torch compute the cumulative average
-        module.train()
-    for images, _ in batches:
-        engine.forward(images)
-    for module, momentum in zip(modules, momenta, strict=True):
-        module.momentum = momentum
-        module.eval()
+    with _cumulative_averages(modules):
+        for images, _ in batches:
+            engine.forward(images)
     average_batch_statistics(engine)
 
 

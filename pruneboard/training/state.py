@@ -15,6 +15,7 @@ from pruneboard.api import Layer, Progress, Pruner, Traits
 from pruneboard.data import BatchPlan, Dataset, steps_per_epoch
 from pruneboard.errors import AuditError, DivergedError, InterruptedRunError, PruneboardError, RunError
 from pruneboard.models import state_sha256
+from pruneboard.processes import memory
 from pruneboard.spec import Recipe
 from pruneboard.training import process_state
 from pruneboard.training.checkpoint import Checkpointer, TrainState
@@ -177,6 +178,8 @@ class Training:
                 raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
             raise
         except BaseException as error:  # also SystemExit: what ends a method early is a failed run
+            if memory.is_out_of_memory(error):
+                raise
             check_finite(self, self.draw_key.step)  # if weights are not finite, that is the better explanation
             raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
         finally:

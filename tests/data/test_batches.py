@@ -180,9 +180,7 @@ def test_global_generators_do_not_change():
     assert global_draws() == expected
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_batches_on_a_gpu_equal_those_on_the_cpu():
+def test_batches_on_a_gpu_equal_those_on_the_cpu(cuda):
     """Crops, flips and labels are equal, values agree to 1e-6, and the pixels are copied to the GPU once."""
     device = torch.device("cuda", 0)
     for on_cpu, on_gpu in zip(steps(NUMBERED, batch_plan()), steps(NUMBERED, batch_plan(device=device)), strict=True):

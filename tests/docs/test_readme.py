@@ -28,7 +28,9 @@ PAGES = [
     ),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-OTHERS_FLAGS = {"--help", "--nproc-per-node", "--no_local_rank", "--ntasks-per-node", "--distribution", "--sizes"}
+OTHERS_FLAGS = {
+    "--help", "--nproc-per-node", "--no_local_rank", "--ntasks-per-node", "--gpus-per-task", "--distribution", "--sizes"
+}  # fmt: skip
 """Flags of other tools that the pages show, and `--help`, which click adds to every command."""
 
 CALLERS = {"-m", "--module", "srun"}

@@ -238,3 +238,20 @@ def test_autocast_leaves_probabilities_in_float32():
     for plain, mixed in zip(passed(mixed=False), passed(mixed=True), strict=True):
         assert mixed.dtype == torch.float32
         assert torch.equal(plain, mixed)
+
+
+def test_a_hardened_gate_on_cuda_is_a_plain_product(rehearsed):
+    """It draws nothing: the weight's gradient is the mask times the upstream one, and the probability gets none."""
+    mask = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    gate, weight = ProbabilityGate(torch.ones(4), learn=True).cuda(), torch.randn(4).cuda().requires_grad_()
+    with torch.no_grad():
+        gate.probability.copy_(mask)
+    gate.hardened = True
+    gate.refresh()
+    rehearsed.counts.clear()
+    effective = gate(weight)
+    assert rehearsed.counts.operations == {("other", "mul"): 1}
+    assert torch.equal(effective.detach().cpu(), weight.detach().cpu() * mask)
+    effective.sum().backward()
+    assert torch.equal(weight.grad.cpu(), mask)
+    assert gate.probability.grad is None

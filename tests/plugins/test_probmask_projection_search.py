@@ -124,8 +124,7 @@ def test_an_accelerator_is_never_synchronized():
             projection._find_root(projection._as_vectors(scores), 4000.0, may_sync=True)
 
 
-@pytest.mark.gpu
-def test_projection_on_a_gpu_equals_that_on_the_cpu():
+def test_projection_on_a_gpu_equals_that_on_the_cpu(cuda):
     """Both devices find the same point to float32 precision, and stay within the budget."""
     scores = [torch.rand(shape, generator=generator(i)) for i, shape in enumerate([(64, 32, 3, 3), (1000, 500)])]
     there = [found.cpu() for found in project([score.cuda() for score in scores], 50_000.0)]

@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from pruneboard.processes import memory
 
 PAGES = 10_000
 """Pages of one allocation: more than the 32 MiB up to which glibc adapts and keeps blocks by itself."""
@@ -61,3 +64,32 @@ def test_the_peak_excludes_what_an_earlier_run_freed(arguments):
 def test_the_users_setting_has_priority():
     """If the environment sets how malloc works, `keep_freed_memory` changes nothing."""
     assert run("keep", MALLOC_MMAP_THRESHOLD_="131072")[0] >= ROUNDS * PAGES
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            True,
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("CUDNN_STATUS_ALLOC_FAILED"), False),
+    ],
+)
+def test_errors_of_every_allocator_are_recognized(error, expected):
+    """The allocation errors of Python, torch, cuBLAS, cuDNN and the driver are recognized, and no other error is."""
+    assert memory.is_out_of_memory(error) is expected
+
+
+def test_an_allocation_that_the_cpu_refuses_is_recognized():
+    """The error that torch really raises for a tensor of an exabyte."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert memory.is_out_of_memory(caught.value)

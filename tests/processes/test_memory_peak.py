@@ -40,8 +40,7 @@ def test_a_child_process_has_its_own_peak():
     assert peak < resident + block.nbytes / 2
 
 
-@pytest.mark.gpu
-def test_the_peak_of_a_gpu_includes_the_parameters():
+def test_the_peak_of_a_gpu_includes_the_parameters(cuda):
     """On a GPU the peak is that of tensors."""
     model = timm.create_model("test_resnet").cuda()
     assert peak_memory_bytes("cuda") >= sum(p.nbytes for p in model.parameters())

@@ -114,6 +114,17 @@ def test_hardware_names_the_device_without_the_host():
     assert platform.node() not in map(str, hardware.values())
 
 
+def test_hardware_of_a_gpu_has_the_versions_of_its_software(rehearsed, tmp_path, monkeypatch):
+    """On a GPU its name and the versions of CUDA, cuDNN, NCCL and the driver are recorded; the last may be unknown."""
+    driver = tmp_path / "version"
+    monkeypatch.setattr(provenance, "DRIVER", driver)
+    hardware = provenance.hardware(torch.device("cuda", 1), 1)
+    assert {"gpu": "Simulated GPU 1", "cuda": "13.2", "cudnn": "92600", "nccl": "2.30.7"}.items() <= hardware.items()
+    assert hardware["driver"] is None
+    driver.write_text("580.65.06\n")
+    assert provenance.hardware(torch.device("cuda", 1), 1)["driver"] == "580.65.06"
+
+
 def test_the_time_is_in_utc_to_the_second():
     """The text is an ISO date with Z, and not in the future."""
     found = dt.datetime.strptime(provenance.now(), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.timezone.utc)

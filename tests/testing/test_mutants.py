@@ -100,8 +100,7 @@ def test_faults_on_cuda_do_not_show_on_a_cpu():
         assert FAILED not in cells(pruner, CHEAP | {"keeps-what-it-says"}).values()
 
 
-@pytest.mark.gpu
-def test_faults_on_cuda_are_found_there():
+def test_faults_on_cuda_are_found_there(cuda):
     """On a CUDA device, such a pruner fails, and the correct pruners pass."""
     for pruner in ON_CUDA:
         assert cells(pruner, {"runs-on-cuda"}) == {"runs-on-cuda": FAILED}

@@ -90,10 +90,3 @@ def test_a_dead_pair_is_replaced(shared):
     assert not first.alive
     assert shared().alive
     assert shared() is not first
-
-
-def test_a_new_process_serves_one_task(shared):
-    """A task can have a process of its own, which is neither this one nor one of the pair."""
-    reply = pair.run_in_new_process(environment)
-    assert reply.error is None
-    assert reply.value[0] not in (os.getpid(), *(shared().run_alone(rank, environment).value[0] for rank in (0, 1)))

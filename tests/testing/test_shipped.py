@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-import torch
 
 from pruneboard import registry
 from pruneboard.errors import UsageError
@@ -47,10 +46,8 @@ def test_built_in_methods_follow_the_advice(pruner, check):
     check(pruner)
 
 
-@pytest.mark.gpu
-def test_built_in_methods_run_on_cuda():
+def test_built_in_methods_run_on_cuda(cuda):
     """On a CUDA device, the check that is skipped elsewhere passes."""
-    assert torch.cuda.is_available()
     for pruner in SHIPPED:
         for check in pruner_checks(pruner):
             if check.check.name == "runs-on-cuda":

@@ -27,7 +27,6 @@ from pruneboard.testing import (
     CheckFailedError,
     Result,
     check_pruner,
-    execution,
     pair,
     pruner_checks,
 )
@@ -230,11 +229,3 @@ def test_a_lost_process_is_one_failure(checked):
     """A task that ends its process gets an error as its answer, and the next request a new pair."""
     assert all("a process ended" in answer.error for answer in checked.lost)
     assert checked.alive == (False, True)
-
-
-@pytest.mark.slow
-def test_another_device_is_checked_in_a_new_process():
-    """The task for another device runs in a process of its own, and its error comes back as text."""
-    assert pair.run_in_new_process(execution.train_on, Sound(sparsity=0.9), "prune", "cpu").error is None
-    assert "AuditError" in pair.run_in_new_process(execution.train_on, OffByOne(sparsity=0.9), "prune", "cpu").error
-    assert multiprocessing.active_children() == []

@@ -85,8 +85,7 @@ def test_draws_follow_the_weight_to_its_device():
     assert draw_key.device.type == "meta"
 
 
-@pytest.mark.gpu
-def test_a_gated_network_trains_on_a_gpu():
+def test_a_gated_network_trains_on_a_gpu(cuda):
     """A gate that was attached on the CPU draws on the GPU after its network has moved."""
     net, layers, _ = gated(Noisy(sparsity=0.5))
     net.cuda()

@@ -1,9 +1,10 @@
-"""Run several small runs on one GPU, and find by measurement how many give the highest throughput."""
+"""Divide the GPUs among runs; let small runs share one, and find by measurement how many at once are fastest."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pruneboard.spec import RunSpec
@@ -28,12 +29,25 @@ def on_gpu(device: str) -> bool:
     return device != "cpu" and torch.cuda.is_available()
 
 
+def gpu_shares(procs: int) -> list[str]:
+    """Return the values of CUDA_VISIBLE_DEVICES that divide the visible GPUs among runs of `procs` processes.
+
+    Each value has `procs` GPUs. Without as many GPUs there is none.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    gpus = named[:count] if len(named) >= count else [str(index) for index in range(count)]
+    return [",".join(gpus[start : start + procs]) for start in range(0, count - procs + 1, procs)]
+
+
 @dataclass
 class ConcurrencySearch:
     """Finds the number of runs at which throughput stops growing: adds one at a time, and steps back after a bad step.
 
     Attributes:
-        slots: current number of parallel runs.
+        slots: current number of parallel runs per GPU.
         settled: whether the search is over.
     """
 
@@ -45,8 +59,8 @@ class ConcurrencySearch:
         """Choose the next number of runs from a measurement.
 
         Args:
-            throughput: steps per second of all `slots` runs together.
-            has_memory: whether the GPU has memory for one more run.
+            throughput: steps per second of all runs together.
+            has_memory: whether a GPU has memory for one more run.
         """
         if self.settled:
             return
@@ -68,13 +82,16 @@ def _has_memory(runs: int) -> bool:
 
 
 class GpuSharing:
-    """An executor with worker processes on one GPU. It adds runs while each addition raises the total throughput.
+    """An executor with worker processes on GPUs. It adds runs while each addition raises the total throughput.
+
+    Every GPU gets the same number of runs.
 
     Args:
         work: as in `Workers`.
         threads: threads of each process.
         has_memory: returns for a number of active runs whether the GPU has memory for one more.
         clock: returns the time in seconds.
+        gpus: as in `Workers`.
     """
 
     def __init__(
@@ -83,9 +100,11 @@ class GpuSharing:
         threads: int,
         has_memory: Callable[[int], bool] = _has_memory,
         clock: Callable[[], float] = time.monotonic,
+        gpus: Sequence[str] = (),
     ) -> None:
-        """Start with one run at a time."""
-        self._workers = Workers(work, MAX_RUNS, threads)
+        """Start with one run per GPU."""
+        self._gpus = max(1, len(gpus))
+        self._workers = Workers(work, MAX_RUNS * self._gpus, threads, gpus)
         self._search = ConcurrencySearch()
         self._has_memory = has_memory
         self._clock = clock
@@ -97,8 +116,8 @@ class GpuSharing:
 
     @property
     def slots(self) -> int:
-        """Current number of parallel runs."""
-        return self._search.slots
+        """Current number of parallel runs, on all GPUs."""
+        return self._search.slots * self._gpus
 
     @property
     def steps(self) -> dict[int, tuple[int, int]]:
@@ -137,5 +156,5 @@ class GpuSharing:
         self._last_time, self._last_steps = now, steps
         if self._window_seconds >= WINDOW_SECONDS:
             throughput = self._window_steps / self._window_seconds
-            self._search.update(throughput, has_memory=self._has_memory(self.slots))
+            self._search.update(throughput, has_memory=self._has_memory(self._search.slots))
             self._last_time, self._window_steps, self._window_seconds = None, 0, 0.0

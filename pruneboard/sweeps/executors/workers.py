@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
@@ -56,13 +56,18 @@ class Workers(Generic[T]):
         work: a module-level function.
         jobs: the largest number of workers; each one is started when a task needs it.
         threads: threads of each worker, and of each process of a run that a worker starts.
+        gpus: values of CUDA_VISIBLE_DEVICES; each new worker gets one that the fewest workers have. Empty to let all
+            workers see every GPU.
     """
 
-    def __init__(self, work: Work[T], jobs: int, threads: int) -> None:
+    def __init__(self, work: Work[T], jobs: int, threads: int, gpus: Sequence[str] = ()) -> None:
         """Create the pool; no process is started yet."""
         self.slots = jobs
         self._work = work
         self._threads = threads
+        self._gpus = gpus
+        self._gpu_of: dict[Child, str] = {}
+        """Worker -> its element of `gpus`."""
         self._keys: dict[Child, int | None] = {}
         """Worker -> key of its task; None while it is idle."""
         self.steps: dict[int, tuple[int, int]] = {}
@@ -71,10 +76,17 @@ class Workers(Generic[T]):
     def submit(self, key: int, task: T) -> None:
         """Send a task to an idle worker, or to a new one; the caller submits at most `slots` at a time."""
         idle = next((worker for worker, running in self._keys.items() if running is None), None)
-        worker = idle or Child(_serve, self._work, self._threads, daemon=False)  # a run may start processes of its own
+        worker = idle or self._new_worker()
         self._keys[worker] = key
         with suppress(OSError):  # the worker died: `wait` will report it
             worker.pipe.send(task)
+
+    def _new_worker(self) -> Child:
+        gpu = min(self._gpus, key=list(self._gpu_of.values()).count, default=None)  # the first one of several
+        worker = Child(_serve, self._work, self._threads, gpu, daemon=False)  # a run may start processes of its own
+        if gpu is not None:
+            self._gpu_of[worker] = gpu
+        return worker
 
     def wait(self, seconds: float) -> list[Outcome]:
         """Return the tasks that ended; empty if none did within `seconds`."""
@@ -89,6 +101,7 @@ class Workers(Generic[T]):
         """
         child.stop(self._keys, SAVING_SECONDS)
         self._keys.clear()
+        self._gpu_of.clear()
 
     def _receive(self, worker: Child) -> Outcome | None:
         """Read a worker's next message; return the outcome of its task if that has ended."""
@@ -106,6 +119,7 @@ class Workers(Generic[T]):
             self._keys[worker] = None
             return Outcome(key, status, value)
         del self._keys[worker]  # it ends by itself, so that state left by a failed run cannot affect a later one
+        self._gpu_of.pop(worker, None)
         return Outcome(key, status, message=value)
 
 
@@ -117,9 +131,11 @@ def _describe_exit(code: int | None) -> str:
     return f"the worker process ended without a message (exit code {code})"
 
 
-def _serve(pipe: Connection, work: Work[Any], threads: int) -> tuple[str, Any]:
+def _serve(pipe: Connection, work: Work[Any], threads: int, gpu: str | None) -> tuple[str, Any]:
     """Carry out tasks until one fails; return the report about that one."""
     os.environ["OMP_NUM_THREADS"] = str(threads)  # inherited by the processes of a run that starts several
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA is used first, which is in a run
     import torch
 
     from pruneboard.data import dataset_cache

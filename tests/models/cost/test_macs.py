@@ -264,8 +264,7 @@ def test_training_cost_is_linear():
     assert sum(train_macs(layer.macs_dense, 7) for layer in layers) == train_macs(40 + 54, 7)
 
 
-@pytest.mark.gpu
-def test_counting_works_on_a_gpu():
+def test_counting_works_on_a_gpu(cuda):
     """The count of a network on a GPU is that of the same network on the CPU."""
     model = timm.create_model("resnet20_cifar").cuda()
     assert sum(c.macs_dense for c in costs(model, 32)) == RESNET20_TOTAL

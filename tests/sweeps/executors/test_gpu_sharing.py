@@ -12,6 +12,7 @@ from pruneboard.sweeps.executors.gpu_sharing import (
     ConcurrencySearch,
     GpuSharing,
     _has_memory,
+    gpu_shares,
     on_gpu,
 )
 from pruneboard.sweeps.executors.workers import Outcome
@@ -74,11 +75,31 @@ class FakeGpu:
         self.steps = {}
 
 
-def settled_slots(gpu, runs, has_memory=lambda runs: True):
+@pytest.mark.parametrize(
+    ("named", "count", "procs", "expected"),
+    [
+        (None, 0, 1, []),
+        (None, 3, 1, ["0", "1", "2"]),
+        (None, 5, 2, ["0,1", "2,3"]),
+        (None, 1, 2, []),
+        ("6,2", 2, 1, ["6", "2"]),
+        ("GPU-1f3a,GPU-77b0", 2, 2, ["GPU-1f3a,GPU-77b0"]),
+    ],
+)
+def test_visible_gpus_are_divided_among_runs(monkeypatch, named, count, procs, expected):
+    """Each run gets as many GPUs as it has processes, under the names that this process knows them by."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert gpu_shares(procs) == expected
+
+
+def settled_slots(gpu, runs, has_memory=lambda runs: True, gpus=()):
     """Execute so many runs on a simulated GPU, and return how many run in parallel at the end."""
-    sharing = GpuSharing(lambda spec, on_step: {}, 1, has_memory, lambda: gpu.now)
+    sharing = GpuSharing(lambda spec, on_step: {}, 1, has_memory, lambda: gpu.now, gpus)
     sharing._workers = gpu
-    assert sharing.slots == 1
+    assert sharing.slots == max(1, len(gpus))
     listener = RecordingListener()
     run_sweep(planned_runs(runs), sharing, listener, record_lost_run=listener.record_lost_run)
     return sharing.slots
@@ -91,6 +112,13 @@ def test_runs_are_added_until_throughput_stops_growing(full, length):
     gpu = FakeGpu(full, length)
     assert settled_slots(gpu, 400 if length == 700 else 20) == full
     assert gpu.most == full + 1
+
+
+def test_every_gpu_gets_as_many_runs():
+    """With four GPUs that two runs fill each, runs are added to all four at once, up to eight."""
+    gpu = FakeGpu(8, 10_000)
+    assert settled_slots(gpu, 60, gpus=["0", "1", "2", "3"]) == 8
+    assert gpu.most == 12
 
 
 def test_runs_are_added_only_while_memory_allows():

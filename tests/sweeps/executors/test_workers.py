@@ -137,3 +137,30 @@ def test_a_closed_pipe_does_not_fail_the_run():
 def test_an_exit_code_is_described(code, text):
     """The message names the signal that ended the worker, or else its exit code."""
     assert text in _describe_exit(code)
+
+
+class StartedWorker:
+    """Stands for a worker process: remembers its GPU."""
+
+    def __init__(self, serve, work, threads, gpu, daemon):
+        self.gpu = gpu
+        self.pipe = self
+
+    def send(self, task):
+        pass
+
+    def recv(self):
+        return "failed", "why"
+
+
+def test_each_worker_gets_a_gpu_round_robin(monkeypatch):
+    """A new worker gets a GPU that the fewest workers have; the replacement of an ended one gets that one's."""
+    monkeypatch.setattr("pruneboard.sweeps.executors.workers.Child", StartedWorker)
+    workers = Workers(work, 4, 1, ["0", "1"])
+    for key in range(4):
+        workers.submit(key, {})
+    started = list(workers._keys)
+    assert [worker.gpu for worker in started] == ["0", "1", "0", "1"]
+    workers._receive(started[1])
+    workers.submit(4, {})
+    assert list(workers._keys)[-1].gpu == "1"
