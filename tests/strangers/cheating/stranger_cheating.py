@@ -197,7 +197,7 @@ class Modes(Honest):
 
 @dataclass(frozen=True, kw_only=True)
 class Thread(Honest):
-    """Leaves a thread that works while nobody looks."""
+    """Leaves a thread that works between two comparisons."""
 
     def cheat(self, layers, at):
         threading.Thread(target=time.sleep, args=(5,), daemon=True).start()
