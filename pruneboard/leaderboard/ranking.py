@@ -58,8 +58,8 @@ def rank_rows(rows: list[Row]) -> list[Row]:
     """Return the rows with their ranks by mean top-1 at each operating point, and with P(> baseline).
 
     Equal means share a rank. A row is not ranked if it has a single seed, if it is off target (its operating point is
-    another), if it is an ablation (not a method), if it cannot be distinguished from chance (`mark_chance`), or if no other row
-    of its operating point can be ranked.
+    another), if it is an ablation (not a method), if it cannot be distinguished from chance (`mark_chance`), or if no
+    other row of its operating point can be ranked.
     """
     by_point: dict[float, list[Row]] = defaultdict(list)
     for row in rows:
