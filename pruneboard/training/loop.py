@@ -225,11 +225,11 @@ def harden(run: Training, step: int) -> None:
     check_ranks_agree(run, step)
     with run.integrity.unchanged("the evaluation after hardening") if run.integrity is not None else nullcontext():
         check_same_in_both_modes(run.method, run.layers)
+        run.state.gates_sha256 = state_sha256(gate_tensors(run.layers))
+        if run.integrity is not None:
+            run.integrity.gates_frozen()
+            run.integrity.seal(step)
         recalibrate(run)
-    run.state.gates_sha256 = state_sha256(gate_tensors(run.layers))
-    if run.integrity is not None:
-        run.integrity.gates_frozen()
-        run.integrity.seal(step)
 
 
 @contextmanager
