@@ -166,7 +166,7 @@ def rules_notes(board: Board) -> Iterator[str]:
     rules = board.differs.get("rules")
     if type(rules) is int:
         for version in sorted(version for version in RULES_CHANGES if version > rules):
-            yield f"rules {rules}: not comparable with rules {version}, by which {RULES_CHANGES[version]}"
+            yield f"rules {rules}: not comparable with rules {version}, under which {RULES_CHANGES[version]}"
 
 
 def _grid(board: Board, names: RowNames) -> Table:

@@ -118,7 +118,7 @@ def test_records_of_earlier_rules_have_a_table_of_their_own_that_says_why():
     made = [record("a", rules=rules, board__rules=rules) for rules in (1, 2)]
     leaderboard = whole(made)
     facts = {board.fields["rules"]: " ".join(tables.board_tables(board).facts) for board in leaderboard.boards}
-    why = "rules 1: not comparable with rules 2, by which validations are charged, and harden changes weights only"
+    why = "rules 1: not comparable with rules 2, under which validations are charged, and harden changes weights only"
     assert why in facts[1]
     assert why not in facts[2]
     assert why in report.html(leaderboard)
