@@ -154,6 +154,16 @@ def why(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def described(error: BaseException) -> str:
+    """Return an error's message; a third-party error may raise another one when it is asked for its message."""
+    try:
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as other:  # noqa: BLE001 - whatever it raises
+        return f"its message cannot be read: {type(other).__name__}"
+
+
 def printable(text: object, limit: int = 200) -> str:
     """Return untrusted text, such as a record's, on one line of at most `limit` characters, safe for a terminal.
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import entrypoints
 
 from pruneboard.coerce import convert
-from pruneboard.errors import PluginError, UnknownNameError, UsageError
+from pruneboard.errors import PluginError, UnknownNameError, UsageError, described
 from pruneboard.spec import DISTRIBUTION_NAME, DISTRIBUTION_NAME_NOUN, METHOD_NAME, METHOD_NAME_NOUN
 
 if TYPE_CHECKING:  # the interface needs torch, and listing what is installed must not
@@ -195,7 +195,7 @@ def _unusable(info: PrunerInfo, reason: str) -> PluginError:
 
 
 def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
+    return " ".join((described(error) if isinstance(error, BaseException) else str(error)).split())
 
 
 def is_frozen(cls: type) -> bool:
@@ -246,13 +246,16 @@ def build(info: PrunerInfo, sparsity: float | None, options: Mapping[str, object
     elif takes_sparsity(cls):
         raise UsageError(f"method {info.name!r} needs a sparsity: add --sparsity, a fraction of zeros such as 0.9")
     try:
-        return cls(**values)
+        pruner = cls(**values)
     except (TypeError, ValueError) as error:
         raise UsageError(f"method {info.name!r}: {_one_line(error)}") from None
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         raise _unusable(info, f"cannot be built: {type(error).__name__}: {_one_line(error)}") from error
+    if sparsity is not None and pruner.sparsity != sparsity:
+        raise _unusable(info, f"replaces the sparsity {sparsity} by {_one_line(repr(pruner.sparsity))}")
+    return pruner
 
 
 def takes_sparsity(cls: type[Pruner[Any]]) -> bool:

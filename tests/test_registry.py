@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from distributions import GOOD
 from messages import message
 from pruneboard import registry
 from pruneboard.api import Pruner
@@ -282,6 +283,12 @@ def test_a_sparsity_out_of_range_is_refused_by_every_pruner(site):
     """Every pruner checks its sparsity, even if the spec did not."""
     site.add("their_pruner")
     assert "fraction of zeros in [0, 1); found 1.5" in message(lambda: build("thing", 1.5), UsageError)
+
+
+def test_a_pruner_cannot_replace_its_sparsity(site):
+    """A pruner that sets another sparsity than was asked for is refused: the budget follows from it."""
+    site.add("half", GOOD.replace("super().__post_init__()", 'object.__setattr__(self, "sparsity", 0.5)'))
+    assert "replaces the sparsity 0.9 by 0.5" in message(lambda: build("thing", 0.9), PluginError)
 
 
 def test_the_dense_control_takes_no_sparsity():

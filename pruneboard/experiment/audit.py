@@ -6,17 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pruneboard.api import Layer
 from pruneboard.errors import AuditError, DivergedError
 from pruneboard.models.weights_file import few, not_finite
-
-KEPT_ZERO_TOLERANCE = 1e-4
-"""Share of the kept positions that may hold 0.0: single weights can reach 0 in training.
-
-More would mean that the mask is wrong.
-"""
+from pruneboard.training.integrity import KEPT_ZERO_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -43,6 +39,11 @@ def count_layers(layers: Sequence[Layer[Any]], state: Mapping[str, Tensor]) -> l
     for layer in layers:
         weight = state[f"{layer.name}.weight"]
         kept = layer.gate.kept(layer.dense.detach()).cpu()
+        if kept.dtype != torch.bool or kept.shape != weight.shape:
+            found = f"{kept.dtype} {tuple(kept.shape)}"
+            raise AuditError(
+                f"layer {layer.name}: kept() must return a bool tensor of the weight's shape; found {found}"
+            )
         stray = int(((weight != 0) & ~kept).sum())
         if stray:
             raise AuditError(f"layer {layer.name}: {stray} weights outside the mask are not zero")

@@ -27,6 +27,7 @@ from pruneboard.errors import (
     PruneboardError,
     RunError,
     StoreError,
+    described,
 )
 from pruneboard.experiment import ablation, listeners, outcome, rescue, start
 from pruneboard.experiment.listeners import NullListener, Recorder, log_to_file, logger
@@ -198,7 +199,7 @@ def _errors_converted(log: Path) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (described(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

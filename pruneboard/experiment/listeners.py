@@ -135,7 +135,7 @@ class _LogFile(logging.FileHandler):
 def log_to_file(path: Path, level: int) -> Iterator[None]:
     """Write pruneboard's log messages of `level` and above to the file `path` during the block."""
     # Without any handler, logging would print tracebacks on standard error.
-    handler = _LogFile(path, encoding="utf-8", delay=True)
+    handler = _LogFile(path, encoding="utf-8", delay=True, errors="backslashreplace")
     handler.setLevel(level)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)

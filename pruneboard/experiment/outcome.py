@@ -27,6 +27,7 @@ from pruneboard.records import mask_file, provenance, store
 from pruneboard.records import schema as records
 from pruneboard.records.mask_file import PackedMask
 from pruneboard.training import gates
+from pruneboard.training.integrity import check_folded
 from pruneboard.training.loop import evaluate_split
 from pruneboard.training.state import Training
 
@@ -49,7 +50,9 @@ def finished_record(job: Job, run: Training) -> dict[str, Any]:
     state = gates.fold(run.engine.model, run.layers)
     _check_ranks_agree(run, state)
     counts = audit.count_layers(run.layers, state)
-    keep = scores.kept_of(sum(c.n for c in counts), run.pruner.sparsity)
+    sparsity = run.pruner.sparsity if job.spec.sparsity is None else job.spec.sparsity
+    keep = scores.kept_of(sum(c.n for c in counts), sparsity)
+    check_folded(run.method, run.layers, state)
     audit.check_budget(counts, keep if job.traits.hits_target else None)
     if run.initial.frozen is not None:
         audit.check_unchanged(run.layers, run.initial.frozen, state)

@@ -19,7 +19,7 @@ from pruneboard import registry
 from pruneboard.api import Pruner, Traits
 from pruneboard.data import SMALL_IMAGE, Dataset, first_image_side, open_dataset, steps_per_epoch
 from pruneboard.draws import key
-from pruneboard.errors import PluginError, UsageError
+from pruneboard.errors import PluginError, UsageError, described
 from pruneboard.experiment.identity import RunIdentity
 from pruneboard.models import ModelPlan, check_init, plan_model
 from pruneboard.processes.world import World
@@ -179,7 +179,19 @@ def effective_traits(pruner: Pruner[Any], track: str, info: registry.PrunerInfo)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise PluginError(f"method {info.origin} failed in traits: {type(error).__name__}: {error}") from error
+        raise PluginError(
+            f"method {info.origin} failed in traits: {type(error).__name__}: {described(error)}"
+        ) from error
+    if type(traits) is not Traits:
+        raise PluginError(f"method {info.origin}: traits must return a pruneboard.api.Traits; found {type(traits)}")
+    for name, least in (("forward_passes", 1), ("max_validations", 0)):
+        if type(value := getattr(traits, name)) is not int or value < least:
+            raise PluginError(
+                f"method {info.origin} declares {name}={value!r}: it is a whole number of {least} or more"
+            )
+    for name in ("hits_target", "split_batch", "writes_weights_at_harden"):
+        if not isinstance(value := getattr(traits, name), bool):
+            raise PluginError(f"method {info.origin} declares {name}={value!r}: it is True or False")
     if not isinstance(traits.harden_at, (int, float)) or not 0 <= traits.harden_at <= 1:
         raise PluginError(f"method {info.origin} declares harden_at={traits.harden_at!r}: it is a fraction in [0, 1]")
     if track == "supermask" and traits.harden_at not in (0, 1):

@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 from pruneboard import scores
 from pruneboard.api import Gate, Layer, Mask, Pruner
 from pruneboard.draws import key
-from pruneboard.errors import AuditError, PluginError, UsageError
+from pruneboard.errors import AuditError, PluginError, UsageError, described
 from pruneboard.training import process_state
 
 G = TypeVar("G", bound=Gate)
@@ -56,7 +56,7 @@ class DrawKey:
 
 def attach(
     pruner: Pruner[G], targets: Sequence[tuple[str, nn.Module]], draw_key: DrawKey, *, hits_target: bool
-) -> list[Layer[G]]:
+) -> tuple[Layer[G], ...]:
     """Attach one gate of `pruner` to every prunable weight.
 
     If several modules share a weight, the same gate is attached to each of them.
@@ -91,7 +91,7 @@ def attach(
             cast("Any", module).parametrizations.weight.__class__ = GatedWeight
         gate._source = partial(_source, draw_key, index, weight)
         layers.append(Layer(index, name, weight, gate, keep))
-    return layers
+    return tuple(layers)  # a method receives it, and could add or remove a layer
 
 
 def _group_by_weight(targets: Sequence[tuple[str, nn.Module]]) -> list[tuple[nn.Parameter, str, list[nn.Module]]]:
@@ -122,7 +122,8 @@ def _check_gate(gate: Gate, weight: nn.Parameter, name: str) -> None:
         effective = gate.folded(weight)
     except Exception as error:
         raise PluginError(
-            f"the gate of layer {name} fails in evaluation mode, where it may not draw: {type(error).__name__}: {error}"
+            f"the gate of layer {name} fails in evaluation mode, where it may not draw: {type(error).__name__}: "
+            f"{described(error)}"
         ) from error
     if effective.shape != weight.shape or effective.dtype != weight.dtype:
         raise PluginError(
@@ -197,16 +198,30 @@ def cached_weights(holders: Sequence[GatedWeight]) -> Iterator[None]:
 
 def gate_parameters(layers: Sequence[Layer[Any]]) -> list[nn.Parameter]:
     """Return the trainable parameters of all gates."""
-    return [p for layer in layers for p in layer.gate.parameters() if p.requires_grad]
+    found = (tensor for layer in layers for tensor in _stored(layer.gate).values())
+    return [p for p in dict.fromkeys(found) if isinstance(p, nn.Parameter) and p.requires_grad]
 
 
 def gate_tensors(layers: Sequence[Layer[Any]]) -> dict[str, Tensor]:
     """Return every parameter and buffer of every gate, named `<layer>/<tensor>`."""
-    return {
-        f"{layer.name}/{name}": tensor
-        for layer in layers
-        for name, tensor in layer.gate.state_dict(keep_vars=False).items()
-    }
+    return {f"{layer.name}/{name}": t.detach() for layer in layers for name, t in _stored(layer.gate).items()}
+
+
+def _stored(gate: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and saved buffers of a gate by name, also if it overrides what torch calls for them."""
+    found = {}
+    for name, module in _modules(gate):
+        held = vars(module)
+        saved = {key: t for key, t in held["_buffers"].items() if key not in held["_non_persistent_buffers_set"]}
+        found.update({f"{name}{key}": t for key, t in {**held["_parameters"], **saved}.items() if t is not None})
+    return found
+
+
+def _modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    yield prefix, module
+    for name, part in vars(module)["_modules"].items():
+        if part is not None:
+            yield from _modules(part, f"{prefix}{name}.")
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ A gate may write, compute and undo within a single call, which no comparison see
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from pruneboard.errors import AuditError
 from pruneboard.models import state_sha256
 from pruneboard.training import process_state
 from pruneboard.training.gates import gate_tensors
+from pruneboard.training.optim import schedule
 
 if TYPE_CHECKING:
     from pruneboard.training.state import Training
@@ -37,8 +39,20 @@ HOOKS = {
 }
 """Attributes that hold hooks which run in a step."""
 
+OVERRIDES = {nn.Module: ("forward",), torch.optim.Optimizer: ("step", "zero_grad")}
+"""Methods that act as hooks where one object has its own."""
+
+GROUP_SETTINGS = ("rule", "peak_lr", "weight_decay", "momentum", "nesterov", "betas", "frozen")
+"""Settings of a parameter group that no method may change; `lr` follows from `peak_lr`."""
+
 WITHOUT = (process_state.ENVIRONMENT, process_state.DIRECTORY, process_state.THREADS)
 """Settings that the harness or its listeners may change between hooks; `Training.hook` compares them all."""
+
+KEPT_ZERO_TOLERANCE = 1e-4
+"""Share of the kept positions that may hold 0.0: single weights can reach 0 in training.
+
+More would mean that the mask is wrong.
+"""
 
 Mark = tuple[int, int]
 """Address and version counter of a tensor."""
@@ -52,8 +66,12 @@ class Integrity:
         self._run = run
         self._hooks = self._count_hooks()
         self._settings = process_state.settings()
+        self._options = _options(run)
+        self._groups = self._group_settings()
+        self._kept = None if run.state.gates_sha256 is None else self._masks()
         self._marks: dict[str, Mark] | None = None
         self._sample: tuple[int, dict[str, str]] | None = None
+        self._read: str | None = None
         self._final: str | None = None
         # The choice must not be predictable, and decides no result. It is the same on every process, so that all of
         # them fail together.
@@ -65,7 +83,10 @@ class Integrity:
         self._settings = process_state.settings()
 
     def check_settings(self) -> None:
-        """Raise AuditError if a setting of the process has changed."""
+        """Raise AuditError if a setting of the process, or an option of the method, has changed."""
+        now = _options(self._run)
+        if changed := [name for name, value in self._options.items() if now[name] != value]:
+            self._fail(f"it changed its option {changed[0]} during the training: the record holds the options")
         if (change := process_state.change(self._settings, without=WITHOUT)) is not None:
             self._fail(f"it {change} during the training: a method may not change its process")
 
@@ -103,13 +124,37 @@ class Integrity:
             if count > self._hooks.get(place, 0):
                 self._fail(f"it left a hook on {place}: a method may not hook into the network")
 
+    def check_optimizer(self, step: int | None = None) -> None:
+        """Raise AuditError if a setting of the optimizer changed, or at `step` a learning rate is off its schedule."""
+        budget, groups = self._run.budget, self._run.engine.groups
+        share = None if step is None else schedule(step, budget.total, budget.warmup)
+        on_schedule = share is None or all(group["lr"] == group["peak_lr"] * share for group in groups)
+        if not on_schedule or self._group_settings() != self._groups:
+            self._fail("it changed the optimizer: learning rates, decay and momentum are those of the recipe")
+
+    def gates_frozen(self) -> None:
+        """Remember the masks that the method chose, and the optimizer's settings, which freezing changes."""
+        self._groups, self._kept = self._group_settings(), self._masks()
+
+    def check_masks(self) -> None:
+        """Raise AuditError if masks changed since `gates_frozen`, whatever a gate stores them in."""
+        for layer, before, now in zip(self._run.layers, self._kept or (), self._masks(), strict=False):
+            if int((before != now).sum()) > KEPT_ZERO_TOLERANCE * max(int(before.sum()), 1):
+                self._fail(f"the mask of layer {layer.name} changed after hardening; every mask must be final there")
+
     @contextmanager
     def unchanged(self, who: str) -> Iterator[None]:
         """Raise AuditError if the block changes a weight or a gate; `who` is what runs in the block."""
         before = state_sha256(self._tensors())
         yield
-        if state_sha256(self._tensors()) != before:
+        self._read = state_sha256(self._tensors())
+        if self._read != before:
             self._fail(f"a weight or a gate changed during {who}: it may only read")
+
+    def check_untouched(self) -> None:
+        """Raise AuditError if a weight or a gate changed since the last block of `unchanged`, with no step after it."""
+        if self._read is not None and self._read != state_sha256(self._tensors()):
+            self._fail("a weight or a gate changed after the last step: the result is what the optimizer left")
 
     def finish(self) -> None:
         """Remember the weights as the last optimizer step or hook left them."""
@@ -122,6 +167,13 @@ class Integrity:
 
     def _fail(self, message: str) -> None:
         raise AuditError(f"method {self._run.method}: {message}")
+
+    def _group_settings(self) -> list[list[Any]]:
+        return [[group.get(name) for name in GROUP_SETTINGS] for group in self._run.engine.groups]
+
+    @torch.no_grad()
+    def _masks(self) -> list[Tensor]:
+        return [layer.gate.kept(layer.dense.detach()).bool() for layer in self._run.layers]
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return every parameter, and with a slash in their names all tensors of gates."""
@@ -146,6 +198,8 @@ class Integrity:
                 for attribute in attributes:
                     if hooks := getattr(holder, attribute, None):
                         counts[place] = counts.get(place, 0) + len(hooks)
+                if own := sum(name in vars(holder) for name in OVERRIDES.get(kind, ())):
+                    counts[place] = counts.get(place, 0) + own
         return counts
 
 
@@ -169,6 +223,10 @@ def weights_kept(run: Training) -> Iterator[None]:
             )
 
 
+def _options(run: Training) -> dict[str, Any]:
+    return {item.name: getattr(run.pruner, item.name, None) for item in dataclasses.fields(run.pruner)}
+
+
 def _mark(tensor: Tensor) -> Mark:
     return tensor.data_ptr(), tensor._version
 
@@ -186,6 +244,22 @@ def check_same_in_both_modes(method: str, layers: Sequence[Layer[Any]]) -> None:
             raise AuditError(
                 f"method {method}: after hardening, the gate of layer {layer.name} gives another weight in training "
                 "than in evaluation"
+            )
+
+
+@torch.no_grad()
+def check_folded(method: str, layers: Sequence[Layer[Any]], state: Mapping[str, Tensor]) -> None:
+    """Check that the folded weights in `state` are those that the network was trained with: a gate may override both.
+
+    Raises:
+        AuditError: they are not; the message names the layer.
+    """
+    for layer in layers:
+        trained = _in_mode(layer.gate, layer.dense.detach(), training=True).cpu()
+        if not _close(trained, state[f"{layer.name}.weight"]):
+            raise AuditError(
+                f"method {method}: the gate of layer {layer.name} folds to another weight than the network was "
+                "trained with"
             )
 
 

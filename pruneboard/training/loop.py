@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -75,6 +75,7 @@ def fit(run: Training) -> None:
         run.integrity.remember_settings()
         train_epochs(run, request)
         run.integrity.check_settings()
+        run.integrity.check_untouched()
     if run.state.gates_sha256 is None:  # the search took the whole budget
         harden(run, run.budget.harden_step)
     run.integrity.finish()
@@ -169,6 +170,7 @@ def train_step(run: Training, step: int, batches: Sequence[Batch]) -> Tensor:
         loss = _forward_backward(run, batches, run.forward_passes if searching else 1)
     if run.integrity is not None:
         run.integrity.check_step(step)
+        run.integrity.check_optimizer(step)
     run.engine.step()
     if run.integrity is not None and not searching:
         run.integrity.seal(step)
@@ -217,13 +219,17 @@ def harden(run: Training, step: int) -> None:
     at = run.progress(step)
     with phases.within("hardening"), validate_during_hardening(run) as validate, integrity.weights_kept(run):
         run.hook("harden", lambda: run.pruner.harden(run.layers, at, validate))
+    if run.integrity is not None:
+        run.integrity.check_optimizer()
     freeze_gates(run.engine.groups)
     check_ranks_agree(run, step)
-    check_same_in_both_modes(run.method, run.layers)
-    run.state.gates_sha256 = state_sha256(gate_tensors(run.layers))
-    if run.integrity is not None:
-        run.integrity.seal(step)
-    recalibrate(run)
+    with run.integrity.unchanged("the evaluation after hardening") if run.integrity is not None else nullcontext():
+        check_same_in_both_modes(run.method, run.layers)
+        run.state.gates_sha256 = state_sha256(gate_tensors(run.layers))
+        if run.integrity is not None:
+            run.integrity.gates_frozen()
+            run.integrity.seal(step)
+        recalibrate(run)
 
 
 @contextmanager
@@ -325,6 +331,8 @@ def check_gates_unchanged(run: Training) -> None:
     """Check that no bit of a gate has changed since hardening."""
     if run.state.gates_sha256 != state_sha256(gate_tensors(run.layers)):
         raise AuditError(f"method {run.method}: a gate changed after hardening; every mask must be final there")
+    if run.integrity is not None:
+        run.integrity.check_masks()
 
 
 class LossMeter:

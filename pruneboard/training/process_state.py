@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import random
+import resource
 import signal
 import sys
 import threading
@@ -171,6 +173,56 @@ _FLAGS = {
 """Name -> the part of the names of torch's functions that get and set it; not every version of torch has all."""
 
 
+def _umask() -> int:
+    mask = os.umask(0o077)  # the only way to read it is to set it
+    os.umask(mask)
+    return mask
+
+
+_LIMITS = (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_NOFILE)
+
+
+def _set_limits(limits: Sequence[tuple[int, int]]) -> None:
+    for limit, values in zip(_LIMITS, limits, strict=True):
+        with suppress(OSError, ValueError):  # a lowered hard limit cannot be raised again
+            resource.setrlimit(limit, values)
+
+
+def _autocast() -> list[Any]:
+    return [(torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda")]
+
+
+def _set_autocast(values: Sequence[Any]) -> None:
+    for device, (enabled, dtype) in zip(("cpu", "cuda"), values, strict=True):
+        torch.set_autocast_enabled(device, enabled)
+        torch.set_autocast_dtype(device, dtype)
+
+
+def _set_streams(streams: Sequence[Any]) -> None:
+    sys.stdout, sys.stderr = streams
+
+
+_MORE: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "torch's autocast": (_autocast, _set_autocast),
+    "torch's anomaly detection": (torch.is_anomaly_enabled, torch.set_anomaly_enabled),
+    "the file mode mask": (_umask, os.umask),
+    "the resource limits": (lambda: [resource.getrlimit(limit) for limit in _LIMITS], _set_limits),
+    "the standard streams": (lambda: [sys.stdout, sys.stderr], _set_streams),
+    "the level of all log messages": (lambda: logging.root.manager.disable, logging.disable),
+    "whether garbage is collected": (gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
+}
+if hasattr(torch._C, "_get_fp32_precision_getter"):
+    _MORE["oneDNN's precision of convolutions"] = (
+        lambda: torch._C._get_fp32_precision_getter("mkldnn", "conv"),
+        lambda precision: torch._C._set_fp32_precision_setter("mkldnn", "conv", precision),
+    )
+if hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"):
+    _MORE["torch's hooks of saved tensors"] = (
+        lambda: torch._C._autograd._top_saved_tensors_default_hooks(True),  # noqa: FBT003 - it takes no names
+        lambda _: torch._C._autograd._pop_saved_tensors_default_hooks(),
+    )
+
+
 ENVIRONMENT, DIRECTORY, THREADS = "the environment variables", "the working directory", "the number of threads"
 HANDLERS, DENORMALS = "the signal handlers", "torch's treatment of denormal numbers"
 GLOBAL_HOOKS = "torch's global hooks"
@@ -198,3 +250,4 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     if hasattr(torch._C, f"_get_{flag}")
 }
 """Name -> functions that return and set it."""
+_SETTINGS |= _MORE

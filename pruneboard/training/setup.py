@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,10 @@ from torch import nn
 from pruneboard import models
 from pruneboard.api import Pruner, Traits
 from pruneboard.data import BatchPlan, Dataset
+from pruneboard.errors import AuditError
 from pruneboard.processes import phases
 from pruneboard.spec import Recipe
-from pruneboard.training import gates, optim
+from pruneboard.training import gates, harness_guard, optim, process_state
 from pruneboard.training.checkpoint import Checkpointer
 from pruneboard.training.compiling import CompiledNetwork
 from pruneboard.training.engine import Engine
@@ -72,11 +74,11 @@ def build_training(
     initial = InitialNetwork.of(model, frozen=not any(parameter.requires_grad for parameter in model.parameters()))
     gates.unsqueeze_scalars(model)
     draw_key = gates.DrawKey(options.seeds["pruner"])
-    layers = gates.attach(pruner, models.gated_layers(model), draw_key, hits_target=traits.hits_target)
     budget = plan_budget(recipe, dataset, traits.harden_at)
-    groups = optim.parameter_groups(
-        model, gates.gate_parameters(layers), recipe, pruner.gate_optimizer(budget.harden_step)
-    )
+    with _changes_nothing(options.method, model):
+        layers = gates.attach(pruner, models.gated_layers(model), draw_key, hits_target=traits.hits_target)
+        rule = pruner.gate_optimizer(budget.harden_step)
+    groups = optim.parameter_groups(model, gates.gate_parameters(layers), recipe, rule)
     phases.report("starting the engine")
     engine = Engine(
         model,
@@ -117,3 +119,21 @@ def build_training(
         max_validations=traits.max_validations,
         writes_weights_at_harden=traits.writes_weights_at_harden,
     )
+
+
+@contextmanager
+def _changes_nothing(method: str, model: nn.Module) -> Iterator[None]:
+    """Raise AuditError if the method's code in the block changes the harness, the process or a weight of `model`."""
+    weights = dict(model.named_parameters())
+    before, bits = process_state.settings(), models.state_sha256(weights)
+    with harness_guard.harness_restored() as replaced, process_state.settings_restored():
+        yield
+        change = process_state.change(before)
+    if replaced:
+        change = f"replaced {replaced[0]}"
+    elif change is None and models.state_sha256(weights) != bits:
+        change = "changed the initial weights"
+    if change is not None:
+        raise AuditError(
+            f"method {method}: gate or gate_optimizer {change}: a method may not change what is not its own"
+        )

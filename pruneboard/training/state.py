@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pruneboard.api import Layer, Progress, Pruner, Traits
 from pruneboard.data import BatchPlan, Dataset, steps_per_epoch
-from pruneboard.errors import AuditError, DivergedError, InterruptedRunError, PruneboardError, RunError
+from pruneboard.errors import AuditError, DivergedError, InterruptedRunError, PruneboardError, RunError, described
 from pruneboard.models import state_sha256
 from pruneboard.processes import memory
 from pruneboard.spec import Recipe
@@ -175,13 +175,17 @@ class Training:
             raise
         except PruneboardError as error:
             if isinstance(error, InterruptedRunError) and not _raised_by_harness(error):
-                raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
+                raise RunError(
+                    f"method {self.method} failed in {name}: {type(error).__name__}: {described(error)}"
+                ) from error
             raise
         except BaseException as error:  # also SystemExit: what ends a method early is a failed run
             if memory.is_out_of_memory(error):
                 raise
             check_finite(self, self.draw_key.step)  # if weights are not finite, that is the better explanation
-            raise RunError(f"method {self.method} failed in {name}: {type(error).__name__}: {error}") from error
+            raise RunError(
+                f"method {self.method} failed in {name}: {type(error).__name__}: {described(error)}"
+            ) from error
         finally:
             self.state.hook_seconds += time.perf_counter() - start
         if (change := process_state.change(before)) is not None:

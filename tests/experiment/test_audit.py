@@ -50,6 +50,15 @@ def test_a_weight_outside_the_mask_is_an_error():
         count_layers(layers, state)
 
 
+@pytest.mark.parametrize("kept", [torch.tensor([1, 1, -1]), torch.tensor([True])])
+def test_positions_are_kept_or_not(kept):
+    """A gate whose `kept` returns numbers, which could sum to any budget, or another shape is refused."""
+    layers, state = layers_of([True, True, True])
+    layers[0].gate.kept = lambda weight: kept
+    with pytest.raises(AuditError, match=r"layer layer0: kept\(\) must return a bool tensor of the weight's shape"):
+        count_layers(layers, state)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_named_as_such(value):
     """NaN and infinite weights, inside or outside the mask, are not called weights outside the mask that are not 0."""

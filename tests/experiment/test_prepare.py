@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from huggingface_hub import constants
@@ -118,6 +120,24 @@ def test_fine_tuning_is_refused_on_the_supermask_track(tmp_path, site):
     site.add("early", EARLY)
     with pytest.raises(PluginError, match=r"declares harden_at=0.5 on the supermask track"):
         runs.run(tmp_path / "results", "thing", 0.5, track="supermask")
+
+
+@pytest.mark.parametrize(
+    ("traits", "message"),
+    [
+        ("None", "traits must return a pruneboard.api.Traits; found <class 'NoneType'>"),
+        ("Traits(harden_at=float('nan'))", "declares harden_at=nan: it is a fraction in"),
+        ("Traits(forward_passes=0)", "declares forward_passes=0: it is a whole number of 1 or more"),
+        ("Traits(forward_passes=1.5)", "declares forward_passes=1.5: it is a whole number of 1 or more"),
+        ("Traits(max_validations=float('inf'))", "declares max_validations=inf: it is a whole number of 0 or more"),
+        ("Traits(hits_target='no')", "declares hits_target='no': it is True or False"),
+    ],
+)
+def test_traits_out_of_range_are_refused(tmp_path, site, traits, message):
+    """Traits that no record could hold are refused before the training, and the message names the trait."""
+    site.add("wrong_traits", CONTROL.replace('Traits(harden_at=0.5, control="baseline")', traits))
+    with pytest.raises(PluginError, match=re.escape(message)):
+        prepare(tiny(tmp_path, "thing"))
 
 
 def test_preparing_writes_nothing(tmp_path):

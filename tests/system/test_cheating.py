@@ -33,6 +33,20 @@ IN_ONE_PROCESS = {
     "denormals": ("invalid", "before_step changed torch's treatment of denormal numbers"),
     "onednn": ("invalid", "before_step changed torch's use of oneDNN"),
     "sigterm": ("invalid", "before_step changed the signal handlers"),
+    "sparsity": ("invalid", "it changed its option sparsity"),
+    "optimizer": ("invalid", "it changed the optimizer"),
+    "two-steps": ("invalid", "it left a hook on the optimizer"),
+    "layers": ("failed", "failed in before_step: TypeError: 'tuple' object"),
+    "fold": ("invalid", "the gate of layer conv1.0 folds to another weight than the network was trained with"),
+    "moving": ("invalid", "changed after hardening; every mask must be final there"),
+    "secret": ("invalid", "changed after hardening, at step"),
+    "early-harness": ("invalid", "gate or gate_optimizer replaced pruneboard.training.loop.recalibrate"),
+    "early-weights": ("invalid", "gate or gate_optimizer changed the initial weights"),
+    "early-settings": ("invalid", "gate or gate_optimizer changed torch's treatment of denormal numbers"),
+    "late": ("invalid", "a weight or a gate changed after the last step"),
+    "constructor": ("invalid", "replaced pruneboard.training.evaluate.Metrics.__init__"),
+    "message": ("failed", "its message cannot be read: Unreadable"),
+    "umask": ("invalid", "before_step changed the file mode mask"),
 }
 """Method without its prefix -> status of its record, and a part of the message."""
 

@@ -6,7 +6,7 @@ import pytest
 
 from pruneboard import scores
 from pruneboard.experiment import audit
-from pruneboard.training import harness_guard, loop, optim
+from pruneboard.training import evaluate, harness_guard, loop, optim, state
 from runs import run
 
 
@@ -54,3 +54,28 @@ def test_an_unchanged_harness_gives_no_finding(tmp_path):
     with harness_guard.harness_restored() as replaced:
         run(tmp_path)
     assert not replaced
+
+
+def test_other_ways_to_replace_a_function_are_detected():
+    """A constructor, a getter, default values, a builtin that a module hides and an inherited method are restored."""
+    parts = (
+        vars(state.Training)["images_trained"].fget.__code__,
+        optim.schedule.__defaults__,
+        evaluate.Metrics.__init__,
+    )
+    with harness_guard.harness_restored() as replaced:
+        evaluate.Metrics.__init__ = print
+        vars(state.Training)["images_trained"].fget.__code__ = (lambda self: 0).__code__
+        optim.schedule.__defaults__ = (1,)
+        audit.sum = print
+        optim.GroupedOptimizer.zero_grad = lambda self: None
+    names = ("evaluate.Metrics.__init__", "state.Training.images_trained", "optim.schedule")
+    names = {*(f"training.{name}" for name in (*names, "optim.GroupedOptimizer.zero_grad")), "experiment.audit.sum"}
+    assert set(replaced) == {f"pruneboard.{name}" for name in names}
+    after = (
+        vars(state.Training)["images_trained"].fget.__code__,
+        optim.schedule.__defaults__,
+        evaluate.Metrics.__init__,
+    )
+    assert parts == after
+    assert not hasattr(audit, "sum")

@@ -62,7 +62,7 @@ def test_a_signal_during_the_last_evaluation_stops_the_run(tmp_path, monkeypatch
 
 
 def test_a_gate_that_changes_after_hardening_fails_the_run(site, tmp_path):
-    """A buffer that moves in training mode is found by the comparison of gate bits at the end."""
+    """A buffer that moves in training mode is found by the comparison of gate bits."""
     source = """
     from dataclasses import dataclass
     import torch
@@ -90,7 +90,7 @@ def test_a_gate_that_changes_after_hardening_fails_the_run(site, tmp_path):
             return Traits(harden_at=0.5)
     """
     site.add("moving", source)
-    with pytest.raises(RunError, match="changed after hardening"):
+    with pytest.raises(RunError, match="a gate changed during the evaluation after hardening"):
         lifecycle.run(tiny(tmp_path, "thing", 0.0))
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import _thread
 import gc
+import io
+import logging
 import os
 import random
+import resource
 import signal
 import sys
 import threading
@@ -44,6 +47,15 @@ CHANGES = {
     "the signal handlers": lambda _: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
     "the interval timers": lambda _: signal.setitimer(signal.ITIMER_REAL, 1000),
     "the callbacks of the garbage collector": lambda _: gc.callbacks.append(lambda *_: None),
+    "torch's autocast": lambda _: torch.set_autocast_enabled("cpu", True),
+    "torch's anomaly detection": lambda _: torch.autograd.set_detect_anomaly(mode=True),
+    "the file mode mask": lambda _: os.umask(0o123),
+    "the resource limits": lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (2**40, resource.RLIM_INFINITY)),
+    "the standard streams": lambda _: setattr(sys, "stderr", io.StringIO()),
+    "the level of all log messages": lambda _: logging.disable(),
+    "whether garbage is collected": lambda _: gc.disable(),
+    "oneDNN's precision of convolutions": lambda _: setattr(torch.backends.mkldnn.conv, "fp32_precision", "bf16"),
+    "torch's hooks of saved tensors": lambda _: torch.autograd.graph.saved_tensors_hooks(str, str).__enter__(),
     "Python's trace function": lambda _: sys.settrace(lambda *_: None),
     "Python's profile function": lambda _: sys.setprofile(lambda *_: None),
 }

@@ -234,3 +234,180 @@ class Sigterm(Honest):
 
     def cheat(self, layers, at):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparsity(Honest):
+    """Prunes half of the weights, whatever was asked for."""
+
+    def cheat(self, layers, at):
+        object.__setattr__(self, "sparsity", 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Honest):
+    """Trains with another learning rate."""
+
+    def cheat(self, layers, at):
+        for group in at.durable.groups:
+            group["peak_lr"] *= 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoSteps(Honest):
+    """Takes two optimizer steps where one is taken."""
+
+    def cheat(self, layers, at):
+        if at.step == 0:
+            optimizer = at.durable.optimizers[0]
+            step = optimizer.step
+            optimizer.step = lambda closure=None: (step(), step())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers(Honest):
+    """Removes a layer, which would then not be pruned."""
+
+    def cheat(self, layers, at):
+        del layers[0]
+
+
+class OtherFold(Mask):
+    """A mask that folds to a weight that was not trained."""
+
+    def folded(self, weight):
+        return weight.sign() * self.keep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold(Honest):
+    """Ends with weights of its own."""
+
+    def gate(self, weight):
+        return OtherFold(weight)
+
+
+class MovingMask(Mask):
+    """A mask that moves in training, and that the gate's saved state does not contain."""
+
+    def __init__(self, weight):
+        super().__init__(weight)
+        self.moving = [self.keep]
+
+    def set(self, keep):
+        self.moving[0] = keep.to(self.keep.dtype)
+
+    def forward(self, weight):
+        if self.training and torch.is_grad_enabled():
+            self.moving[0] = self.moving[0].roll(1, 0)
+        return weight * self.moving[0]
+
+    def kept(self, weight):
+        return self.moving[0] != 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moving(Honest):
+    """Goes on searching after it hardened."""
+
+    def gate(self, weight):
+        return MovingMask(weight)
+
+
+class SecretMask(Mask):
+    """A mask that moves in training, and denies that it has a state."""
+
+    def state_dict(self, *arguments, **named):
+        return {}
+
+    def forward(self, weight):
+        if torch.is_grad_enabled():
+            self.keep.copy_(self.keep.roll(1, 0))
+        return weight * self.keep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Secret(Honest):
+    """Hides the state of its gates."""
+
+    def gate(self, weight):
+        return SecretMask(weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyHarness(Honest):
+    """Replaces a function of the harness before the training starts."""
+
+    def gate(self, weight):
+        from pruneboard.training import loop
+
+        loop.recalibrate = lambda run: None
+        return Mask(weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyWeights(Honest):
+    """Changes the initial weights."""
+
+    def gate(self, weight):
+        weight.mul_(0.5)
+        return Mask(weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlySettings(Honest):
+    """Changes the process before the training starts."""
+
+    def gate_optimizer(self, steps):
+        torch.set_flush_denormal(True)
+
+
+class Deferred(float):
+    """A number that writes weights when it is discarded."""
+
+    def __del__(self):
+        for layer in self.layers:
+            layer.dense.data.mul_(0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Late(Honest):
+    """Writes weights after `diagnostics`."""
+
+    def diagnostics(self, layers, at):
+        number = Deferred(1)
+        number.layers = layers
+        return {"number": number}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constructor(Honest):
+    """Replaces the constructor of the metrics."""
+
+    def cheat(self, layers, at):
+        from pruneboard.training.evaluate import Metrics
+
+        Metrics.__init__ = lambda metrics, **values: metrics.__dict__.update(values, top1=1.0)
+
+
+class Unreadable(Exception):  # noqa: N818
+    """An error whose message raises another one."""
+
+    def __str__(self):
+        raise Unreadable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message(Honest):
+    """Raises an error without a readable message."""
+
+    def cheat(self, layers, at):
+        raise Unreadable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Umask(Honest):
+    """Makes the files of the run unreadable."""
+
+    def cheat(self, layers, at):
+        os.umask(0o777)
