@@ -176,6 +176,8 @@ class LiveProgress:
         if self._phase is None:
             self._phase = bars.add_task(text, total=None, text="")
         bars.update(self._phase, description=text, completed=done, total=total or None)
+        if done <= 1:  # a phase that ends before the next refresh is seen too
+            bars.refresh()
 
     def on_end(self) -> None:
         """Leave the bar of the steps as it is, and release the terminal."""

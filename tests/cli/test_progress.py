@@ -198,7 +198,8 @@ def test_a_terminal_shows_bars(tmp_path):
     """On a terminal, hardening counts its samples, the total is right from the start, and the cursor comes back."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "pruneboard", *SHORT, "--results", str(tmp_path)]
-    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL) as process:
+    environment = {**os.environ, "TERM": "xterm"}  # without it, or with "dumb", lines are printed
+    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL, env=environment) as process:
         os.close(theirs)
         text = b""
         while True:
