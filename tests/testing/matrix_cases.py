@@ -66,7 +66,7 @@ def assert_cells(pruner, wanted):
     """Assert that the `wanted` checks give the committed cells, and return their error messages."""
     row = matrix()[name(pruner)]
     found = outcomes(pruner, wanted)
-    assert {check: cell for check, (cell, _) in found.items()} == {check: row[check] for check in wanted}
+    assert {check: cell for check, (cell, _) in found.items()} == {check: row[check] for check in wanted}, found
     return {check: message for check, (_, message) in found.items()}
 
 
