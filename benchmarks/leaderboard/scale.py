@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneboard.records import schema as records
+from pruneboard.records.fields import SCHEMA
 
 METHODS = ("random", "magnitude", "probmask", "gmp", "str", "snip", "grasp", "synflow")
 CONTROLS = {"dense": "dense", "random": "floor", "magnitude": "baseline"}
@@ -64,7 +65,7 @@ def made(
     fields = {"model": network, "data": "imagenet", "recipe": RECIPE, "steps": 450_000, "track": "prune", "prunable": n}
     start = f"{board}-{seed}"
     whole = {
-        "schema": records.SCHEMA,
+        "schema": SCHEMA,
         "rules": 1,
         "status": "done",
         "error": None,

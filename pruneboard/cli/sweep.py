@@ -21,7 +21,7 @@ from pruneboard.errors import InterruptedRunError, UsageError
 from pruneboard.leaderboard import folders, literature
 from pruneboard.processes import interrupts, phases, world
 from pruneboard.records import store
-from pruneboard.records.schema import STATUSES
+from pruneboard.records.fields import STATUSES
 from pruneboard.report import files
 from pruneboard.sweeps import board_file, manifest
 

@@ -17,7 +17,7 @@ from pruneboard.api import Pruner, Traits
 from pruneboard.data import Dataset, steps_per_epoch
 from pruneboard.errors import UsageError
 from pruneboard.models import ModelPlan
-from pruneboard.records import schema
+from pruneboard.records import fields, schema
 from pruneboard.spec import RULES_VERSION, Recipe, RunSpec
 
 SCOPE = "all"
@@ -44,7 +44,7 @@ class RunIdentity:
     def blocks(self) -> Block:
         """Return the record's blocks that do not depend on how the run ends, including the content hash."""
         return {
-            "schema": schema.SCHEMA,
+            "schema": fields.SCHEMA,
             "rules": RULES_VERSION,
             "hash": schema.content_hash(self._hashed()),
             "track": self.track,

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fake_records import change, record
 from pruneboard.errors import PruneboardError
+from pruneboard.records import fields
 from pruneboard.records import schema as records
 from report_cases import every_report
 
@@ -17,7 +18,7 @@ JSON_VALUES = st.recursive(  # what the store lets through: JSON without NaN
 )
 
 
-PATHS = sorted({*records.FIELDS, "board.steps", "board.recipe", "seeds.init", "metrics.best_validation.epoch"})
+PATHS = sorted({*fields.FIELDS, "board.steps", "board.recipe", "seeds.init", "metrics.best_validation.epoch"})
 
 
 def is_valid(made):

@@ -18,8 +18,8 @@ from pruneboard.artifacts.verification import consistency
 from pruneboard.artifacts.verification.verify import verify
 from pruneboard.cli import compare, invoke
 from pruneboard.leaderboard import folders
+from pruneboard.records import fields, store
 from pruneboard.records import schema as records
-from pruneboard.records import store
 from pruneboard.records.merging import execute, plan_merge
 from pruneboard.report import files
 from verify_cases import one_with, record_of
@@ -36,7 +36,7 @@ def complete_record():
     """A record as a run of today writes it, with all optional fields."""
     made = change(one_with("sparsity.effective"), "cost.storage_bits", {"mask": 10, "total": 9000})
     absent = object()
-    for path, field in records.FIELDS.items():
+    for path, field in fields.FIELDS.items():
         if "*" not in path and records.lookup(made, path, absent) is absent:
             change(made, path, copy.deepcopy(next(value for value in SAMPLES if field.accepts(value))))
     return records.validate(made)

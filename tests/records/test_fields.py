@@ -11,6 +11,7 @@ import pytest
 from fake_records import change, put, record
 from project import ROOT
 from pruneboard.leaderboard import folders
+from pruneboard.records import fields
 from pruneboard.records import schema as records
 from pruneboard.records.schema import RecordError
 
@@ -24,7 +25,7 @@ def complete():
     code = {"method": "a", "pruneboard": "b"}
     made = record("probmask", 0.7, cost__storage_bits=bits, software__code=code, mask_sha256="f" * 64)
     made["data"] |= {"mean": [0.5], "std": [0.5]}
-    for path, field in records.FIELDS.items():
+    for path, field in fields.FIELDS.items():
         if "*" not in path and records.lookup(made, path) is None and not field.nullable:
             change(made, path, next(value for value in (0.5, 1, "text", True, [], {}) if field.accepts(value)))
     made["board"]["fingerprint"] = records.fingerprint(made["board"])
@@ -34,7 +35,7 @@ def complete():
 def concrete_paths():
     """Every path of `FIELDS`, with `*` replaced by the keys of the complete record, and those of a layer."""
     made = complete()
-    for path in records.FIELDS:
+    for path in fields.FIELDS:
         if path.endswith(".*"):
             yield from (f"{path[:-1]}{key}" for key in records.lookup(made, path[:-2]))
         else:
@@ -44,7 +45,7 @@ def concrete_paths():
 @pytest.mark.parametrize("path", sorted(concrete_paths()))
 def test_a_wrong_value_in_any_field_is_an_error_that_names_it(path):
     """Values of a type that a field does not have are refused, with the path of the field and in one line."""
-    field = records.FIELDS.get(path) or records.FIELDS[re.sub(r"\w+$", "*", path)]
+    field = fields.FIELDS.get(path) or fields.FIELDS[re.sub(r"\w+$", "*", path)]
     wrong = [value for value in WRONG if not field.accepts(value)]
     assert wrong
     for value in wrong:
@@ -53,10 +54,10 @@ def test_a_wrong_value_in_any_field_is_an_error_that_names_it(path):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", records.LAYER_FIELDS)
+@pytest.mark.parametrize("key", fields.LAYER_FIELDS)
 def test_a_wrong_value_in_any_field_of_a_layer_is_an_error_that_names_it(key):
     """The fields of a layer are validated like those of a record."""
-    for value in (value for value in WRONG if not records.LAYER_FIELDS[key].accepts(value)):
+    for value in (value for value in WRONG if not fields.LAYER_FIELDS[key].accepts(value)):
         made = complete()
         made["sparsity"]["layers"][1][key] = value
         with pytest.raises(RecordError, match=rf"^sparsity\.layers\.1\.{key} must be "):
@@ -86,7 +87,7 @@ def test_every_path_that_a_reader_looks_up_is_validated():
     """Readers of records look up only paths of `FIELDS`, some of them within a layer or the block `sparsity`."""
     found = set(looked_up())
     assert len(found) > 30
-    validated = {*records.FIELDS, *records.LAYER_FIELDS, "error.message"}
+    validated = {*fields.FIELDS, *fields.LAYER_FIELDS, "error.message"}
     for file, path in found:
         names = {path, f"sparsity.{path}", re.sub(r"\w+$", "*", path)}
         assert names & validated, f"{file} looks up {path}, which is not validated"
@@ -97,7 +98,7 @@ def test_a_record_with_a_wrong_value_in_any_field_is_one_skipped_line(tmp_path):
     put(tmp_path, record())
     paths = sorted(concrete_paths())
     for number, path in enumerate(paths):
-        field = records.FIELDS.get(path) or records.FIELDS[re.sub(r"\w+$", "*", path)]
+        field = fields.FIELDS.get(path) or fields.FIELDS[re.sub(r"\w+$", "*", path)]
         folder = tmp_path / "bad" / f"{number}"
         folder.mkdir(parents=True)
         value = next(value for value in WRONG if not field.accepts(value))
