@@ -144,6 +144,7 @@ def _protected(run: Training) -> Mapping[str, Snapshot]:
         "requires_grad": {f"requires_grad of {name}": p.requires_grad for name, p in model.named_parameters()},
         "others": _bits({name: tensor for name, tensor in tensors if id(tensor) not in own})
         | _module_settings(model, {id(part) for gate in gates for part in gate.modules()}),
+        "pruner": {f"{name} of the pruner": value for name, value in _attributes(run.pruner).items()},
         "optimizer": {
             f"{key} of the optimizer's group {group['name']}": value if key != "params" else [id(p) for p in value]
             for group in run.engine.groups

@@ -126,11 +126,16 @@ class Integrity:
 
     def check_optimizer(self, step: int | None = None) -> None:
         """Raise AuditError if a setting of the optimizer changed, or at `step` a learning rate is off its schedule."""
-        budget, groups = self._run.budget, self._run.engine.groups
-        share = None if step is None else schedule(step, budget.total, budget.warmup)
-        on_schedule = share is None or all(group["lr"] == group["peak_lr"] * share for group in groups)
-        if not on_schedule or self._group_settings() != self._groups:
-            self._fail("it changed the optimizer: learning rates, decay and momentum are those of the recipe")
+        groups, budget = self._run.engine.groups, self._run.budget
+        changed = ["the number of groups"] if len(groups) != len(self._groups) else []
+        for group, settings in zip(groups, self._groups, strict=False):
+            rate = {} if step is None else {"lr": group["peak_lr"] * schedule(step, budget.total, budget.warmup)}
+            wanted = {**settings, **rate}
+            changed += [f"{name} of the group {group['name']}" for name in wanted if group.get(name) != wanted[name]]
+        if changed:
+            self._fail(
+                f"it changed the optimizer, {changed[0]}: learning rates, decay and momentum are those of the recipe"
+            )
 
     def gates_frozen(self) -> None:
         """Remember the masks that the method chose, and the optimizer's settings, which freezing changes."""
@@ -168,8 +173,8 @@ class Integrity:
     def _fail(self, message: str) -> None:
         raise AuditError(f"method {self._run.method}: {message}")
 
-    def _group_settings(self) -> list[list[Any]]:
-        return [[group.get(name) for name in GROUP_SETTINGS] for group in self._run.engine.groups]
+    def _group_settings(self) -> list[dict[str, Any]]:
+        return [{name: group.get(name) for name in GROUP_SETTINGS} for group in self._run.engine.groups]
 
     @torch.no_grad()
     def _masks(self) -> list[Tensor]:

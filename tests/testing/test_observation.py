@@ -12,9 +12,9 @@ from pruneboard.testing.observation import Observations, observe, unchanged
 from pruneboard.testing.trial import Trial
 
 MESSAGES = {
-    "CountsOnTheClass": ("keeps-nothing-on-itself", "class attribute updates of the pruner changed"),
-    "CountsOnItself": ("keeps-nothing-on-itself", "attribute updates of the pruner changed"),
-    "LogsOnTheClass": ("keeps-nothing-on-itself", "class attribute log of the pruner changed"),
+    "CountsOnTheClass": ("keeps-nothing-on-itself", "changed class attribute updates of the pruner"),
+    "CountsOnItself": ("keeps-nothing-on-itself", "changed attribute updates of the pruner"),
+    "LogsOnTheClass": ("keeps-nothing-on-itself", "changed class attribute log of the pruner"),
     "AveragesInAnAttribute": ("gate-state-can-be-saved", "attribute average of Averaging holds a tensor"),
     "CachesTensors": ("gate-state-can-be-saved", "attribute cached of Mask holds a tensor"),
 }
