@@ -73,7 +73,7 @@ def attach(
 
     Raises:
         UsageError: at this sparsity no weight is kept.
-        PluginError: a gate has a wrong type, shape or dtype, or a 0-dimensional parameter.
+        PluginError: a gate has a wrong type, shape or dtype, or a 0-dimensional parameter, or is that of another layer.
     """
     weights = _group_by_weight(targets)
     sizes = [weight.numel() for weight, _, _ in weights]
@@ -81,10 +81,12 @@ def attach(
     if total == 0:
         raise UsageError(f"sparsity {pruner.sparsity} keeps none of the {sum(sizes)} prunable weights: lower it")
     keeps = scores.uniform(sizes, total) if hits_target else [None] * len(sizes)
-    layers = []
+    layers: list[Layer[G]] = []
     for index, ((weight, name, modules), keep) in enumerate(zip(weights, keeps, strict=True)):
         gate = pruner.gate(weight.detach())
         _check_gate(gate, weight, name)
+        if (other := next((layer.name for layer in layers if layer.gate is gate), None)) is not None:
+            raise PluginError(f"gate() returned the gate of layer {other} for layer {name} too: each needs its own")
         for module in modules:
             # unsafe=True skips torch's check, which would call the gate in training mode and let it draw.
             parametrize.register_parametrization(module, "weight", gate, unsafe=True)

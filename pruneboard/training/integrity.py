@@ -68,6 +68,11 @@ class Integrity:
         self._settings = process_state.settings()
         self._options = _options(run)
         self._groups = self._group_settings()
+        own = {id(parameter) for layer in run.layers for parameter in layer.gate.parameters()}
+        named = run.engine.model.named_parameters()
+        self._parameters = [
+            (name, parameter, _kind(parameter)) for name, parameter in named if id(parameter) not in own
+        ]
         self._kept = None if run.state.gates_sha256 is None else self._masks()
         self._marks: dict[str, Mark] | None = None
         self._sample: tuple[int, dict[str, str]] | None = None
@@ -98,12 +103,15 @@ class Integrity:
         self._sample = None if index is None else (index, self._hashes_of_layer(index))
 
     def check_step(self, step: int) -> None:
-        """Before the optimizer's step, check for hooks, and for writes since the last `seal`.
+        """Before the optimizer's step, check for hooks, parameters of another kind, and writes since the last `seal`.
 
         Raises:
             AuditError: the message names the hook's place or the tensor.
         """
         self.check_hooks()
+        for place, parameter, kind in self._parameters:
+            if _kind(parameter) != kind:
+                self._fail(f"it changed shape, dtype or requires_grad of {place}: all methods train the same weights")
         if self._marks is None:
             return
         now = {name: _mark(tensor) for name, tensor in self._tensors().items()}
@@ -230,6 +238,10 @@ def weights_kept(run: Training) -> Iterator[None]:
 
 def _options(run: Training) -> dict[str, Any]:
     return {item.name: getattr(run.pruner, item.name, None) for item in dataclasses.fields(run.pruner)}
+
+
+def _kind(parameter: Tensor) -> tuple[Any, ...]:
+    return parameter.shape, parameter.dtype, parameter.requires_grad
 
 
 def _mark(tensor: Tensor) -> Mark:

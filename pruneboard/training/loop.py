@@ -27,7 +27,7 @@ from pruneboard.draws import key
 from pruneboard.errors import AuditError, DivergedError, StoreError
 from pruneboard.models import state_sha256
 from pruneboard.processes import interrupts, own_threads, phases
-from pruneboard.training import integrity
+from pruneboard.training import integrity, mask_stats
 from pruneboard.training.evaluate import (
     Metrics,
     average_batch_statistics,
@@ -391,7 +391,7 @@ def _end_epoch(run: Training, epoch: int, loss: float) -> None:
     with run.integrity.unchanged(f"the evaluation at step {step}"):
         metrics = validate(run)
     with run.integrity.unchanged(f"diagnostics at step {step}"):
-        diagnostics = dict(run.hook("diagnostics", lambda: run.pruner.diagnostics(run.layers, at)))
+        diagnostics = run.hook("diagnostics", lambda: mask_stats.numbers(run.pruner.diagnostics(run.layers, at)))
     run.integrity.check_hooks()
     run.integrity.check_settings()
     if run.state.gates_sha256 is not None:

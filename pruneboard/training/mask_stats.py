@@ -1,15 +1,40 @@
-"""Mask statistics at the end of each epoch, measured the same way for every method."""
+"""The numbers of a line of `metrics.jsonl`: mask statistics, measured the same way for every method, and its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor
 
 from pruneboard.api import Layer
 from pruneboard.training.gates import folded_weights
+
+MAX_DIAGNOSTICS = 100
+"""Maximum number of values that a method shows after an epoch."""
+
+MAX_NAME = 100
+"""Maximum number of characters in the name of such a value."""
+
+
+def numbers(diagnostics: Mapping[str, SupportsFloat]) -> dict[str, int | float]:
+    """Return what a method's `diagnostics` returned, with every value as a Python number.
+
+    Raises:
+        TypeError: a name is not text, or a value is not a number.
+        ValueError: there are too many values, or a name is too long.
+    """
+    found = dict(diagnostics)
+    if len(found) > MAX_DIAGNOSTICS:
+        raise ValueError(f"{len(found)} values; at most {MAX_DIAGNOSTICS} are shown")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, SupportsFloat):
+            raise TypeError(f"it must return numbers by name; found {reprlib.repr(name)}: {reprlib.repr(value)}")
+        if len(name) > MAX_NAME:
+            raise ValueError(f"a name must have at most {MAX_NAME} characters; found {reprlib.repr(name)}")
+    return {name: value if isinstance(value, (int, float)) else float(value) for name, value in found.items()}
 
 
 class MaskTracker:

@@ -120,6 +120,17 @@ def test_a_gate_of_another_type_is_refused():
     assert "NoneType" in error_of(lambda _: None)
 
 
+def test_a_gate_shared_by_layers_is_refused():
+    """Two layers may not have the same gate: each has a budget and a state of its own."""
+
+    class Anything(Gate):
+        def forward(self, weight):
+            return weight
+
+    shared = Anything()
+    assert error_of(lambda _: shared).startswith("gate() returned the gate of layer 0 for layer ")
+
+
 def test_a_0_dimensional_gate_parameter_is_refused():
     """DeepSpeed cannot hold it; the message says what to use instead."""
     assert error_of(ZeroDim) == (

@@ -55,6 +55,19 @@ def test_a_write_between_two_steps_is_found(run, how, what):
         run.integrity.check_step(13)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda weight: weight.requires_grad_(False), lambda weight: setattr(weight, "data", weight.data[:1])],
+    ids=["frozen", "shape"],
+)
+def test_a_parameter_of_another_kind_is_found(run, change):
+    """A weight that a method freezes, or replaces by one of another shape, fails the run at the next step."""
+    run.integrity.check_step(3)
+    change(run.layers[1].dense)
+    with pytest.raises(AuditError, match=f"changed shape, dtype or requires_grad of {run.layers[1].name}"):
+        run.integrity.check_step(4)
+
+
 @pytest.mark.parametrize("how", WRITES)
 def test_a_write_during_a_block_is_found(run, how):
     """A weight that changes in a block in which nothing may change fails the run, in every layer."""

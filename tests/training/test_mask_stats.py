@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import runs
 from pruneboard.api import Layer, Mask
-from pruneboard.training.mask_stats import MaskTracker
+from pruneboard.training.mask_stats import MAX_DIAGNOSTICS, MaskTracker, numbers
 
 
 def layers_of(*shapes):
@@ -75,3 +75,26 @@ def test_every_method_has_the_same_fields_in_metrics(tmp_path, method, sparsity,
     wanted = {"str": "threshold", "probmask": "mean_probability", "gmp": "scheduled_sparsity"}
     if method in wanted:
         assert wanted[method] in lines[-1]["diagnostics"]
+
+
+def test_diagnostics_become_python_numbers():
+    """Python numbers stay as they are; 0-dimensional tensors become floats."""
+    found = numbers({"rewired": 3, "temperature": 0.5, "threshold": torch.tensor(0.25)})
+    assert found == {"rewired": 3, "temperature": 0.5, "threshold": 0.25}
+    assert [type(value) for value in found.values()] == [int, float, float]
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ({"note": "x" * 10**6}, "it must return numbers by name; found 'note'"),
+        ({3: 1.0}, "it must return numbers by name; found 3: 1.0"),
+        ({"x" * 10**6: 1.0}, "a name must have at most 100 characters"),
+        ({str(index): 0.0 for index in range(MAX_DIAGNOSTICS + 1)}, "101 values; at most 100 are shown"),
+    ],
+)
+def test_other_diagnostics_are_refused_in_a_short_message(returned, message):
+    """Text, other names, long names and too many values are refused, and none is printed in full."""
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
+        numbers(returned)
+    assert len(str(caught.value)) < 300
