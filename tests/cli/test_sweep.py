@@ -57,6 +57,7 @@ def test_a_board_is_listed_without_its_data_set(tmp_path, capsys):
     assert not results.exists()
 
 
+@pytest.mark.slow
 def test_a_board_with_streamed_images_is_estimated(tmp_path, capsys):
     """Without its data set a board is estimated on noise images, which stream from files if they are large."""
     arguments = ["sweep", few(tmp_path, data=IMAGENET), "--results", str(tmp_path / "results")]

@@ -67,7 +67,7 @@ def test_a_run_without_draws_equals_the_one_on_the_cpu(rehearsed, tmp_path, meth
     assert there["metrics"]["test"]["loss"] == pytest.approx(here["metrics"]["test"]["loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("method", ["probmask", "rigl"])
+@pytest.mark.parametrize("method", ["probmask", pytest.param("rigl", marks=pytest.mark.slow)])
 def test_zero_gives_the_same_result(rehearsed, tmp_path, method):
     """With ZeRO 1 and 2, learned and written masks end as at stage 0, up to rounding."""
     plain, *partitioned = (on_cuda(tmp_path / str(stage), method, zero=stage) for stage in STAGES)
@@ -78,9 +78,9 @@ def test_zero_gives_the_same_result(rehearsed, tmp_path, method):
 
 
 def test_two_processes_use_a_gpu_each(rehearsed, tmp_path):
-    """At every ZeRO stage two processes train one network, one per GPU, and their masks agree."""
+    """Without ZeRO and with all of it, two processes train one network, one per GPU, and their masks agree."""
     options = SMALL | SHARED | {"device": "cuda"}
-    jobs = [ready_job(tmp_path / str(stage), "probmask", zero=stage, **options) for stage in STAGES]
+    jobs = [ready_job(tmp_path / str(stage), "probmask", zero=stage, **options) for stage in (0, 2)]
     for record in LocalProcesses(run_all, (jobs,), 2).result():
         assert record["engine"]["world_size"] == 2
         assert record["sparsity"]["kept"] == record["sparsity"]["keep"]

@@ -70,7 +70,8 @@ def test_a_warm_up_is_no_matter_where_nothing_is_trained(tmp_path):
 def test_no_committed_board_is_refused_for_its_schedule(path):
     """In every run of every board, the search takes steps, and the warm-up ends before it."""
     board = load_board(path)
-    for spec in board_specs(board, MachineSettings(results="results")):
+    specs = board_specs(board, MachineSettings(results="results"))
+    for spec in (spec for spec in specs if spec.seed == specs[0].seed):  # the schedule does not depend on the seed
         info = registry.find(spec.method)
         pruner = registry.build(info, spec.sparsity, spec.options)
         track = choose_track(pruner, spec)

@@ -137,6 +137,7 @@ def test_failure_in_a_process_is_one_line_and_its_traceback_is_logged(tmp_path):
     assert "Traceback" in (folder(tmp_path) / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_children_die_with_their_parent(tmp_path):
     """After `kill -9` of the parent of two training processes, no process is left."""
     command = [sys.executable, "-m", "pruneboard", "run", "--method", "random", "--model", "test_vit", "--sparsity"]

@@ -59,4 +59,4 @@ def calls(make, size):
 def test_twice_the_records_are_twice_the_work(make):
     """Neither boards that share no field nor option sets that share no option are compared in pairs."""
     calls(make, 4)  # imports and caches
-    assert calls(make, 400) < 2.2 * calls(make, 200)
+    assert calls(make, 240) < 2.2 * calls(make, 120)

@@ -24,6 +24,9 @@ def built(info):
 
 SHIPPED = [built(info) for info in registry.installed() if info.distribution == "pruneboard"]
 
+IN_SHORT = ("ProbMask", "RigL")
+"""Methods whose check on CUDA is not slow: one learns its masks, the other writes them. tests/cuda runs all methods."""
+
 
 @parametrize_with_checks(SHIPPED, processes=False)
 def test_built_in_methods_pass_the_core_checks(pruner, check):
@@ -46,9 +49,13 @@ def test_built_in_methods_follow_the_advice(pruner, check):
     check(pruner)
 
 
-def test_built_in_methods_run_on_cuda(cuda):
+@pytest.mark.parametrize(
+    "pruner",
+    [p if type(p).__name__ in IN_SHORT else pytest.param(p, marks=pytest.mark.slow) for p in SHIPPED],
+    ids=lambda pruner: type(pruner).__name__,
+)
+def test_built_in_methods_run_on_cuda(cuda, pruner):
     """On a CUDA device, the check that is skipped elsewhere passes."""
-    for pruner in SHIPPED:
-        for check in pruner_checks(pruner):
-            if check.check.name == "runs-on-cuda":
-                check(pruner)
+    for check in pruner_checks(pruner):
+        if check.check.name == "runs-on-cuda":
+            check(pruner)

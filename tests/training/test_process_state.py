@@ -149,10 +149,12 @@ def test_a_draw_changes_the_random_state(name, draw):
     assert [key for key in before if before[key] != after[key]] == [f"the random state of {name}"]
 
 
-@pytest.mark.parametrize(("method", "options"), [("snip", {"images": 16}), ("probmask", {"samples": 2})])
+@pytest.mark.parametrize(
+    ("method", "options"), [("snip", {"images": 16}), pytest.param("probmask", {"samples": 2}, marks=pytest.mark.slow)]
+)
 def test_loaders_of_streaming_images_are_no_change(tmp_path, method, options):
     """Methods that read images in a hook pass, although reading starts processes, threads and a signal handler."""
     tree = write_tree(tmp_path / "large", LARGE, each=12)
     changes = {"dataset": "folder", "data_dir": str(tree), "limit_train": None}
-    sizes = {"batch_size": 8, "norm_batch": 8, "epochs": 2, "image_size": 32, "val_fraction": 0.2}
+    sizes = {"batch_size": 8, "norm_batch": 8, "epochs": 1, "image_size": 32, "val_fraction": 0.2}
     assert run(tmp_path / "out", method, options=options, overrides=sizes, **changes)["status"] == "done"
