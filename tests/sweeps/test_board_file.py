@@ -141,6 +141,12 @@ def test_duplicates_are_refused(tmp_path, path, value, duplicate):
     assert f"contains {duplicate} more than once" in refusal(tmp_path, small(path, value))
 
 
+def test_long_lists_of_seeds_are_refused_at_once(tmp_path):
+    """A list of more seeds than a count may have is refused, and the message does not repeat it."""
+    text = refusal(tmp_path, small("seeds", list(range(100_000))))
+    assert text == "seeds in FILE must be at most 10000; found 100000"
+
+
 def test_rows_of_one_method_may_differ_in_options_tracks_or_ablation(tmp_path):
     """A method may appear several times with different options or ablations: each is a separate row."""
     rows = [{"name": "a"}, {"name": "a", "options": {"b": 1}}, {"name": "a", "ablation": ABLATIONS[0]}]
