@@ -61,7 +61,8 @@ def locked(folder: Path) -> Iterator[None]:
 def _take_lock(path: Path) -> int:
     """Return the descriptor of the locked file, into which the holder's process and host are written."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        # The file is truncated below: if it were a link to the record, that would be lost.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

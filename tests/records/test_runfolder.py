@@ -244,3 +244,13 @@ def test_a_link_in_a_run_folder_is_refused(tmp_path, name, prepare):
         prepare(folder)
     assert files_below(folder) == [name]
     assert (outside / "01.json").read_bytes() == b""
+
+
+def test_a_lock_file_that_is_a_link_to_the_record_is_refused(tmp_path):
+    """Taking the lock never empties another file of the folder."""
+    folder = put(tmp_path, record())
+    before = (folder / "run.json").read_bytes()
+    (folder / runfolder.LOCK).symlink_to("run.json")
+    with pytest.raises(StoreError, match=r"cannot make .* ready for a run"), runfolder.locked(folder):
+        pass
+    assert (folder / "run.json").read_bytes() == before
