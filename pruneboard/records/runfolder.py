@@ -133,8 +133,7 @@ def _archive_record(folder: Path, *, force: bool) -> None:
         raise StoreError(f"{path} is a finished record; --force repeats the run and keeps it in {store.SUPERSEDED}/")
     archive = folder / (store.SUPERSEDED if status == "done" else store.FAILURES)
     archive.mkdir(exist_ok=True)
-    number = 1 + max((int(file.stem) for file in store.numbered_records(archive)), default=0)
-    path.rename(archive / f"{number:02d}.json")
+    path.rename(next(store.free_paths(archive)))
 
 
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:

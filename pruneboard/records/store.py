@@ -20,6 +20,7 @@ link below it that leads out of it is neither read nor written through (`leads_o
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -372,6 +373,13 @@ def _component(name: str) -> str:
 def numbered_records(folder: Path) -> list[Path]:
     """Return the files `NN.json` in an archive folder, `failures/` or `superseded/`, in no particular order."""
     return [file for file in folder.glob("*.json") if re.fullmatch(r"[0-9]{1,9}", file.stem)]
+
+
+def free_paths(folder: Path) -> Iterator[Path]:
+    """Yield paths for further records in an archive folder, numbered after those in it; none of them exists."""
+    last = max((int(file.stem) for file in numbered_records(folder)), default=0)
+    paths = (folder / f"{number:02d}.json" for number in itertools.count(last + 1))
+    return (path for path in paths if not os.path.lexists(path))
 
 
 def _sync(path: Path) -> None:
