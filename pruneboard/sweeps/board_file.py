@@ -199,6 +199,8 @@ def load_board(path: str | Path) -> BoardFile:
     )
     if scalars.scope not in SCOPES:
         raise UnknownNameError(f"scope in {path}:", scalars.scope, SCOPES)
+    if not scalars.title.isprintable():  # it is printed as it is
+        raise UsageError(f"title in {path} must be one line of printable text; found {scalars.title!r}")
     data = build_dataclass(BoardData, _table(values.get("data"), f"[data] in {path}"), f"[data] in {path}")
     board = BoardFile(
         name=name,
