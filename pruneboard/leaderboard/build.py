@@ -164,8 +164,11 @@ def _groups(members: list[Record], superseded: Mapping[str, int], disputed: Coll
 
 def _differ(copies: list[Record]) -> bool:
     """Return whether finished records of one run have different measurements, so that some of them are wrong."""
-    finished = [measurements(record) for record in copies if record["status"] == "done"] if len(copies) > 1 else []
-    return any(other != finished[0] for other in finished[1:])
+    finished = [record for record in copies if record["status"] == "done"]
+    if len(finished) < 2:
+        return False
+    first = measurements(finished[0])
+    return any(measurements(other) != first for other in finished[1:])
 
 
 def _without_copies(members: list[Record]) -> list[Record]:
