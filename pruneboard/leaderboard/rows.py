@@ -14,9 +14,6 @@ from pruneboard.records.schema import Record, content_hash, lookup
 OWN_DISTRIBUTION = "pruneboard"
 """Only methods of this distribution can be controls."""
 
-BUILT_IN_CONTROLS = {"dense": "dense", "random": "floor", "magnitude": "baseline"}
-"""Name of a method -> the control that it may be. Drops are measured against a control, and records are untrusted."""
-
 DISPUTED = "the record is disputed; run `pruneboard verify` for the reason"
 
 _START_FIELDS = ("model.initial_sha256", "data.split_sha256", "data.order_sha256")
@@ -61,8 +58,7 @@ class RowGroup:
         """Which control the method is, if it is a built-in control."""
         method = self.runs[0]["method"]
         control: str | None = method["traits"]["control"]
-        allowed = BUILT_IN_CONTROLS.get(method["name"]) if method["distribution"] == OWN_DISTRIBUTION else None
-        return control if control == allowed else None
+        return control if method["distribution"] == OWN_DISTRIBUTION else None
 
 
 def build_row(group: RowGroup, reference: Mapping[int, Record]) -> Row:

@@ -8,8 +8,7 @@ import pytest
 
 from fake_records import record
 from leaderboard_cases import only_board, row_of
-from pruneboard import leaderboard, registry
-from pruneboard.leaderboard.rows import BUILT_IN_CONTROLS
+from pruneboard import leaderboard
 
 
 def test_a_row_is_the_mean_over_its_seeds():
@@ -115,22 +114,3 @@ def test_seeds_with_the_same_final_weights_are_named():
     unknown = [record(seed=seed, weights_sha256=None) for seed in (3, 4)]
     row = row_of(only_board(*runs, record(seed=1), *unknown), "probmask")
     assert row.same_weights == (0, 2)
-
-
-@pytest.mark.parametrize(("method", "control"), [("evil", "dense"), ("random", "dense"), ("magnitude", "floor")])
-def test_a_record_cannot_declare_another_method_a_control(method, control):
-    """A control is one only under the name that it has in pruneboard, whatever the record says."""
-    made = [record(method, seed=seed, method__traits__control=control) for seed in range(3)]
-    board = only_board(record("dense", None), *made)
-    assert row_of(board, method).control is None
-    assert board.dense.method == "dense"
-
-
-def test_the_names_of_controls_are_those_of_the_included_methods():
-    """Each included control declares what its name stands for, and no other included method is one."""
-    declared = {}
-    for info in registry.installed():
-        cls = registry.load(info)
-        point, track = 0.9 if registry.takes_sparsity(cls) else None, min(cls.tracks)
-        declared[info.name] = registry.build(info, point, {}).traits(track).control
-    assert {name: control for name, control in declared.items() if control} == BUILT_IN_CONTROLS
