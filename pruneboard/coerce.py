@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from pruneboard.errors import UnknownNameError, UsageError
+from pruneboard.errors import UnknownNameError, UsageError, on_one_line
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,7 +22,12 @@ T = TypeVar("T")
 
 
 MAX_TOML = 2**20
-"""Maximum number of characters of a TOML file: one that never ends, such as `/dev/zero`, must not fill the memory."""
+"""Maximum number of characters of a TOML file."""
+
+_MAX_DEPTH = 32
+_MAX_PARTS = 1000
+_PART = re.compile(r"""\.[ \t]*(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*(?=\.)""")
+"""A part within a dotted key, for which the parser takes a time that grows with the square of their number."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -31,6 +37,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, or is not TOML.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would block forever, and a device may never end
+            raise UsageError(f"cannot read {path}: it is not a regular file")
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_TOML + 1)
         if len(text) > MAX_TOML:
@@ -50,14 +58,33 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         where: what to call its source in a message.
 
     Raises:
-        UsageError: the text is not TOML.
+        UsageError: the text is not TOML, is nested too deeply, or has an integer of more than 64 bits.
     """
+    if len(_PART.findall(text)) > _MAX_PARTS:
+        raise UsageError(f"{where} is not valid TOML: it is nested too deeply")
     try:
-        return tomllib.loads(text.removeprefix("\ufeff"))
+        values = tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{where} is not valid TOML: {on_one_line(error)}") from None
+    except ValueError as error:  # a decimal integer of more digits than Python converts
         raise UsageError(f"{where} is not valid TOML: {error}") from None
     except RecursionError:
         raise UsageError(f"{where} is not valid TOML: it is nested too deeply") from None
+    _check_values(values, where)
+    return values
+
+
+def _check_values(values: dict[str, Any], where: str) -> None:
+    """Refuse values that could not be shown in a message: nested too deeply, or integers beyond TOML's 64 bits."""
+    front: list[Any] = [values]
+    for _ in range(_MAX_DEPTH):
+        found = [child for item in front for child in (item.values() if isinstance(item, dict) else item)]
+        if any(isinstance(item, int) and not -(2**63) <= item < 2**63 for item in found):
+            raise UsageError(f"{where} is not valid TOML: it has an integer of more than 64 bits")
+        front = [item for item in found if isinstance(item, dict | list)]
+        if not front:
+            return
+    raise UsageError(f"{where} is not valid TOML: it is nested too deeply")
 
 
 def build_dataclass(cls: type[T], values: Mapping[str, object], where: str) -> T:

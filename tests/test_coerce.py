@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -212,9 +213,30 @@ def test_a_file_that_is_not_toml_is_an_error_with_its_path(tmp_path, content, re
     assert reason in text
 
 
-@pytest.mark.parametrize("content", ["a = 1 # " + "x" * 2**20, "a = " + "[" * 10**5])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("a = 1 # " + "x" * 2**20, "a = " + "[" * 10**5, "a = " + "[" * 100 + "]" * 100),
+        *(".".join(["a"] * 2**18) + " = 1", ".".join(['"\\"."'] * 2**17) + " = 1"),
+        *("a = [1, 0x" + "f" * 5000 + "]", "a = " + "9" * 5000),
+    ],
+    ids=["long", "brackets", "closed-brackets", "dotted", "quoted", "hexadecimal", "decimal"],
+)
 def test_a_file_that_would_fill_memory_or_stack_is_refused(tmp_path, content):
-    """A file without an end and one that is nested without an end are errors like any other."""
+    """A file without an end, one that is nested without an end, and huge integers are errors like any other."""
     path = tmp_path / "large.toml"
     path.write_text(content)
     assert str(path) in message(lambda: read_toml(path))
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused(tmp_path):
+    """A named pipe, on which reading would wait forever, is an error that names it."""
+    path = tmp_path / "x.toml"
+    os.mkfifo(path)
+    assert message(lambda: read_toml(path)) == f"cannot read {path}: it is not a regular file"
+
+
+def test_many_dots_that_separate_no_keys_are_allowed():
+    """Decimal points and sentences do not count as parts of a key."""
+    text = f"a = [{', '.join(['0.5'] * 5000)}] # {'and so on ... ' * 2000}"
+    assert len(parse_toml(text, "text")["a"]) == 5000

@@ -10,6 +10,7 @@ from typing import Any
 from pruneboard.leaderboard.model import Board
 from pruneboard.leaderboard.ranking import CONTROLS, build_curves, chance_levels, mark_chance, rank_rows, sort_key
 from pruneboard.leaderboard.rows import RowGroup, build_row
+from pruneboard.records.merging.conflicts import measurements
 from pruneboard.records.schema import Record, content_hash, leaves
 
 _LATE_FIELDS = {"steps", "prunable"}
@@ -146,16 +147,28 @@ def _groups(members: list[Record], superseded: Mapping[str, int], disputed: Coll
     """
     groups: dict[tuple[str, int], RowGroup] = {}
     taken: Counter[tuple[str, int]] = Counter()
-    copies = Counter(record["hash"] for record in members)
+    copies: dict[str, list[Record]] = defaultdict(list)
+    for record in members:
+        copies[record["hash"]].append(record)
     for record in _without_copies(members):
         key = _row_key(record)
         variant = taken[key, record["seed"]]
         taken[key, record["seed"]] += 1
         group = groups.setdefault((key, variant), RowGroup(variant, disputed))
         group.runs.append(record)
-        group.repeats += copies[record["hash"]] - 1
+        group.repeats += len(copies[record["hash"]]) - 1
+        group.conflicting += [record["seed"]] if _differ(copies[record["hash"]]) else []
         group.superseded += superseded.get(record["hash"], 0)
     return list(groups.values())
+
+
+def _differ(copies: list[Record]) -> bool:
+    """Return whether finished records of one run have different measurements, so that some of them are wrong."""
+    finished = [record for record in copies if record["status"] == "done"]
+    if len(finished) < 2:
+        return False
+    first = measurements(finished[0])
+    return any(measurements(other) != first for other in finished[1:])
 
 
 def _without_copies(members: list[Record]) -> list[Record]:

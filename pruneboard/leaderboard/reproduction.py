@@ -100,13 +100,14 @@ def _compare_row(
     board: Board, row: Row, label: str, theirs: Mapping[str, Record], ours: Mapping[str, Record]
 ) -> RowComparison:
     found = [run for run in row.hashes if run in ours]
-    identical = sum(lookup(ours[run], "weights_sha256") == lookup(theirs[run], "weights_sha256") for run in found)
+    weights = [(ours[run].get("weights_sha256"), theirs[run].get("weights_sha256")) for run in found]
+    identical = sum(own is not None and own == other for own, other in weights)
     name = f"{label} at {format_sparsity(row.target)} on {board.dataset}, {board.model}, {board.track}"
     missing = row.n - len(found)
     if missing or row.top1 is None:
         return RowComparison(name, row.n, missing, identical, None, 0.0)
     mean = statistics.fmean(ours[run]["metrics"]["test"]["top1"] for run in found)
-    return RowComparison(name, row.n, 0, identical, mean - row.top1.mean, _distance(mean, row, theirs[found[0]]))
+    return RowComparison(name, row.n, 0, identical, mean - row.top1.mean, _distance(mean, row, ours[found[0]]))
 
 
 def _distance(mean: float, row: Row, record: Record) -> float:

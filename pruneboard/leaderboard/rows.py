@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -29,6 +30,7 @@ class RowGroup:
         runs: one record per seed.
         repeats: number of further copies of these runs.
         superseded: number of finished records that these runs replaced.
+        conflicting: seeds of runs of which there are finished records with different measurements.
     """
 
     variant: int
@@ -36,6 +38,7 @@ class RowGroup:
     runs: list[Record] = field(default_factory=list)
     repeats: int = 0
     superseded: int = 0
+    conflicting: list[int] = field(default_factory=list)
 
     @property
     def done(self) -> dict[int, Record]:
@@ -104,6 +107,8 @@ def build_row(group: RowGroup, reference: Mapping[int, Record]) -> Row:
         tunings=tuple(sorted({found for run in done.values() if (found := _tuning(run))})),
         repeats=group.repeats,
         superseded=group.superseded,
+        conflicting=tuple(sorted(group.conflicting)),
+        same_weights=_same_weights(done),
         validations=_mean(done, lambda run: lookup(run, "cost.validations")),
         writes_weights=any(lookup(run, "method.traits.writes_weights_at_harden") for run in done.values()),
     )
@@ -115,6 +120,13 @@ def _top1(run: Record) -> float:
 
 def _start(run: Record) -> str:
     return content_hash({path: lookup(run, path) for path in _START_FIELDS})[:12]
+
+
+def _same_weights(done: Mapping[int, Record]) -> tuple[int, ...]:
+    """Return the seeds whose final weights are also those of another seed."""
+    found = {seed: run.get("weights_sha256") for seed, run in done.items()}
+    counts = Counter(found.values())
+    return tuple(seed for seed, weights in found.items() if weights is not None and counts[weights] > 1)
 
 
 def _is_off_target(run: Record) -> bool:

@@ -24,6 +24,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UsageError: it cannot be read, or is not a safetensors file.
     """
+    if path.exists() and not path.is_file():  # a pipe would block forever
+        raise UsageError(f"cannot read the initial weights {path}: it is not a regular file")
     try:
         return cast("dict[str, Tensor]", load_file(path))
     except OSError as error:

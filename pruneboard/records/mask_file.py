@@ -22,6 +22,7 @@ import io
 import json
 import math
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -171,7 +172,9 @@ def _payload(data: memoryview, name: str) -> memoryview:
     stream = io.BytesIO(data[: 2 * _HEADER])
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError(f"{name} has another version of numpy's format than 1.0")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about headers that numpy does not write any more
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_HEADER)
     start = stream.tell()
     if dtype != np.uint8 or shape != (len(data) - start,):
         raise ValueError(f"{name} is not an array of {len(data) - start} bytes")

@@ -61,7 +61,8 @@ def locked(folder: Path) -> Iterator[None]:
 def _take_lock(path: Path) -> int:
     """Return the descriptor of the locked file, into which the holder's process and host are written."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        # The file is truncated below: if it were a link to the record, that would be lost.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -132,8 +133,7 @@ def _archive_record(folder: Path, *, force: bool) -> None:
         raise StoreError(f"{path} is a finished record; --force repeats the run and keeps it in {store.SUPERSEDED}/")
     archive = folder / (store.SUPERSEDED if status == "done" else store.FAILURES)
     archive.mkdir(exist_ok=True)
-    number = 1 + max((int(file.stem) for file in store.numbered_records(archive)), default=0)
-    path.rename(archive / f"{number:02d}.json")
+    path.rename(next(store.free_paths(archive)))
 
 
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:

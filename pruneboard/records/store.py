@@ -20,6 +20,7 @@ link below it that leads out of it is neither read nor written through (`leads_o
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pruneboard.errors import NotFoundError, PruneboardError, StoreError, why
 from pruneboard.records import schema as records
@@ -47,6 +49,7 @@ LEADS_OUT = "leads out of its folder through a symbolic link, which is not follo
 
 _CHUNK = 2**20  # bytes that are read at once, so that no limit, however large, reserves memory in advance
 _MAX_MARKS = 2 * records.MAX_VALUES  # a comma or an opening bracket precedes every value, and both an empty object
+_BYTES_PER_VALUE = 16  # in long files that this program writes; an empty object of 3 bytes takes 72 in memory
 
 
 @dataclass
@@ -277,7 +280,7 @@ def read(path: Path) -> Record:
     """
     try:
         data = read_bytes(path, LARGEST_FILE)
-        if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_MARKS:  # refused before parsing, which would take the memory
+        if _count_marks(data) > _MAX_MARKS:
             raise StoreError(f"is not a record: it has more than {records.MAX_VALUES:,} values")
         return records.validate(json.loads(data.decode(), parse_constant=_refuse, parse_float=_finite))
     except FileNotFoundError:
@@ -288,6 +291,23 @@ def read(path: Path) -> Record:
         raise StoreError("is not a record: it is nested too deeply") from None
     except ValueError as error:  # the base class of errors about UTF-8 and about JSON
         raise StoreError(f"is not JSON: {error}") from None
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the value of untrusted JSON text, which takes a bounded multiple of the text's size in memory.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, or has more values than any file of its size that this program writes.
+        RecursionError: it is nested too deeply.
+    """
+    if _count_marks(data) > _MAX_MARKS + len(data) // _BYTES_PER_VALUE:
+        raise ValueError("it has too many values for its size")
+    return json.loads(data.decode())
+
+
+def _count_marks(data: bytes) -> int:
+    """Return an upper bound for the number of values in a JSON text without parsing it, which would take the memory."""
+    return sum(map(data.count, (b",", b"[", b"{")))
 
 
 def read_bytes(path: Path, largest: int) -> bytes:
@@ -353,6 +373,13 @@ def _component(name: str) -> str:
 def numbered_records(folder: Path) -> list[Path]:
     """Return the files `NN.json` in an archive folder, `failures/` or `superseded/`, in no particular order."""
     return [file for file in folder.glob("*.json") if re.fullmatch(r"[0-9]{1,9}", file.stem)]
+
+
+def free_paths(folder: Path) -> Iterator[Path]:
+    """Yield paths for further records in an archive folder, numbered after those in it; none of them exists."""
+    last = max((int(file.stem) for file in numbered_records(folder)), default=0)
+    paths = (folder / f"{number:02d}.json" for number in itertools.count(last + 1))
+    return (path for path in paths if not os.path.lexists(path))
 
 
 def _sync(path: Path) -> None:

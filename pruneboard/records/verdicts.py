@@ -198,7 +198,7 @@ def _is_sealed(key: bytes, run: Mapping[str, Any]) -> bool:
 
 def _read_runs(path: Path) -> list[dict[str, Any]]:
     try:
-        data = json.loads(store.read_bytes(path, LARGEST_FILE))
+        data = store.parse_json(store.read_bytes(path, LARGEST_FILE))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

@@ -284,10 +284,24 @@ def _notes(board: Board, names: RowNames) -> Iterable[str]:
             yield f"code: {where}: runs with the same version have {len(row.codes)} different code digests"
         if row.superseded:
             yield f"superseded: {where}: {row.superseded} finished records were replaced with --force"
-        if row.repeats:
-            yield f"copies: {where}: {row.repeats} further copies of the same runs are not counted"
+        yield from (f"{name}: {where}: {text}" for name, text in copy_notes(row))
         for failure in row.failures:
             yield printable(f"{failure.status}: {where}, seed {failure.seed}: {failure.message or 'no message'}", 300)
+
+
+def copy_notes(row: Row) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) of notes on copies of the row's runs, also on copies that claim to be other runs."""
+    if row.repeats:
+        yield "copies", f"{row.repeats} further copies of the same runs are not counted"
+    if row.conflicting:
+        different = "there are records with different results, of which one is shown; `pruneboard merge` names them"
+        yield "conflict", f"seed {_seeds(row.conflicting)}: {different}"
+    if row.same_weights:
+        yield "same weights", f"seeds {_seeds(row.same_weights)} have equal final weights, so they are not independent"
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    return ", ".join([*map(str, seeds[:50]), *(["…"] if len(seeds) > 50 else [])])
 
 
 def _result_notes(board: Board, row: Row, where: str) -> Iterable[str]:

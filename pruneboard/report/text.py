@@ -138,6 +138,9 @@ def _json_row(row: Row) -> dict[str, Any]:
     values |= {"n": row.n, "label": row.label, "seeds": row.seeds}
     if row.validations is None:  # runs by rules 1, in whose records neither is stated
         del values["validations"], values["writes_weights"]
+    for name in ("conflicting", "same_weights"):
+        if not values[name]:  # as in nearly all rows
+            del values[name]
     values["layers"] = [round(layer.sparsity, 9) for layer in row.layers]
     values["tunings"] = [dataclasses.asdict(tuning) for tuning in row.tunings]
     return values | {"failures": [dataclasses.asdict(failure) for failure in row.failures]}

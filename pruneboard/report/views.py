@@ -12,7 +12,16 @@ from pruneboard.leaderboard import Board, Row
 from pruneboard.records.schema import format_sparsity, leaves
 from pruneboard.report.escaping import printable
 from pruneboard.report.styles import Style
-from pruneboard.report.tables import WRITES_WEIGHTS, interval_text, number, percent, rank_text, top1_text, tuning_text
+from pruneboard.report.tables import (
+    WRITES_WEIGHTS,
+    copy_notes,
+    interval_text,
+    number,
+    percent,
+    rank_text,
+    top1_text,
+    tuning_text,
+)
 
 VERDICTS = ("disputed", "unverified", "claimed", "record-only", "spot-checked", "certified")
 """The verdicts of `pruneboard verify`, worst first; `unverified` for runs that were not verified, and `claimed` for
@@ -204,8 +213,7 @@ def _facts(row: Row) -> Iterable[tuple[str, str]]:
         yield "code", f"runs with the same version have {len(row.codes)} different code digests"
     if row.superseded:
         yield "superseded", f"{row.superseded} finished records were replaced with --force"
-    if row.repeats:
-        yield "copies", f"{row.repeats} further copies of the same runs are not counted"
+    yield from copy_notes(row)
 
 
 def _numbers(row: Row) -> Iterable[tuple[str, str]]:

@@ -199,6 +199,8 @@ def load_board(path: str | Path) -> BoardFile:
     )
     if scalars.scope not in SCOPES:
         raise UnknownNameError(f"scope in {path}:", scalars.scope, SCOPES)
+    if not scalars.title.isprintable():  # it is printed as it is
+        raise UsageError(f"title in {path} must be one line of printable text; found {scalars.title!r}")
     data = build_dataclass(BoardData, _table(values.get("data"), f"[data] in {path}"), f"[data] in {path}")
     board = BoardFile(
         name=name,
@@ -306,6 +308,8 @@ def _seeds(value: object, path: Path) -> tuple[int, ...]:
         raise UsageError(
             f"{where} must be a count such as 6, at most {MAX_SEEDS}, or a list such as [3, 7]; found {value!r}"
         )
+    if len(value) > MAX_SEEDS:
+        raise UsageError(f"{where} must be at most {MAX_SEEDS}; found {len(value)}")
     _check_unique(value, where)
     return tuple(value)
 
@@ -331,6 +335,8 @@ def _names(value: object, where: str) -> tuple[str, ...]:
 
 
 def _check_unique(items: Any, where: str) -> None:
-    duplicate = next((item for index, item in enumerate(items) if item in items[:index]), None)
-    if duplicate is not None:
-        raise UsageError(f"{where} contains {duplicate} more than once: remove the duplicate")
+    seen = set()
+    for item in items:
+        if item in seen:
+            raise UsageError(f"{where} contains {item} more than once: remove the duplicate")
+        seen.add(item)

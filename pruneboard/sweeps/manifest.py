@@ -111,7 +111,7 @@ def read(path: Path) -> tuple[str, int, list[ManifestEntry]]:
         StoreError: the file is not a valid manifest.
     """
     try:
-        return _parse(json.loads(store.read_bytes(path, _MAX_BYTES).decode()))
+        return _parse(store.parse_json(store.read_bytes(path, _MAX_BYTES)))
     except FileNotFoundError:
         raise NotFoundError(f"no sweep at {path}: start one with `pruneboard sweep BOARD.toml`") from None
     except OSError as error:
@@ -188,8 +188,8 @@ def _mean(values: list[float]) -> float:
 def _last_epoch(folder: Path) -> dict[str, Any]:
     """Return `epoch` and `top1` from the last line of `metrics.jsonl`; empty if that line is missing or damaged."""
     try:
-        text = store.read_bytes(folder / runfolder.METRICS, _MAX_BYTES).decode(errors="replace")
-        row = json.loads(text.splitlines()[-1])
+        data = store.read_bytes(folder / runfolder.METRICS, _MAX_BYTES)
+        row = store.parse_json(data.rstrip().rpartition(b"\n")[2])
         epoch, top1 = row["epoch"], row["validation"]["top1"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}

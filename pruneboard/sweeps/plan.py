@@ -18,6 +18,9 @@ from pruneboard.records import store
 from pruneboard.spec import RunSpec, TrackName
 from pruneboard.sweeps.board_file import BoardData, BoardFile, BoardMethod
 
+MAX_RUNS = 100_000
+"""Maximum number of runs of one board: a short file can ask for more runs than fit into the memory."""
+
 _Row = tuple[BoardMethod, str, float | None]
 """Method, track and sparsity: what the runs of one row of the leaderboard have in common."""
 
@@ -159,9 +162,11 @@ def _check_selection(board: BoardFile, only: Sequence[str], seeds: Sequence[int]
 
 
 def _specs(
-    board: BoardFile, machine: MachineSettings, methods: Sequence[BoardMethod], seeds: Iterable[int]
+    board: BoardFile, machine: MachineSettings, methods: Sequence[BoardMethod], seeds: Sequence[int]
 ) -> Iterator[RunSpec]:
     rows = [row for method in methods for row in _rows(board, method)]
+    if (count := len(rows) * len(seeds) * len(board.models)) > MAX_RUNS:
+        raise UsageError(f"board {board.name} has {count:,} runs; at most {MAX_RUNS:,} are planned: use several boards")
     for seed in seeds:
         for model in board.models:
             for row in rows:

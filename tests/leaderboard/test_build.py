@@ -68,6 +68,13 @@ def test_a_copy_of_a_run_counts_once():
     assert (row.n, row.repeats, row.failures) == (1, 2, ())
 
 
+def test_copies_of_a_run_with_different_results_are_named():
+    """Records of equal hash and different measurements are a conflict; equal ones are copies only."""
+    known = [record(top1=0.9), record(top1=0.9, cost__wall_seconds=1.0)]
+    assert row_of(only_board(*known), "probmask").conflicting == ()
+    assert row_of(only_board(*known, record(top1=0.95)), "probmask").conflicting == (0,)
+
+
 def test_of_two_dense_rows_the_one_with_more_seeds_is_the_control():
     """Drops are measured against one dense row, which is listed first; the other is an ordinary row."""
     old = record("dense", None, seed=0, top1=0.5, method__version="0.0.9")

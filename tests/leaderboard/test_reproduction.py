@@ -96,3 +96,18 @@ def test_the_command_prints_the_result(tmp_path, capsys):
     assert len([line for line in said if line.startswith("differs: ")]) == 2
     assert "+40.00 points" in "".join(itertools.chain(*said))
     assert "not reproduced" in said[-1]
+
+
+def test_unknown_weights_are_not_equal():
+    """Runs whose records do not state the hash of their weights are not counted as having the same ones."""
+    unknown = [made | {"weights_sha256": None} for made in board(USUAL)]
+    assert reproduction.compare_records(unknown, unknown).identical == 0
+
+
+def test_a_published_record_does_not_widen_its_interval():
+    """The width of one image is that of the repeated run, not what the published record says."""
+    published = [made | {"weights_sha256": None} for made in board([(0.9, 0.9)] * 10)]
+    for made in published:
+        for key in ("count", "correct"):
+            del made["metrics"]["test"][key]
+    assert not reproduction.compare_records(published, board([(0.5, 0.5)] * 10)).succeeded

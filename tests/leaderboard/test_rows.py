@@ -106,3 +106,11 @@ def test_layers_are_averaged_over_seeds():
     assert [layer.sparsity for layer in row.layers] == pytest.approx(expected)
     made[1]["sparsity"]["layers"][0]["name"] = "another"
     assert only_board(*made).rows[0].layers == ()
+
+
+def test_seeds_with_the_same_final_weights_are_named():
+    """Seeds whose records have equal weights are listed; unknown weights are not equal."""
+    runs = [record(seed=seed, weights_sha256="a" * 64) for seed in (0, 2)]
+    unknown = [record(seed=seed, weights_sha256=None) for seed in (3, 4)]
+    row = row_of(only_board(*runs, record(seed=1), *unknown), "probmask")
+    assert row.same_weights == (0, 2)

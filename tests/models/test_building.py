@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 
 import pytest
 import torch
@@ -129,10 +130,13 @@ def test_a_file_is_checked_again_once_it_has_changed(tmp_path):
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    """A missing file, a damaged one and an unknown `init` each give a one-line error."""
+    """A missing file, a pipe, a damaged one and an unknown `init` each give a one-line error."""
     made = plan("test_resnet")
     with pytest.raises(UsageError, match=r"cannot read the initial weights .*none\.safetensors"):
         build_model(made, init=str(tmp_path / "none.safetensors"), seed=0)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(UsageError, match=r"pipe\.safetensors: it is not a regular file"):
+        build_model(made, init=str(tmp_path / "pipe.safetensors"), seed=0)
     (tmp_path / "bad.safetensors").write_bytes(b"no weights at all")
     with pytest.raises(UsageError, match="is not a safetensors file"):
         build_model(made, init=str(tmp_path / "bad.safetensors"), seed=0)

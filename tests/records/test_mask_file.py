@@ -242,3 +242,12 @@ def test_every_valid_file_is_within_the_size_limit(masks):
     """`max_file_size` has room for any mask of these layers, however badly it compresses."""
     made = packs(masks)
     assert len(mask_file.dumps(made)) <= mask_file.max_file_size(sizes(made))
+
+
+@pytest.mark.parametrize("header", [b"{'descr':'|u1','fortran_order':False,'shape':(1L,)}\n", b"'\\d'\n"])
+def test_an_odd_header_is_an_error_without_a_warning(header, recwarn):
+    """A header as Python 2 wrote it, or with an invalid escape, gives one error and no warning beside it."""
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with pytest.raises(MaskError):
+        mask_file.loads(archive(layers=data, bits=data), EXPECTED)
+    assert not recwarn.list

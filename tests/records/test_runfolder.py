@@ -112,6 +112,17 @@ def test_a_number_is_not_used_twice(tmp_path):
     assert files_below(folder / "failures") == ["100.json", "99.json"]
 
 
+def test_no_record_is_replaced_after_the_last_number(tmp_path):
+    """After a record with the highest number that is recognized, further ones get numbers that do not exist."""
+    folder = put(tmp_path, record(status="failed"))
+    (folder / "failures").mkdir()
+    (folder / "failures" / "999999999.json").write_text("{}")
+    for _ in range(3):
+        runfolder.begin(folder)
+        store.put(folder, record(status="failed"))
+    assert len(list((folder / "failures").iterdir())) == 4
+
+
 def test_a_finished_record_moves_only_with_force(tmp_path):
     """Without `force` a finished record is an error; with it, the record moves to `superseded/NN.json`."""
     first, second = record(top1=0.8), record(top1=0.9)
@@ -244,3 +255,13 @@ def test_a_link_in_a_run_folder_is_refused(tmp_path, name, prepare):
         prepare(folder)
     assert files_below(folder) == [name]
     assert (outside / "01.json").read_bytes() == b""
+
+
+def test_a_lock_file_that_is_a_link_to_the_record_is_refused(tmp_path):
+    """Taking the lock never empties another file of the folder."""
+    folder = put(tmp_path, record())
+    before = (folder / "run.json").read_bytes()
+    (folder / runfolder.LOCK).symlink_to("run.json")
+    with pytest.raises(StoreError, match=r"cannot make .* ready for a run"), runfolder.locked(folder):
+        pass
+    assert (folder / "run.json").read_bytes() == before

@@ -100,3 +100,28 @@ def test_a_size_limit_reserves_no_memory(tmp_path):
     """A file is read up to any limit, even one beyond the address space, without allocating it."""
     (tmp_path / "small").write_bytes(b"content")
     assert store.read_bytes(tmp_path / "small", 10**30) == b"content"
+
+
+def test_json_with_many_values_for_its_size_is_refused_without_parsing_it():
+    """Sixteen megabytes of empty objects are refused, and take little more memory than the text."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="too many values for its size"):
+            store.parse_json(b"[" + b"{}," * (16 * 2**20 // 3) + b"{}]")
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_json_as_this_program_writes_it_is_read():
+    """A file of 50,000 entries of a manifest is below the limit for values."""
+    entry = {
+        "dataset": "d",
+        "model": "m",
+        "track": "prune",
+        "method": "a",
+        "sparsity": 0.9,
+        "seed": 1,
+        "hash": "0" * 64,
+    }
+    assert store.parse_json(json.dumps([entry] * 50_000, indent=1).encode()) == [entry] * 50_000

@@ -154,3 +154,12 @@ def test_a_board_of_unknown_classes_has_no_line_for_chance():
     """Without the number of classes in the records, there is no such line."""
     found = tables.board_tables(only_board(record("a", data__classes=None)))
     assert [row[0] for row in found.grid.rows] == ["a"]
+
+
+def test_copies_that_pose_as_results_are_noted():
+    """Seeds with the same weights and records that contradict each other are noted in Markdown and on the page."""
+    runs = [record(seed=seed, weights_sha256="a" * 64) for seed in range(60)]
+    found = whole([*runs, record(top1=0.5)])
+    for text in (report.markdown(found), report.html(found)):
+        assert "have equal final weights, so they are not independent" in text
+        assert "seed 0: there are records with different results, of which one is shown" in text

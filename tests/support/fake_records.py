@@ -206,6 +206,6 @@ def _record(method: str, sparsity: float | None, seed: int, top1: float) -> Reco
             "hook_seconds": 0.5,
             "peak_memory_bytes": 2**28,
         },
-        "weights_sha256": "e" * 64,
+        "weights_sha256": content_hash({"method": method, "sparsity": sparsity, "seed": seed}),
         "lifecycle": {"started": "2025-01-01T00:00:00Z", "ended": "2025-01-01T00:00:12Z", "resumes": 0},
     }

@@ -141,6 +141,18 @@ def test_duplicates_are_refused(tmp_path, path, value, duplicate):
     assert f"contains {duplicate} more than once" in refusal(tmp_path, small(path, value))
 
 
+def test_long_lists_of_seeds_are_refused_at_once(tmp_path):
+    """A list of more seeds than a count may have is refused, and the message does not repeat it."""
+    text = refusal(tmp_path, small("seeds", list(range(100_000))))
+    assert text == "seeds in FILE must be at most 10000; found 100000"
+
+
+@pytest.mark.parametrize("title", ["two\nlines", "\u009b31mred", "\u202eback"])
+def test_a_title_is_one_printable_line(tmp_path, title):
+    """Escape codes, line breaks and direction marks in a title, which a sweep prints, are refused."""
+    assert refusal(tmp_path, small("title", title)).startswith("title in FILE must be one line of printable text")
+
+
 def test_rows_of_one_method_may_differ_in_options_tracks_or_ablation(tmp_path):
     """A method may appear several times with different options or ablations: each is a separate row."""
     rows = [{"name": "a"}, {"name": "a", "options": {"b": 1}}, {"name": "a", "ablation": ABLATIONS[0]}]

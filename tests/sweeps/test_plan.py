@@ -100,6 +100,13 @@ def test_a_method_or_seed_that_the_board_does_not_have_is_refused():
         rows(board(), seeds=[4, 3])
 
 
+def test_a_board_with_more_runs_than_memory_holds_is_refused():
+    """The product of models, operating points and seeds is limited before any run is planned."""
+    points = {"prune": Track(tuple(number / 1000 for number in range(999)))}
+    with pytest.raises(UsageError, match=r"board small has 19,980,000 runs; at most 100,000 are planned"):
+        rows(board(Method("magnitude"), tracks=points, seeds=tuple(range(10_000))))
+
+
 def test_a_method_that_is_not_installed_is_refused():
     """A board with a method that is not installed is refused with the closest installed name."""
     with pytest.raises(UnknownNameError, match=r"'magnitud'.*did you mean magnitude"):

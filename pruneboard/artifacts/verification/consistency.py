@@ -6,9 +6,9 @@ top-1 are inconsistent. The checks here depend on how a run creates its record.
 
 from __future__ import annotations
 
-import json
+import io
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,19 +90,19 @@ def check_log(record: Record, path: Path) -> list[RunCheck]:
     if best is None or not path.is_file():
         return []
     try:
-        rows = [json.loads(line) for line in store.read_bytes(path, MAX_LOG_BYTES).splitlines()]
-        return [make_check("record.log", _log_problems(record, best, rows))]
+        lines = io.BytesIO(store.read_bytes(path, MAX_LOG_BYTES))
+        return [make_check("record.log", _log_problems(record, best, map(store.parse_json, lines)))]
     except OSError as error:
         return [RunCheck("record.log", "failed", f"{LOG} cannot be read: {why(error)}")]
     except MALFORMED as error:
         return [RunCheck("record.log", "failed", f"{LOG} does not have one line per epoch: {type(error).__name__}")]
 
 
-def _log_problems(record: Record, best: Mapping[str, Any], rows: list[Any]) -> Iterator[str]:
+def _log_problems(record: Record, best: Mapping[str, Any], rows: Iterable[Any]) -> Iterator[str]:
     epochs, steps = record["budget"]["epochs"], record["budget"]["steps"]
-    last = {row["epoch"]: row for row in rows}
-    top1 = [last[epoch]["validation"]["top1"] for epoch in sorted(last)]
-    if (len(last), max(last), last[max(last)]["step"]) != (epochs, epochs, steps):
+    last = {row["epoch"]: (row["step"], row["validation"]["top1"]) for row in rows}
+    top1 = [last[epoch][1] for epoch in sorted(last)]
+    if (len(last), max(last), last[max(last)][0]) != (epochs, epochs, steps):
         yield f"{LOG} must have epochs 1 to {epochs!r:.40} and end at step {steps!r:.40}, as in the record"
         return
     first = {"top1": max(top1), "epoch": 1 + top1.index(max(top1))}

@@ -29,6 +29,10 @@ EMBEDDED = ("digits",)
 """Data sets that are included in pruneboard."""
 
 _MAX_BATCH = 1024
+
+MAX_PIXELS = 2**23
+"""Maximum number of pixels of a batch: 1024 images of 640 pixels could fill a hundred GB with activations."""
+
 _CPU = torch.device("cpu")
 
 
@@ -121,6 +125,7 @@ def _check_data(record: Record, dataset: Dataset) -> RunCheck:
 def _evaluate(record: Record, network: nn.Module, dataset: Dataset, split: Split) -> Metrics:
     size = lookup(record, "engine.micro_batch")  # as in the run: another batch size may sum in another order
     size = size if type(size) is int and 1 <= size <= _MAX_BATCH else 64
+    size = max(1, min(size, MAX_PIXELS // dataset.image_size**2))
     batches = eval_batches(split, dataset, BatchPlan.for_evaluation(size, _CPU))
     return evaluate(network, batches, len(dataset.classes), lambda totals: totals)
 

@@ -116,6 +116,11 @@ def _build(
 ) -> RebuiltNetwork | None:
     try:
         built = RebuiltNetwork(plan, models.build_model(plan, init="random", seed=0), state)
+        for name, tensor in built.module.state_dict().items():
+            if state[name].dtype != tensor.dtype:  # loading would convert it: the file would hold other numbers
+                note = f"{name} has the type {state[name].dtype} in the file, and {tensor.dtype} in the network"
+                checks.append(RunCheck("weights.network", "failed", note))
+                return None
         built.module.load_state_dict(dict(state), strict=True)
     except PruneboardError as error:
         checks.append(RunCheck("weights.network", "skipped", f"the network cannot be built here: {error}"))

@@ -27,6 +27,9 @@ Masks = Sequence[PackedMask] | None
 MAX_BYTES = 16 * 2**30
 """A larger `model.safetensors` is not read."""
 
+MAX_HEADER = 8 * 2**20
+"""Maximum size in bytes of its header, for about 60,000 tensors: the header takes 30 times as much memory when read."""
+
 
 def read_shapes(path: Path) -> dict[str, Tensor]:
     """Return the tensors of an untrusted `model.safetensors` on the meta device: shapes from its header, no values.
@@ -58,6 +61,10 @@ def _errors_converted(path: Path) -> Iterator[None]:
             raise StoreError("is not a regular file")  # reading from a pipe would block forever
         if path.stat().st_size > MAX_BYTES:
             raise StoreError(f"is larger than {MAX_BYTES // 2**30} GiB")
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > MAX_HEADER:
+            raise StoreError(f"is not a safetensors file: its header has {header} bytes; at most {MAX_HEADER} are read")
         yield
     except OSError as error:
         raise StoreError(f"cannot be read: {why(error)}") from None

@@ -172,14 +172,12 @@ def _new_copies(archive: Path, items: Iterable[FoundRecord], known: set[str]) ->
         items: the records.
         known: SHA-256 of records that are not to be archived.
     """
-    present = store.numbered_records(archive)
-    seen = known | {file_sha256(path) for path in present}
-    number = max((int(path.stem) for path in present), default=0)
+    seen = known | {file_sha256(path) for path in store.numbered_records(archive)}
+    free = store.free_paths(archive)
     for item in sorted(items, key=lambda item: (item.ended, _number(item.path), item.sha256)):
         if item.sha256 not in seen:
             seen.add(item.sha256)
-            number += 1
-            yield FileCopy(item.path, archive / f"{number:02d}.json")
+            yield FileCopy(item.path, next(free))
 
 
 def _number(path: Path) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 
 import pytest
 
@@ -125,3 +126,15 @@ def test_no_value_causes_an_error(tmp_path):
             consistency.check_log(mutant, log)
             checked += 1
     assert checked > 200
+
+
+def test_a_log_that_would_fill_the_memory_is_disputed(one):
+    """A log of a few million values in one line, or of millions of lines, takes no multiple of its size in memory."""
+    for content in (b"[" + b"{}," * 2**21 + b"{}]", b'{"epoch":1}\n' * 2**19):
+        (one / consistency.LOG).write_bytes(content)
+        tracemalloc.start()
+        try:
+            assert failed(one, evaluate=False) == {"record.log"}
+            assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
+        finally:
+            tracemalloc.stop()

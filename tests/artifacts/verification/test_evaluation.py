@@ -68,3 +68,19 @@ def test_missing_data_is_noted_and_not_disputed(one, tmp_path):
         finding = found(one, **how)
         assert finding.verdict == "spot-checked"
         assert reason in cases.note(finding, "evaluation.data")
+
+
+def test_a_record_cannot_ask_for_a_batch_that_fills_the_memory(one, monkeypatch):
+    """The recorded batch size is used up to a number of pixels, because activations take memory in proportion."""
+    sizes = []
+    plan = evaluation.BatchPlan.for_evaluation
+
+    def noted(size, device):
+        sizes.append(size)
+        return plan(size, device)
+
+    monkeypatch.setattr(evaluation.BatchPlan, "for_evaluation", noted)
+    side = cases.record_of(one)["data"]["image_size"]
+    monkeypatch.setattr(evaluation, "MAX_PIXELS", 10 * side**2)
+    found(one)
+    assert sizes == [10, 10]

@@ -72,3 +72,12 @@ def test_edited_frozen_weights_are_caught(frozen, tmp_path):
     cases.set_weights(one, cases.flip)
     cases.hash_weights(one)
     assert "weights.frozen" in failed(one)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64])
+def test_weights_of_another_type_are_disputed(one, dtype):
+    """Numbers that loading would convert are not those of the network, although their hash is in the record."""
+    cases.set_weights(one, lambda state: state.update({name: value.to(dtype) for name, value in state.items()}))
+    cases.hash_weights(one)
+    assert failed(one) == {"weights.network"}
+    assert f"has the type {dtype} in the file, and torch.float32" in cases.note(found(one), "weights.network")

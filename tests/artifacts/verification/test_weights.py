@@ -58,3 +58,12 @@ def test_damaged_weights_are_disputed(one, damage):
     """A truncated, random or irregular `model.safetensors` fails the check of the file, and nothing hangs."""
     cases.damage(one / store.WEIGHTS, damage)
     assert failed(one, evaluate=False) == {"weights.file"}
+
+
+def test_a_header_that_would_fill_the_memory_is_not_read(one):
+    """A file that announces a header of more than 8 MiB is disputed before its tensors are listed."""
+    names = ",".join(f'"{number}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for number in range(200_000))
+    header = f"{{{names}}}".encode()
+    (one / store.WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
+    assert cases.failed(one) == {"weights.file"}
+    assert f"its header has {len(header)} bytes" in cases.note(cases.found(one), "weights.file")
