@@ -30,8 +30,11 @@ EMBEDDED = ("digits",)
 
 _MAX_BATCH = 1024
 
-MAX_PIXELS = 2**23
-"""Maximum number of pixels of a batch: 1024 images of 640 pixels could fill a hundred GB with activations."""
+MAX_PIXELS = 2**26
+"""Maximum number of pixels of a batch, which bounds the memory of activations. 1,024 images of 256 x 256 are below it.
+
+A record with larger batches is evaluated in smaller ones, where a sum may be rounded differently.
+"""
 
 _CPU = torch.device("cpu")
 
