@@ -221,7 +221,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     missing, folder = tmp_path / "no.toml", tmp_path / "folder.toml"
     folder.mkdir()
     assert message(lambda: load_recipe(str(missing))) == f"cannot read {missing}: No such file or directory"
-    assert message(lambda: load_recipe(str(folder))) == f"cannot read {folder}: Is a directory"
+    assert message(lambda: load_recipe(str(folder))) == f"cannot read {folder}: it is not a regular file"
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def fit(run: Training) -> None:
 def recalibrate(run: Training) -> None:
     """Re-estimate the batch statistics on the board's fixed batches."""
     total = CALIBRATION_BATCHES * len(run.plan.chunks)
-    batches = calibration_batches(run.dataset, run.plan)
+    batches = calibration_batches(run.dataset, run.plan, CALIBRATION_BATCHES)
     reestimate_statistics(run.engine, phases.counted("batch statistics", batches, total))
 
 

@@ -48,7 +48,9 @@ def test_a_result_that_cannot_be_printed_is_one_line(tmp_path, where, reason):
     assert shell(f"$P show {run} {where}") == (1, "", f"error: cannot write to standard output: {reason}\n")
 
 
-@pytest.mark.parametrize(("where", "reason"), [(">/dev/full", FULL), (">&-", CLOSED)])
+@pytest.mark.parametrize(
+    ("where", "reason"), [(">/dev/full", FULL), pytest.param(">&-", CLOSED, marks=pytest.mark.slow)]
+)
 def test_the_exit_code_of_a_run_does_not_depend_on_its_output(tmp_path, where, reason):
     """A finished run exits with 0 and a failed one with 1, with one line about the output."""
     line = f"error: cannot write to standard output: {reason}\n"
@@ -62,7 +64,7 @@ def test_the_exit_code_of_a_run_does_not_depend_on_its_output(tmp_path, where, r
     assert statuses(tmp_path / "failing") == ["diverged"]
 
 
-@pytest.mark.parametrize("where", [">/dev/full 2>/dev/full", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("where", ["<&- >&- 2>&-", pytest.param(">/dev/full 2>/dev/full", marks=pytest.mark.slow)])
 def test_a_run_without_any_output_is_a_run(tmp_path, where):
     """A run whose output, progress and input are all closed or full trains, writes its record and exits with 0."""
     assert shell(f"{NOISY} --results {tmp_path} {where}") == (0, "", "")

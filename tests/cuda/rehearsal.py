@@ -29,7 +29,7 @@ from torch.utils import _device
 import cuda_counts
 from pruneboard.processes import child
 from pruneboard.testing import pair
-from pruneboard.training import engine
+from pruneboard.training import engine, loop
 from simulated_operations import PINNED, Factories, Functions
 from simulated_torch_cuda import CUDA_VERSION, CUDNN_VERSION, NCCL_VERSION, Generator, Gpus, process_groups
 
@@ -75,6 +75,7 @@ def rehearsal(devices: int = 1, memory: int = MEMORY_BYTES) -> Iterator[Rehearsa
         _replace(stack, torch.nn.Module, "_apply", functools.partialmethod(_apply, torch.nn.Module._apply))
         _replace(stack, torch.utils, "swap_tensors", functools.partial(_swap, torch.utils.swap_tensors))
         _replace(stack, child, "_main", functools.partial(_main_of_child, devices, memory))
+        _replace(stack, loop, "CALIBRATION_BATCHES", 2)  # all of them would be most of the operations of a small run
         _replace(stack, torch.backends.cudnn, "enabled", False)  # C++ would choose it by the meta device
         if built_for_cuda:
             torch._C._ensureCUDADeviceGuardSet()  # a guard that does nothing, which FakeTensorMode uses too

@@ -5,17 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cuda_tasks import run_all
 from engine_cases import STAGES
 from pruneboard.artifacts.verification.verify import verify
 from pruneboard.errors import InterruptedRunError, OutOfMemoryError
-from pruneboard.processes.launch import LocalProcesses
 from pruneboard.records import store
 from pruneboard.training.engine import Engine
 from pruneboard_magnitude import Magnitude
 from rehearsal import isolated_rehearsal
 from resume_cases import RUNS, assert_same_run, first_steps, signal_at
-from runs import folder, ready_job, run
+from runs import folder, run
 
 SMALL = {"model": "resnet8_cifar", "overrides": {"epochs": 1}}
 """Four steps of a network for small images."""
@@ -59,7 +57,7 @@ def test_every_method_runs_on_each_track(rehearsed, tmp_path, name):
         assert record["sparsity"]["kept"] == record["sparsity"]["keep"]
 
 
-@pytest.mark.parametrize("method", ["magnitude", "rigl"])
+@pytest.mark.parametrize("method", ["rigl", pytest.param("magnitude", marks=pytest.mark.slow)])
 def test_a_run_without_draws_equals_the_one_on_the_cpu(rehearsed, tmp_path, method):
     """Same start, data and budget; the losses agree up to rounding, because the arithmetic is the same."""
     there, here = on_cuda(tmp_path / "cuda", method), run(tmp_path / "cpu", method, **SMALL)
@@ -77,20 +75,14 @@ def test_zero_gives_the_same_result(rehearsed, tmp_path, method):
         assert record["metrics"]["test"]["loss"] == pytest.approx(plain["metrics"]["test"]["loss"], rel=1e-3)
 
 
-def test_two_processes_use_a_gpu_each(rehearsed, tmp_path):
-    """Without ZeRO and with all of it, two processes train one network, one per GPU, and their masks agree."""
-    options = SMALL | SHARED | {"device": "cuda"}
-    jobs = [ready_job(tmp_path / str(stage), "probmask", zero=stage, **options) for stage in (0, 2)]
-    for record in LocalProcesses(run_all, (jobs,), 2).result():
-        assert record["engine"]["world_size"] == 2
-        assert record["sparsity"]["kept"] == record["sparsity"]["keep"]
-
-
-def test_the_process_that_starts_others_uses_no_gpu(rehearsed, tmp_path):
-    """A run of two processes ends with its record, and the process that started them has no memory of a GPU."""
-    record = on_cuda(tmp_path, procs=2, **SHARED)
+@pytest.mark.parametrize("stage", [2, pytest.param(0, marks=pytest.mark.slow)])
+def test_two_processes_use_a_gpu_each(rehearsed, tmp_path, stage):
+    """Two processes train one network, one per GPU; the process that started them holds no memory of a GPU."""
+    record = on_cuda(tmp_path, "probmask", procs=2, zero=stage, **SHARED)
     assert record["hardware"]["gpu"] == "Simulated GPU 0"
-    assert not rehearsed.gpus.initialized  # the process that started them holds no memory of a GPU
+    assert record["engine"]["world_size"] == 2
+    assert record["sparsity"]["kept"] == record["sparsity"]["keep"]
+    assert not rehearsed.gpus.initialized
 
 
 def test_a_resumed_run_ends_with_the_same_bits(rehearsed, tmp_path, monkeypatch):

@@ -78,7 +78,10 @@ def test_several_processes_return_the_result_of_the_first():
 
 @pytest.mark.parametrize(
     ("number", "kind", "name"),
-    [(signal.SIGTERM, InterruptedRunError, "SIGTERM"), (signal.SIGINT, KeyboardInterrupt, "Ctrl-C")],
+    [
+        (signal.SIGINT, KeyboardInterrupt, "Ctrl-C"),
+        pytest.param(signal.SIGTERM, InterruptedRunError, "SIGTERM", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_is_passed_on(tmp_path, number, kind, name):
     """SIGTERM or SIGINT in the parent lets every process save, and ends as the same signal does in one process."""
@@ -93,7 +96,9 @@ def test_a_signal_is_passed_on(tmp_path, number, kind, name):
         LocalProcesses(stop_when_asked, (tmp_path,), 2).result()
 
 
-@pytest.mark.parametrize(("how", "kind"), [("raise", "AuditError"), ("kill", "InterruptedRunError")])
+@pytest.mark.parametrize(
+    ("how", "kind"), [("kill", "InterruptedRunError"), pytest.param("raise", "AuditError", marks=pytest.mark.slow)]
+)
 def test_one_failure_ends_all(how, kind):
     """A process that fails or is killed ends the others, and its reason is the one that is raised."""
     with pytest.raises(Exception, match="this one" if how == "raise" else "process 1 was lost") as caught:

@@ -30,7 +30,7 @@ def is_valid(made):
 
 
 @given(path=st.sampled_from(PATHS), value=JSON_VALUES, status=st.sampled_from(["done", "failed"]))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_every_valid_record_can_be_printed(path, value, status):
     """Any value that passes validation, anywhere in a record, can be printed by every report."""
     made = record(status=status)

@@ -134,6 +134,7 @@ def test_the_installed_package_passes_doctor(installed, tmp_path):
     assert json.loads(pruneboard(installed, tmp_path, "doctor", "--json"))["ok"]
 
 
+@pytest.mark.slow
 def test_the_installed_package_runs(installed, tmp_path):
     """A small run with a packaged recipe and plugin succeeds, is verified, and appears on the page."""
     small = ["--model", "test_resnet", "--epochs", "1", "--limit-train", "71", "--batch-size", "32"]

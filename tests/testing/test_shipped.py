@@ -25,7 +25,7 @@ def built(info):
 SHIPPED = [built(info) for info in registry.installed() if info.distribution == "pruneboard"]
 
 IN_SHORT = ("ProbMask", "RigL")
-"""Methods whose check on CUDA is not slow: one learns its masks, the other writes them. tests/cuda runs all methods."""
+"""Methods whose expensive checks run by default: one learns its masks, the other writes them."""
 
 
 @parametrize_with_checks(SHIPPED, processes=False)
@@ -34,9 +34,10 @@ def test_built_in_methods_pass_the_core_checks(pruner, check):
     check(pruner)
 
 
-def test_built_in_methods_pass_the_checks_with_processes():
+@pytest.mark.parametrize("shipped", [IN_SHORT, pytest.param(None, marks=pytest.mark.slow)], ids=["short", "all"])
+def test_built_in_methods_pass_the_checks_with_processes(shipped):
     """Each core check that uses a pair of processes passes, on each track; all methods share one pair."""
-    for pruner in SHIPPED:
+    for pruner in (pruner for pruner in SHIPPED if shipped is None or type(pruner).__name__ in shipped):
         for check in pruner_checks(pruner):
             if check.check.processes:
                 check(pruner)

@@ -113,7 +113,10 @@ def _plain(job):
     return models.build_model(job.plan, init="random", seed=0).named_parameters()
 
 
-@pytest.mark.parametrize(("method", "zero"), [("probmask", 1), ("probmask", 2), ("str", 1)])
+@pytest.mark.parametrize(
+    ("method", "zero"),
+    [("probmask", 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("probmask", 1), ("str", 1)))],
+)
 def test_zero_stages_train_alike(tmp_path, method, zero):
     """ZeRO 1 and 2 follow stage 0 step by step: what hooks assign is still there after the next optimizer step."""
     # Adam takes a full step for a gradient of any size, so at a high score rate rounding would show.
