@@ -49,6 +49,7 @@ def test_a_broken_rule_exits_with_3_and_says_what_was_found(here, capsys):
     assert "Traceback" not in out + err
 
 
+@pytest.mark.slow
 def test_an_expected_failure_does_not_count(here, capsys):
     """With a reason for each check that fails, the command exits with 0 and counts them as expected."""
     invoke(["check", "off_by_one:Off", "--json"])

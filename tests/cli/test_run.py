@@ -199,7 +199,9 @@ def test_an_unknown_key_of_a_config_file_is_refused(capfd, tmp_path):
     assert_refused(capfd, tmp_path, [*RUN, "--config", str(config)], "epoch", "did you mean epochs")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow)]
+)
 def test_signals_interrupt_a_run(tmp_path, number, code):
     """SIGTERM exits with 75 and Ctrl-C with 130; the record says interrupted, and the same command then succeeds."""
     arguments = [a for a in swap(RUN, "--epochs", "400") if a != "--quiet"]

@@ -36,7 +36,10 @@ def refuse(monkeypatch):
     return start
 
 
-@pytest.mark.parametrize("names", [FILES, {store.WEIGHTS}, {store.MASK}, {store.RUN}])
+@pytest.mark.parametrize(
+    "names",
+    [FILES, *(pytest.param({name}, marks=pytest.mark.slow) for name in (store.WEIGHTS, store.MASK)), {store.RUN}],
+)
 def test_a_run_that_its_folder_refuses_is_saved_beside_it(tmp_path, refuse, names):
     """The run fails, its network and record are in a folder that the message names, and `merge` adds them."""
     results = tmp_path / "results"

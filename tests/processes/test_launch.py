@@ -108,7 +108,10 @@ def test_one_failure_ends_all(how, kind):
 
 @pytest.mark.parametrize(
     ("how", "kind", "message"),
-    [("raise", "DataError", "corrupt.png"), ("kill", "InterruptedRunError", r"process 1 was lost \(exit code -9\)")],
+    [
+        pytest.param("raise", "DataError", "corrupt.png", marks=pytest.mark.slow),
+        ("kill", "InterruptedRunError", r"process 1 was lost \(exit code -9\)"),
+    ],
 )
 def test_a_reason_has_priority_over_a_noticed_loss(tmp_path, how, kind, message):
     """The reason of a failed process is raised even if another process reports its loss first."""

@@ -55,7 +55,7 @@ def calls(make, size):
     return count
 
 
-@pytest.mark.parametrize("make", [own_board, own_failure, own_options])
+@pytest.mark.parametrize("make", [own_board, own_failure, pytest.param(own_options, marks=pytest.mark.slow)])
 def test_twice_the_records_are_twice_the_work(make):
     """Neither boards that share no field nor option sets that share no option are compared in pairs."""
     calls(make, 4)  # imports and caches

@@ -18,7 +18,7 @@ MESSAGES = {
     "LeavesEvaluationMode": ("leaves-modes", "before_step at step 0 changed the mode of module network"),
     "LeavesGatesInEvaluationMode": ("leaves-modes", "harden at step 12 changed the mode of module stem"),
     "FreezesScores": ("leaves-requires-grad", "changed requires_grad of stem"),
-    "UnfreezesWeights": ("leaves-requires-grad", "changed requires_grad of stem"),
+    "UnfreezesWeights": ("leaves-requires-grad", "changed shape, dtype or requires_grad of stem"),
     "RaisesTheRate": ("leaves-the-optimizer", "it changed the optimizer, lr of the group weights"),
     "SkipsDecay": ("leaves-the-optimizer", "changed params of the optimizer's group weights"),
     "ReplacesTheAudit": ("leaves-the-harness", "the training replaced pruneboard.experiment.audit.check_budget"),

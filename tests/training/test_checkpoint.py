@@ -133,7 +133,9 @@ def test_a_checkpoint_of_other_code_is_refused(tmp_path, identity):
         saved_step(tmp_path, GOOD | {"identity": identity})
 
 
-@pytest.mark.parametrize(("first", "second", "name"), [(0, 1, "str"), (2, 0, "supermask edge-popup")])
+@pytest.mark.parametrize(
+    ("first", "second", "name"), [pytest.param(0, 1, "str", marks=pytest.mark.slow), (2, 0, "supermask edge-popup")]
+)
 def test_a_run_resumes_at_another_zero_stage(tmp_path, monkeypatch, first, second, name):
     """A run that resumes at another ZeRO stage ends as an uninterrupted one, up to rounding, with the exact count."""
     options = RUNS[name] | {"overrides": {"epochs": 3, "lr": 0.01}}

@@ -21,7 +21,7 @@ from resume_cases import assert_same_run, first_steps, signal_at
 from runs import folder, run, tiny
 
 
-@pytest.mark.parametrize("step", [4, 5, 8])
+@pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.slow), 5, 8])
 def test_sigterm_saves_after_the_current_step(tmp_path, monkeypatch, step):
     """Inside an epoch, at its end and at the last step, SIGTERM ends the run after the step; resuming loses nothing."""
     run(tmp_path / "straight", "probmask")
