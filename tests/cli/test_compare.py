@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from click.testing import CliRunner
 
 from fake_records import put, record
@@ -99,6 +100,7 @@ def test_compare_and_show_start_without_torch():
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.slow
 def test_comparing_again_writes_the_same_bytes(tmp_path):
     """Processes with other hash seeds, including with existing output files, write the same bytes."""
     for made in sample_records():

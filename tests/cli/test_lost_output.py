@@ -34,6 +34,7 @@ def without_notes(err):
     return [line for line in err.splitlines() if not line.startswith("note: ")]
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_end_the_work(tmp_path):
     """All seeds are run even if nothing reads the summary, the progress or the errors; the exit code is 0."""
     code, out, err = shell(f"{NOISY} --seeds 2 --results {tmp_path} 2>&1 | true; exit ${{PIPESTATUS[0]}}")

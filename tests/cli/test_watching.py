@@ -52,6 +52,7 @@ def test_a_run_whose_process_is_lost_leaves_a_failed_record(pruneboard, tmp_path
     assert (record["status"], record["error"]["kind"]) == ("failed", "LostProcess")
 
 
+@pytest.mark.slow
 def test_a_check_whose_process_is_lost_fails(pruneboard):
     """`check` exits with 3, and reports the check that was under way as failed, after those that were done."""
     done = pruneboard("check", "thing", "--json")

@@ -55,6 +55,7 @@ def test_kept_memory_is_used_again():
     assert run("keep")[0] < 0.5 * PAGES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [(), ("keep",)])
 def test_the_peak_excludes_what_an_earlier_run_freed(arguments):
     """Resetting the peak returns kept memory to the system, so that the next allocation raises the peak."""

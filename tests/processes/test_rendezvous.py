@@ -119,7 +119,9 @@ def test_both_report_the_failure_of_one(two, rank):
     assert all("before_step: ValueError: only here" in error_lines(err)[0] for _, _, err in found)
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.multihost), 1])
+@pytest.mark.parametrize(
+    "rank", [pytest.param(0, marks=pytest.mark.multihost), pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_the_loss_of_one_is_an_interruption(two, rank):
     """If one process is killed, the other exits with 75; if that is rank 0, the record says `interrupted`."""
     two.site.add("alone", FAILS_ON_ONE_RANK)

@@ -11,7 +11,7 @@ from environments import copied, layered
 
 CHEATING = Path(__file__).parents[1] / "strangers" / "cheating"
 SMALL = [
-    *("--model", "test_resnet", "--limit-train", "142", "--epochs", "2", "--batch-size", "32"),
+    *("--model", "test_vit", "--limit-train", "142", "--epochs", "2", "--batch-size", "32"),
     *("--warmup-epochs", "0", "--sparsity", "0.9", "--quiet"),
 ]
 
@@ -19,15 +19,15 @@ IN_ONE_PROCESS = {
     "diagnostics": ("failed", "failed in diagnostics: RuntimeError: assign() is not valid here"),
     "in-place": ("invalid", "a weight or a gate changed during diagnostics at step 4"),
     "refill": ("invalid", "changed after hardening, at step 4"),
-    "hook": ("invalid", "it left a hook on conv1.0.parametrizations.weight.original"),
+    "hook": ("invalid", "it left a hook on patch_embed.proj.parametrizations.weight.original"),
     "sys-exit": ("failed", "failed in before_step: SystemExit: 0"),
     "os-exit": ("failed", "failed in before_step: RuntimeError: os._exit(0) was called"),
     "climb": ("invalid", "harden called validate() more than 16 times"),
-    "weights": ("invalid", "harden changed conv1.0.parametrizations.weight.original"),
+    "weights": ("invalid", "harden changed patch_embed.proj.parametrizations.weight.original"),
     "folder": ("invalid", "before_step changed the working directory"),
     "harness": ("invalid", "replaced pruneboard.training.loop.evaluate"),
     "record": ("failed", "seed must be"),
-    "modes": ("invalid", "the gate of layer conv1.0 gives another weight in training than in evaluation"),
+    "modes": ("invalid", "the gate of layer patch_embed.proj gives another weight in training than in evaluation"),
     "thread": ("invalid", "before_step left the thread"),
     "global-hook": ("invalid", "before_step changed torch's global hooks"),
     "denormals": ("invalid", "before_step changed torch's treatment of denormal numbers"),
@@ -37,7 +37,7 @@ IN_ONE_PROCESS = {
     "optimizer": ("invalid", "it changed the optimizer"),
     "two-steps": ("invalid", "it left a hook on the optimizer"),
     "layers": ("failed", "failed in before_step: TypeError: 'tuple' object"),
-    "fold": ("invalid", "the gate of layer conv1.0 folds to another weight than the network was trained with"),
+    "fold": ("invalid", "the gate of layer patch_embed.proj folds to another weight than the network was trained with"),
     "moving": ("invalid", "changed after hardening; every mask must be final there"),
     "secret": ("invalid", "changed after hardening, at step"),
     "early-harness": ("invalid", "gate or gate_optimizer replaced pruneboard.training.loop.recalibrate"),

@@ -80,7 +80,7 @@ def test_files_that_are_left_out_are_said_and_recorded(tmp_path, capfd):
     assert all("4 files are left out" in log for log in logs)
 
 
-@pytest.mark.parametrize("extra", [["--plan-only"], []])
+@pytest.mark.parametrize("extra", [["--plan-only"], pytest.param([], marks=pytest.mark.slow)])
 def test_a_sweep_says_once_what_is_left_out(tmp_path, capfd, extra):
     """A quiet sweep, executed or only listed, prints one note for all its runs."""
     root = write_tree(tmp_path / "tree", SMALL)
