@@ -308,7 +308,7 @@ class MovingMask(Mask):
 
 @dataclass(frozen=True, kw_only=True)
 class Moving(Honest):
-    """Goes on searching after it hardened."""
+    """Continues to search after it hardened."""
 
     def gate(self, weight):
         return MovingMask(weight)
