@@ -92,7 +92,7 @@ class Row:
         tunings: how the options of the finished runs were chosen; empty if no record contains it.
         repeats: number of further copies of the same runs (equal hash), which are not counted.
         superseded: number of finished records that runs of this row replaced with --force.
-        conflicting: seeds of runs of which there are copies with different measurements; the first of them is shown.
+        conflicting: seeds whose copies of one run differ in their measurements; the row uses the first copy.
         same_weights: seeds whose final weights are also those of another seed, so that they are not independent.
         rank: 1, 2, ... by mean top-1 among the rows with two or more seeds at this operating point.
         rank_low: the better end of the bootstrap interval of the rank.

@@ -30,7 +30,7 @@ class RowGroup:
         runs: one record per seed.
         repeats: number of further copies of these runs.
         superseded: number of finished records that these runs replaced.
-        conflicting: seeds of runs of which there are finished records with different measurements.
+        conflicting: seeds whose finished records of one run differ in their measurements.
     """
 
     variant: int
