@@ -116,9 +116,10 @@ def _build(
 ) -> RebuiltNetwork | None:
     try:
         built = RebuiltNetwork(plan, models.build_model(plan, init="random", seed=0), state)
-        for name, tensor in built.module.state_dict().items():
-            if state[name].dtype != tensor.dtype:  # loading would convert it: the file would hold other numbers
-                note = f"{name} has the type {state[name].dtype} in the file, and {tensor.dtype} in the network"
+        wanted = built.module.state_dict()
+        for name in state:
+            if state[name].dtype != wanted[name].dtype:  # loading would convert it: the file would hold other numbers
+                note = f"{name} has the type {state[name].dtype} in the file, and {wanted[name].dtype} in the network"
                 checks.append(RunCheck("weights.network", "failed", note))
                 return None
         built.module.load_state_dict(dict(state), strict=True)
